@@ -1,0 +1,14 @@
+"""Files to samples: the datasets this package adds to torchmd-net.
+
+``REGISTRY`` maps the names that ``dataset:`` accepts in a torchmd-train YAML file to their classes.
+"""
+
+from typing import Dict
+
+from dkmp_plugin.datasets.labels_hdf5 import DKMPHDF5
+
+REGISTRY: Dict[str, type] = {
+    "DKMPHDF5": DKMPHDF5,
+}
+
+__all__ = ["DKMPHDF5", "REGISTRY"]

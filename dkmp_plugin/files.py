@@ -1,0 +1,30 @@
+"""Writing files so that a reader never meets half of one."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Union
+
+
+@contextmanager
+def replaced_on_success(path: Union[str, Path]) -> Iterator[Path]:
+    """Gives a temporary name beside ``path`` and renames it when the block ends without an error.
+
+    Args:
+        path: the file to write. Its folder is made where it is missing.
+
+    Yields:
+        The temporary path to write to; it keeps the suffix, which some writers look at.
+
+    Raises:
+        Whatever the block raises; the temporary file is then removed and ``path`` is left as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
