@@ -1,0 +1,119 @@
+"""Python face of the ops: native where the library loads, pure ATen elsewhere.
+
+The functions here are plain functions, so ``torch.jit.script`` compiles modules that call them; a scripted
+module then holds a call of ``torch.ops.dkmp_plugin.*`` (native) or the reference's own graph.
+Set ``DKMP_PLUGIN_NATIVE=0`` to force the reference.
+"""
+
+from typing import Optional, Tuple
+
+from torch import Tensor
+
+from dkmp_plugin.ops import reference
+from dkmp_plugin.ops.status import OpsStatus
+
+__all__ = ["OpsStatus", "dilated_message", "edge_vectors", "radius_shells", "status"]
+
+_STATUS = OpsStatus(native=False, library=None, compiler=None, why_not="not built yet")
+
+
+def status() -> OpsStatus:
+    """Says whether the native library is loaded, from where, and if not, why."""
+    return _STATUS
+
+
+def radius_shells(
+    pos: Tensor,
+    batch: Tensor,
+    box: Optional[Tensor],
+    cutoff: float,
+    num_shells: int,
+    overlap: float,
+    max_neighbors: int,
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """Edges within the cutoff, sorted into distance shells; see :func:`dkmp_plugin.graph.radius_shells`.
+
+    Args:
+        pos: (N, 3) angstrom, float32 or float64.
+        batch: (N,) int64 non-decreasing system index.
+        box: None, (3, 3) or (B, 3, 3) lattice vectors as rows, angstrom.
+        cutoff: angstrom.
+        num_shells: shells of equal width.
+        overlap: angstrom, between 0 and cutoff / num_shells.
+        max_neighbors: error when an atom has more neighbours within the cutoff; <= 0 for no limit.
+
+    Returns:
+        edge_index (2, E) int64 with receiver and sender; cell_offsets (E, 3) int32 n such that the edge
+        vector is pos[j] + n @ box - pos[i]; ptr (num_shells + 1,) int64.
+    """
+    return reference.radius_shells(pos, batch, box, cutoff, num_shells, overlap, max_neighbors)
+
+
+def edge_vectors(
+    pos: Tensor, edge_index: Tensor, cell_offsets: Tensor, box: Optional[Tensor], batch: Tensor
+) -> Tensor:
+    """Vectors pos[j] + n @ box - pos[i] (E, 3) of edges (i, j, n), differentiable in pos and box.
+
+    Args:
+        pos: (N, 3) angstrom.
+        edge_index: (2, E) int64, receiver i and sender j.
+        cell_offsets: (E, 3) periodic image n of each sender; ignored without a box.
+        box: None, (3, 3) or (B, 3, 3).
+        batch: (N,) int64 system index, used with one box per system.
+    """
+    return reference.edge_vectors(pos, edge_index, cell_offsets, box, batch)
+
+
+def dilated_message(
+    edge_vector: Tensor,
+    edge_index: Tensor,
+    ptr: Tensor,
+    shell: int,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    vector: Tensor,
+    table: Tensor,
+    num_heads: int,
+    lower: float,
+    upper: float,
+    overlap: float,
+    cutoff: float,
+) -> Tuple[Tensor, Tensor]:
+    """Sums one DKMP^C layer's messages over the edges of one shell (appendix D, eqs. 6 and 7).
+
+    Args:
+        edge_vector: (E, 3) angstrom, r_j - r_i, for all shells.
+        edge_index: (2, E) int64, receiver i and sender j.
+        ptr: (L + 1,) int64; the op uses edges ptr[shell]:ptr[shell + 1].
+        shell: index of the shell.
+        query: (N, d), or empty for no attention.
+        key: (N, d), or empty.
+        value: (N, 3 d) as [v0 | v1 | v2].
+        vector: (N, 8, d) harmonic features, or empty.
+        table: (n, 4 d) cubic B-spline coefficients of the radial filters [f0 | f1 | f2 | f3] on the shell.
+        num_heads: attention heads; divides d.
+        lower: inner border of the shell, angstrom.
+        upper: outer border of the shell, angstrom.
+        overlap: width of the smooth window at inner borders, angstrom; 0 for a hard step.
+        cutoff: outer limit of the graph, angstrom.
+
+    Returns:
+        scalar (N, d) and vector (N, 8, d) sums per receiver. Differentiable twice in all float tensors.
+    """
+    return reference.dilated_message(
+        edge_vector,
+        edge_index,
+        ptr,
+        shell,
+        query,
+        key,
+        value,
+        vector,
+        table,
+        num_heads,
+        lower,
+        upper,
+        overlap,
+        cutoff,
+    )
