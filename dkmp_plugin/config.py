@@ -1,0 +1,136 @@
+"""The one table of DKMP hyper-parameters: YAML keys, command-line flags, defaults, validation, help.
+
+torchmd-net's own keys are used wherever one exists (``cutoff_upper``, ``num_layers``,
+``embedding_dimension``, ``num_rbf``, ``rbf_type``, ``num_heads``, ``max_num_neighbors``); this table
+holds only the keys that torchmd-net does not know.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple
+
+DKMP_MODELS: Tuple[str, ...] = ("dkmp-c", "dkmp-r")
+ENERGY_UNITS: Tuple[str, ...] = ("eV", "kcal/mol", "kJ/mol", "hartree")
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """One YAML key of ours, with everything that is derived from it."""
+
+    name: str
+    type: Callable[[str], Any]
+    default: Any
+    help: str
+    choices: Optional[Tuple[str, ...]] = None
+
+    @property
+    def flag(self) -> str:
+        """Command-line flag in torchmd-net's style."""
+        return "--" + self.name.replace("_", "-")
+
+
+HYPERPARAMETERS: Tuple[Hyperparameter, ...] = (
+    Hyperparameter(
+        "num_shells",
+        int,
+        None,
+        "dkmp-c: number of radius shells; layer t sees shell t mod num_shells (default: num_layers, one pass)",
+    ),
+    Hyperparameter(
+        "shell_overlap",
+        float,
+        None,
+        "dkmp-c: width in angstrom over which neighbouring shells blend smoothly; 0 is the paper's hard "
+        "partition (default: 1, or the shell width where that is smaller)",
+    ),
+    Hyperparameter(
+        "energy_unit",
+        str,
+        None,
+        "unit of the energies in the training data (default: what the dataset declares)",
+        ENERGY_UNITS,
+    ),
+)
+
+
+def shell_settings(args: Mapping[str, Any]) -> Tuple[int, float]:
+    """Number of shells and their overlap in Å, with the defaults filled in.
+
+    Args:
+        args: torchmd-net hyper-parameters, ours included.
+
+    Returns:
+        ``(num_shells, shell_overlap)``.
+    """
+    num_shells = args.get("num_shells")
+    num_shells = args["num_layers"] if num_shells is None else num_shells
+    overlap = args.get("shell_overlap")
+    if overlap is None:
+        overlap = min(1.0, float(args["cutoff_upper"]) / num_shells)
+    return int(num_shells), float(overlap)
+
+
+def _require(condition: bool, key: str, given: Any, expected: str) -> None:
+    if not condition:
+        raise ValueError(f"{key}: {given!r} was given, {expected} is expected; change it in the configuration")
+
+
+def validate(args: Mapping[str, Any]) -> None:
+    """Refuse impossible hyper-parameters of a DKMP model before anything is built.
+
+    Args:
+        args: torchmd-net hyper-parameters, ours included.
+
+    Raises:
+        ValueError: Naming the key, what was given, and what is expected.
+    """
+    for key in ("num_layers", "embedding_dimension", "num_heads", "num_rbf"):
+        value = args[key]
+        _require(isinstance(value, int) and value >= 1, key, value, "an integer of at least 1")
+    width, heads = args["embedding_dimension"], args["num_heads"]
+    _require(width % 2 == 0, "embedding_dimension", width, "an even number")
+    _require(width % heads == 0, "num_heads", heads, f"a divisor of embedding_dimension ({width})")
+    _require(args["precision"] in (32, 64), "precision", args["precision"], "32 or 64")
+    unit = args.get("energy_unit")
+    _require(unit is None or unit in ENERGY_UNITS, "energy_unit", unit, f"one of {', '.join(ENERGY_UNITS)}")
+    if args["model"] == "dkmp-c":
+        _validate_shells(args)
+
+
+def _validate_shells(args: Mapping[str, Any]) -> None:
+    cutoff = float(args["cutoff_upper"])
+    _require(cutoff > 0, "cutoff_upper", cutoff, "a positive distance in angstrom")
+    lower = float(args["cutoff_lower"])
+    _require(lower == 0, "cutoff_lower", lower, "0 (the shells start at the atom)")
+    attention = args.get("attn_activation", "silu")
+    _require(attention == "silu", "attn_activation", attention, "silu (the fused attention op knows no other)")
+    num_shells = args.get("num_shells")
+    if num_shells is not None:
+        layers = args["num_layers"]
+        valid = isinstance(num_shells, int) and 1 <= num_shells <= layers
+        _require(valid, "num_shells", num_shells, f"an integer from 1 to num_layers ({layers})")
+    num_shells, overlap = shell_settings(args)
+    width = cutoff / num_shells
+    _require(
+        0 <= overlap <= width + 1e-9,
+        "shell_overlap",
+        overlap,
+        f"a width from 0 to cutoff_upper / num_shells = {width:g} angstrom",
+    )
+
+
+def add_arguments(parser: Any) -> None:
+    """Add a flag for every hyper-parameter of ours to an argparse parser."""
+    group = parser.add_argument_group("DKMP (dkmp_plugin)")
+    for parameter in HYPERPARAMETERS:
+        group.add_argument(
+            parameter.flag,
+            type=parameter.type,
+            default=parameter.default,
+            choices=parameter.choices,
+            help=parameter.help,
+        )
+
+
+def defaults() -> Dict[str, Any]:
+    """Default value of every hyper-parameter of ours."""
+    return {parameter.name: parameter.default for parameter in HYPERPARAMETERS}

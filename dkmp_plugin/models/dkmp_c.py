@@ -1,0 +1,363 @@
+"""DKMP^C: radius-shell dilation, equivariant, energies and forces (appendix D of the paper)."""
+
+import math
+from typing import Optional, Tuple
+
+import torch
+from torch import Tensor, nn
+from torchmdnet.models.utils import act_class_mapping
+
+from dkmp_plugin.graph import edge_vectors
+from dkmp_plugin.models.radial import RadialFilters
+from dkmp_plugin.ops import dilated_message, radius_shells
+
+# Real spherical harmonics of degree 1 and 2.
+NUM_HARMONICS = 8
+# Order of magnitude of the number density of organic matter (water and proteins: about 0.1 atoms/Å^3).
+_ATOM_DENSITY = 0.1
+
+
+class DilatedGraph(nn.Module):
+    """The radius shells of a structure as one edge list (paper, equations 2 and 3).
+
+    Holds the constant box of torchmd-net's ``box_vecs`` option, under the name that
+    ``torchmdnet.models.model.load_model`` expects (``representation_model.distance.box``).
+
+    Args:
+        cutoff: Outer cutoff C in Å.
+        num_shells: Number of shells.
+        overlap: Width of the smooth border between shells in Å.
+        max_num_neighbors: Largest number of neighbours of an atom within the cutoff; more is an
+            error, 0 stands for no limit.
+        box: Constant box vectors as rows, shape (3, 3), in Å, or None.
+    """
+
+    def __init__(
+        self, cutoff: float, num_shells: int, overlap: float, max_num_neighbors: int, box: Optional[Tensor]
+    ) -> None:
+        super().__init__()
+        self.cutoff = cutoff
+        self.num_shells = num_shells
+        self.overlap = overlap
+        self.max_num_neighbors = max_num_neighbors
+        self.has_constant_box = box is not None
+        self.register_buffer("box", torch.zeros(3, 3) if box is None else box)
+
+    def forward(self, pos: Tensor, batch: Tensor, box: Optional[Tensor]) -> Tuple[Tensor, Tensor, Tensor]:
+        """Find the edges of all shells.
+
+        Args:
+            pos: Positions in Å, shape (N, 3).
+            batch: System of each atom, shape (N,), non-decreasing.
+            box: Box vectors as rows in Å, shape (3, 3) or (B, 3, 3), or None.
+
+        Returns:
+            Edge vectors r_j - r_i in Å, shape (E, 3); edge index, shape (2, E), receivers i then
+            senders j; first edge of each shell, shape (num_shells + 1,).
+        """
+        if box is None and self.has_constant_box:
+            box = self.box
+        if box is not None:
+            box = box.to(pos.dtype)
+        edge_index, cell_offsets, ptr = radius_shells(
+            pos.detach(), batch, box, self.cutoff, self.num_shells, self.overlap, self.max_num_neighbors
+        )
+        return edge_vectors(pos, edge_index, cell_offsets, box, batch), edge_index, ptr
+
+
+class ShellGeometry(nn.Module):
+    """Borders of one shell and the interval on which its messages do not vanish."""
+
+    def __init__(self, shell: int, num_shells: int, cutoff: float, overlap: float) -> None:
+        super().__init__()
+        self.shell = shell
+        self.cutoff = cutoff
+        self.overlap = overlap
+        # The last border is the cutoff itself, bit for bit: the ops compare with it.
+        self.lower = shell * cutoff / num_shells
+        self.upper = cutoff if shell == num_shells - 1 else (shell + 1) * cutoff / num_shells
+        self.start = max(0.0, self.lower - overlap / 2)
+        self.end = min(cutoff, self.upper + overlap / 2)
+
+    def message_scale(self) -> float:
+        """1 / sqrt(expected number of neighbours): keeps sums over far shells at order one."""
+        volume = 4.0 / 3.0 * math.pi * (self.end**3 - self.start**3)
+        return 1.0 / math.sqrt(max(1.0, _ATOM_DENSITY * volume))
+
+
+class DilatedLayer(nn.Module):
+    """One layer: messages over one shell, then the update of scalars and vectors (equations 6 to 8).
+
+    Attention weights silu(q_i . k_j . f_ij) per head modulate the scalar message, as in ViSNet
+    (doi:10.1038/s41467-023-43720-2); every message, scalar and vector, carries its shell's window.
+
+    Args:
+        hidden_channels: Width d.
+        num_rbf: Number of radial basis functions.
+        rbf_type: ``expnorm`` or ``gauss``.
+        trainable_rbf: Whether the radial basis has parameters.
+        activation: Name of the activation function of the update.
+        num_heads: Number of attention heads.
+        geometry: The shell this layer sees.
+        dtype: Floating-point type.
+    """
+
+    def __init__(
+        self,
+        hidden_channels: int,
+        num_rbf: int,
+        rbf_type: str,
+        trainable_rbf: bool,
+        activation: str,
+        num_heads: int,
+        geometry: ShellGeometry,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__()
+        d = hidden_channels
+        self.hidden_channels = d
+        self.num_heads = num_heads
+        self.geometry = geometry
+        self.message_scale = geometry.message_scale()
+        self.filters = RadialFilters(
+            4 * d, rbf_type, num_rbf, geometry.start, geometry.end, trainable_rbf, dtype
+        )
+        self.norm = nn.LayerNorm(d, dtype=dtype)
+        self.query_key = nn.Linear(d, 2 * d, dtype=dtype)
+        self.value = nn.Linear(d, 3 * d, dtype=dtype)
+        self.vector_projection = nn.Linear(d, 2 * d, bias=False, dtype=dtype)
+        self.update = nn.Sequential(
+            nn.Linear(2 * d, d, dtype=dtype), act_class_mapping[activation](), nn.Linear(d, 3 * d, dtype=dtype)
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Xavier-uniform weights, biases at zero."""
+        self.filters.reset_parameters()
+        self.norm.reset_parameters()
+        for linear in (self.query_key, self.value, self.vector_projection, self.update[0], self.update[2]):
+            nn.init.xavier_uniform_(linear.weight)
+            if linear.bias is not None:
+                nn.init.zeros_(linear.bias)
+
+    def forward(
+        self, x: Tensor, vector: Tensor, edge_vector: Tensor, edge_index: Tensor, ptr: Tensor
+    ) -> Tuple[Tensor, Tensor]:
+        """Update the features of every atom.
+
+        Args:
+            x: Scalar features, shape (N, d).
+            vector: Spherical features, shape (N, 8, d).
+            edge_vector: Edge vectors in Å, shape (E, 3).
+            edge_index: Receivers and senders, shape (2, E).
+            ptr: First edge of each shell, shape (num_shells + 1,).
+
+        Returns:
+            Updated ``x`` and ``vector``.
+        """
+        geometry = self.geometry
+        normed = self.norm(x)
+        query, key = self.query_key(normed).chunk(2, dim=-1)
+        message, vector_message = dilated_message(
+            edge_vector,
+            edge_index,
+            ptr,
+            geometry.shell,
+            query,
+            key,
+            self.value(normed),
+            vector,
+            self.filters(),
+            self.num_heads,
+            geometry.lower,
+            geometry.upper,
+            geometry.overlap,
+            geometry.cutoff,
+        )
+        left, right = self.vector_projection(vector).chunk(2, dim=-1)
+        invariant = (left * right).sum(dim=1)
+        update = self.update(torch.cat([self.message_scale * message, invariant], dim=-1))
+        shift, scale, gate = update.chunk(3, dim=-1)
+        x = x + shift + scale * invariant
+        vector = vector + self.message_scale * vector_message + gate.unsqueeze(1) * left
+        return x, vector
+
+
+class NeighborEmbedding(nn.Module):
+    """First features: the element and the directions and elements of the neighbours in the first shell.
+
+    ``v^0_i`` is a sum of spherical harmonics over the neighbours (appendix D), here weighted by learned
+    radial filters and element embeddings.
+
+    Args:
+        hidden_channels: Width d.
+        num_rbf: Number of radial basis functions.
+        rbf_type: ``expnorm`` or ``gauss``.
+        trainable_rbf: Whether the radial basis has parameters.
+        geometry: The first shell.
+        max_z: Number of elements the embedding holds.
+        dtype: Floating-point type.
+    """
+
+    def __init__(
+        self,
+        hidden_channels: int,
+        num_rbf: int,
+        rbf_type: str,
+        trainable_rbf: bool,
+        geometry: ShellGeometry,
+        max_z: int,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__()
+        d = hidden_channels
+        self.geometry = geometry
+        self.message_scale = geometry.message_scale()
+        self.embedding = nn.Embedding(max_z, d, dtype=dtype)
+        self.neighbor_values = nn.Embedding(max_z, 3 * d, dtype=dtype)
+        self.filters = RadialFilters(
+            4 * d, rbf_type, num_rbf, geometry.start, geometry.end, trainable_rbf, dtype
+        )
+        self.combine = nn.Linear(2 * d, d, dtype=dtype)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Normal embeddings, Xavier-uniform weights."""
+        self.embedding.reset_parameters()
+        self.neighbor_values.reset_parameters()
+        self.filters.reset_parameters()
+        nn.init.xavier_uniform_(self.combine.weight)
+        nn.init.zeros_(self.combine.bias)
+
+    def forward(
+        self, z: Tensor, edge_vector: Tensor, edge_index: Tensor, ptr: Tensor
+    ) -> Tuple[Tensor, Tensor]:
+        """Scalar features (N, d) and spherical features (N, 8, d) of atomic numbers ``z`` (N,)."""
+        element = self.embedding(z)
+        none = element.new_zeros((0, element.shape[1]))
+        no_vector = element.new_zeros((0, 8, element.shape[1]))
+        geometry = self.geometry
+        message, vector = dilated_message(
+            edge_vector,
+            edge_index,
+            ptr,
+            geometry.shell,
+            none,
+            none,
+            self.neighbor_values(z),
+            no_vector,
+            self.filters(),
+            1,
+            geometry.lower,
+            geometry.upper,
+            geometry.overlap,
+            geometry.cutoff,
+        )
+        x = self.combine(torch.cat([element, self.message_scale * message], dim=-1))
+        return x, self.message_scale * vector
+
+
+class DKMPC(nn.Module):
+    """DKMP^C as a torchmd-net representation model.
+
+    Layer t sees shell t mod ``num_shells``: ``num_shells = num_layers`` is the paper's single pass
+    outwards, fewer shells make several passes. ``shell_overlap > 0`` gives every shell a smooth window,
+    so that energy and forces stay continuous when an atom crosses a border; 0 is the paper's hard
+    partition.
+
+    Args:
+        hidden_channels: Width d.
+        num_layers: Number of layers L.
+        num_shells: Number of shells; ``num_layers`` when None.
+        num_rbf: Number of radial basis functions per shell.
+        rbf_type: ``expnorm`` or ``gauss``.
+        trainable_rbf: Whether the radial basis has parameters.
+        activation: Name of the activation function of the updates.
+        cutoff_upper: Outer cutoff C in Å.
+        shell_overlap: Width of the smooth shell borders in Å.
+        num_heads: Number of attention heads; divides ``hidden_channels``.
+        max_z: Number of elements the embedding holds.
+        max_num_neighbors: Largest number of neighbours of an atom within the cutoff; 0 for no limit.
+        box_vecs: Constant box vectors as rows in Å, shape (3, 3), or None.
+        dtype: torch.float32 or torch.float64.
+    """
+
+    def __init__(
+        self,
+        hidden_channels: int = 128,
+        num_layers: int = 6,
+        num_shells: Optional[int] = None,
+        num_rbf: int = 32,
+        rbf_type: str = "expnorm",
+        trainable_rbf: bool = False,
+        activation: str = "silu",
+        cutoff_upper: float = 12.0,
+        shell_overlap: float = 1.0,
+        num_heads: int = 8,
+        max_z: int = 100,
+        max_num_neighbors: int = 0,
+        box_vecs: Optional[Tensor] = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        num_shells = num_layers if num_shells is None else num_shells
+        shells = [ShellGeometry(s, num_shells, cutoff_upper, shell_overlap) for s in range(num_shells)]
+        self.max_z = max_z
+        self.distance = DilatedGraph(cutoff_upper, num_shells, shell_overlap, max_num_neighbors, box_vecs)
+        self.embedding = NeighborEmbedding(
+            hidden_channels, num_rbf, rbf_type, trainable_rbf, shells[0], max_z, dtype
+        )
+        self.layers = nn.ModuleList(
+            DilatedLayer(
+                hidden_channels,
+                num_rbf,
+                rbf_type,
+                trainable_rbf,
+                activation,
+                num_heads,
+                shells[layer % num_shells],
+                dtype,
+            )
+            for layer in range(num_layers)
+        )
+        self.norm = nn.LayerNorm(hidden_channels, dtype=dtype)
+        # Which elements the weights have been trained on: simulations refuse others.
+        self.register_buffer("trained_elements", torch.zeros(max_z, dtype=torch.bool))
+
+    def reset_parameters(self) -> None:
+        """Fresh weights, and no element trained on."""
+        self.embedding.reset_parameters()
+        for layer in self.layers:
+            layer.reset_parameters()
+        self.norm.reset_parameters()
+        self.trained_elements.zero_()
+
+    def forward(
+        self,
+        z: Tensor,
+        pos: Tensor,
+        batch: Tensor,
+        box: Optional[Tensor] = None,
+        q: Optional[Tensor] = None,
+        s: Optional[Tensor] = None,
+    ) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Features of every atom.
+
+        Args:
+            z: Atomic numbers, shape (N,).
+            pos: Positions in Å, shape (N, 3).
+            batch: System of each atom, shape (N,), non-decreasing.
+            box: Box vectors as rows in Å, shape (3, 3) or (B, 3, 3), or None for open systems.
+            q: Unused (total charges, torchmd-net's interface).
+            s: Unused (spins, torchmd-net's interface).
+
+        Returns:
+            Scalars (N, d), spherical features (N, 8, d), ``z``, ``pos``, ``batch``.
+        """
+        if self.training:
+            self.trained_elements[z] = True
+        edge_vector, edge_index, ptr = self.distance(pos, batch, box)
+        x, vector = self.embedding(z, edge_vector, edge_index, ptr)
+        for layer in self.layers:
+            x, vector = layer(x, vector, edge_vector, edge_index, ptr)
+        return self.norm(x), vector, z, pos, batch

@@ -1,0 +1,1 @@
+"""What is plugged into torchmd-net: registration, dataset glue, output heads."""

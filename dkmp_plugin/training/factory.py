@@ -1,0 +1,76 @@
+"""Builds a torchmd-net model with a DKMP representation from torchmd-net's hyper-parameters."""
+
+from typing import Any, Dict, Optional
+
+import torch
+from torch import Tensor, nn
+from torchmdnet.models import output_modules
+from torchmdnet.models.model import TorchMD_Net, create_prior_models
+from torchmdnet.models.utils import dtype_mapping
+
+from dkmp_plugin.config import shell_settings, validate
+from dkmp_plugin.models.dkmp_c import DKMPC
+
+
+def create_dkmp_model(
+    args: Dict[str, Any],
+    prior_model: Any = None,
+    mean: Optional[Tensor] = None,
+    std: Optional[Tensor] = None,
+) -> TorchMD_Net:
+    """The counterpart of ``torchmdnet.models.model.create_model`` for the DKMP architectures.
+
+    Args:
+        args: torchmd-net hyper-parameters, ours included (``dkmp_plugin.config``).
+        prior_model: torchmd-net prior models; built from ``args`` when missing.
+        mean: Mean of the training energies, shape ().
+        std: Standard deviation of the training energies, shape ().
+
+    Returns:
+        The whole model: ``model(z, pos, batch, box) -> (energy, forces)``.
+
+    Raises:
+        ValueError: If a hyper-parameter is impossible.
+    """
+    validate(args)
+    dtype = dtype_mapping[args["precision"]]
+    representation = create_representation(args, dtype)
+    if args["prior_model"] and prior_model is None:
+        prior_model = create_prior_models(args)
+    head = getattr(output_modules, "Equivariant" + args["output_model"])(
+        args["embedding_dimension"],
+        activation=args["activation"],
+        reduce_op=args["reduce_op"],
+        dtype=dtype,
+    )
+    return TorchMD_Net(
+        representation,
+        head,
+        prior_model=prior_model,
+        mean=mean,
+        std=std,
+        derivative=args["derivative"],
+        dtype=dtype,
+    )
+
+
+def create_representation(args: Dict[str, Any], dtype: torch.dtype) -> nn.Module:
+    """The representation model (``dkmp-c``) that the hyper-parameters name."""
+    box = args.get("box_vecs")
+    num_shells, shell_overlap = shell_settings(args)
+    return DKMPC(
+        hidden_channels=args["embedding_dimension"],
+        num_layers=args["num_layers"],
+        num_shells=num_shells,
+        num_rbf=args["num_rbf"],
+        rbf_type=args["rbf_type"],
+        trainable_rbf=args["trainable_rbf"],
+        activation=args["activation"],
+        cutoff_upper=float(args["cutoff_upper"]),
+        shell_overlap=shell_overlap,
+        num_heads=args["num_heads"],
+        max_z=args["max_z"],
+        max_num_neighbors=args["max_num_neighbors"],
+        box_vecs=None if box is None else torch.tensor(box, dtype=dtype),
+        dtype=dtype,
+    )

@@ -1,0 +1,143 @@
+"""Extends the modules of torchmd-net 3.x so that the stock ``torchmd-train`` knows the DKMP models.
+
+Each function is called by the import hook (``dkmp_plugin._autoload``) with one freshly executed
+torchmd-net module. A name that torchmd-net has moved raises at once (AttributeError), which the hook
+reports on stderr.
+"""
+
+import argparse
+import functools
+from typing import Any
+
+from dkmp_plugin.config import DKMP_MODELS, add_arguments, defaults
+
+
+def _is_dkmp(args: Any) -> bool:
+    model = args["model"] if isinstance(args, dict) else getattr(args, "model", None)
+    return model in DKMP_MODELS
+
+
+def extend_models(module: Any) -> None:
+    """torchmdnet.models: the architecture names (choices of ``--model``)."""
+    module.__all_models__.extend(name for name in DKMP_MODELS if name not in module.__all_models__)
+
+
+def extend_output_modules(module: Any) -> None:
+    """torchmdnet.models.output_modules: the structure-to-structure head."""
+    from dkmp_plugin.training import output_heads
+
+    for name in output_heads.__all__:
+        head = getattr(output_heads, name)
+        setattr(module, name, head)
+        setattr(module, "Equivariant" + name, head)
+        if name not in module.__all__:
+            module.__all__.append(name)
+
+
+def extend_datasets(module: Any) -> None:
+    """torchmdnet.datasets: our datasets by name (choices of ``--dataset``)."""
+    from dkmp_plugin.datasets import REGISTRY
+
+    for name, dataset in REGISTRY.items():
+        setattr(module, name, dataset)
+        if name not in module.__all__:
+            module.__all__.append(name)
+
+
+def extend_model_factory(module: Any) -> None:
+    """torchmdnet.models.model: ``create_model`` builds the DKMP architectures too."""
+    create_torchmdnet_model = module.create_model
+
+    @functools.wraps(create_torchmdnet_model)
+    def create_model(args, prior_model=None, mean=None, std=None):
+        if args["model"] not in DKMP_MODELS:
+            return create_torchmdnet_model(args, prior_model, mean, std)
+        from dkmp_plugin.training.factory import create_dkmp_model
+
+        return create_dkmp_model(args, prior_model, mean, std)
+
+    module.create_model = create_model
+
+
+def extend_lightning_module(module: Any) -> None:
+    """torchmdnet.module: checkpoints record what the energies of the training data mean."""
+    import torchmdnet.models.model as model_factory
+
+    # Bound by from-import: stale if torchmdnet.module was imported before the hook was in place.
+    module.create_model = model_factory.create_model
+    module.load_model = model_factory.load_model
+
+    def on_save_checkpoint(self, checkpoint):
+        from dkmp_plugin import __version__
+
+        if _is_dkmp(self.hparams):
+            data = getattr(self.trainer, "datamodule", None)
+            metadata = getattr(getattr(data, "dataset", None), "metadata", None)
+            checkpoint["dkmp_plugin"] = {"version": __version__, "dataset": dict(metadata or {})}
+
+    module.LNNP.on_save_checkpoint = on_save_checkpoint
+
+
+def extend_data_module(module: Any) -> None:
+    """torchmdnet.data: what the dataset declares must agree with the configuration."""
+    setup_torchmdnet = module.DataModule.setup
+
+    @functools.wraps(setup_torchmdnet)
+    def setup(self, stage):
+        result = setup_torchmdnet(self, stage)
+        if _is_dkmp(dict(self.hparams)):
+            declared = (getattr(self.dataset, "metadata", None) or {}).get("energy_unit")
+            asked = self.hparams.get("energy_unit")
+            if declared is not None and asked is not None and declared != asked:
+                raise ValueError(
+                    f"energy_unit: {asked!r} was given, but the dataset's energies are in {declared!r}; "
+                    "remove energy_unit from the configuration or correct it"
+                )
+        return result
+
+    module.DataModule.setup = setup
+
+
+def extend_configuration_files(module: Any) -> None:
+    """torchmdnet.utils: YAML files and checkpoints may carry our keys, with or without our flags."""
+    for action in (module.LoadFromFile, module.LoadFromCheckpoint):
+        action.__call__ = _accept_our_keys(action.__call__)
+
+
+def _accept_our_keys(load_torchmdnet: Any) -> Any:
+    @functools.wraps(load_torchmdnet)
+    def load(self, parser, namespace, values, option_string=None):
+        for name, default in defaults().items():
+            if name not in namespace:
+                setattr(namespace, name, default)
+        load_torchmdnet(self, parser, namespace, values, option_string)
+        if _is_dkmp(namespace):
+            _read_numbers(parser, namespace)
+
+    return load
+
+
+def _read_numbers(parser: argparse.ArgumentParser, namespace: argparse.Namespace) -> None:
+    """YAML 1.1 reads ``1e-3`` (no dot) as a string: give such values the type of their flag."""
+    for action in parser._actions:
+        value = getattr(namespace, action.dest, None)
+        if action.type in (int, float) and isinstance(value, str):
+            try:
+                setattr(namespace, action.dest, action.type(value))
+            except ValueError as error:
+                raise ValueError(
+                    f"{action.dest}: {value!r} was given, a number is expected; change it in the configuration"
+                ) from error
+
+
+def extend_command_line(module: Any) -> None:
+    """torchmdnet.scripts.train: our hyper-parameters as flags, listed by ``--help``."""
+    get_torchmdnet_argparse = module.get_argparse
+
+    @functools.wraps(get_torchmdnet_argparse)
+    def get_argparse():
+        parser = get_torchmdnet_argparse()
+        add_arguments(parser)
+        return parser
+
+    module.get_argparse = get_argparse
