@@ -12,8 +12,9 @@ class DKMPHDF5(Dataset):
     """Energies and forces of one label file (see ``dkmp_plugin.datasets.label_file``).
 
     Each item is a ``torch_geometric.data.Data`` with ``z`` (N,), ``pos`` (N, 3) in Å, ``y`` (1, 1) energy
-    and ``neg_dy`` (N, 3) forces in the file's unit (per Å), all float64, and ``box`` (1, 3, 3) in Å where the file has
-    boxes. ``y`` is relative to the file's per-element reference energies; ``total_energy(y)`` undoes it.
+    and ``neg_dy`` (N, 3) forces in the file's unit (per Å), and ``box`` (1, 3, 3) in Å where the file has
+    boxes; all float64. ``y`` is relative to the file's per-element reference energies;
+    ``total_energy(y)`` undoes it.
 
     Attributes:
         metadata: energy_unit, level_of_theory, total_charge, elements, reference_energies.

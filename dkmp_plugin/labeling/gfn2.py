@@ -1,0 +1,57 @@
+"""GFN2-xTB energies and forces with tblite (Bannwarth et al., doi:10.1021/acs.jctc.8b01176)."""
+
+from importlib.metadata import version
+from typing import Any, Callable, Iterable, Sequence, Tuple
+
+import numpy as np
+from ase import units
+from tblite.interface import Calculator
+
+ENERGY_UNIT = "kcal/mol"
+_KCAL_PER_MOL = units.kcal / units.mol
+
+
+def level_of_theory() -> str:
+    """Method and program, e.g. ``GFN2-xTB (tblite 0.8.0)``."""
+    return f"GFN2-xTB (tblite {version('tblite')})"
+
+
+def label_conformations(
+    atomic_numbers: Sequence[int],
+    positions: np.ndarray,
+    *,
+    charge: int = 0,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> Tuple[np.ndarray, np.ndarray]:
+    """Labels conformations of one molecule in vacuum.
+
+    Args:
+        atomic_numbers: (N,).
+        positions: (M, N, 3) in Å.
+        charge: total charge in elementary charges.
+        progress: wraps the iteration over conformations, e.g. ``tqdm``.
+
+    Returns:
+        Total energies (M,) in kcal/mol and forces (M, N, 3) in kcal/mol/Å.
+
+    Raises:
+        ValueError: a conformation did not converge; the message names it.
+    """
+    energies = np.empty(len(positions))
+    forces = np.empty(positions.shape)
+    calculator = Calculator(
+        "GFN2-xTB", np.asarray(atomic_numbers), positions[0] / units.Bohr, charge=float(charge)
+    )
+    calculator.set("verbosity", 0)
+    for index in progress(range(len(positions))):
+        calculator.update(positions[index] / units.Bohr)
+        try:
+            result = calculator.singlepoint()
+        except RuntimeError as error:
+            raise ValueError(
+                f"GFN2-xTB failed for conformation {index} of {len(positions)} ({error}); "
+                "strain or heat the molecule less"
+            ) from error
+        energies[index] = result.get("energy") * units.Hartree / _KCAL_PER_MOL
+        forces[index] = -result.get("gradient") * units.Hartree / units.Bohr / _KCAL_PER_MOL
+    return energies, forces

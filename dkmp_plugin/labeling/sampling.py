@@ -1,0 +1,94 @@
+"""Conformations of one molecule: Langevin dynamics with its force field, and strained copies of frames."""
+
+from typing import Optional
+
+import numpy as np
+import openmm
+from openmm import unit
+
+
+def sample_langevin(
+    system: openmm.System,
+    positions: np.ndarray,
+    *,
+    temperature: float,
+    num_frames: int,
+    seed: int,
+    steps_between_frames: int = 500,
+    equilibration_steps: int = 2000,
+    time_step: float = 0.5,
+    friction: float = 5.0,
+) -> np.ndarray:
+    """Frames of one Langevin trajectory of a small molecule.
+
+    Args:
+        system: flexible (no constraints), without surroundings.
+        positions: (N, 3) start in Å; minimised first.
+        temperature: in kelvin.
+        num_frames: M.
+        seed: of the velocities and of the random force; another seed is an independent run.
+        steps_between_frames: long enough that neighbouring frames decorrelate.
+        equilibration_steps: before the first frame.
+        time_step: in femtoseconds.
+        friction: in 1/ps.
+
+    Returns:
+        (M, N, 3) in Å, centred on their centroids.
+
+    Raises:
+        ValueError: the System has constraints, or the dynamics left finite numbers.
+    """
+    if system.getNumConstraints():
+        raise ValueError(
+            f"the System has {system.getNumConstraints()} constraints; make it with constraints=None, "
+            "frozen bonds teach a model nothing about bond stretching"
+        )
+    integrator = openmm.LangevinMiddleIntegrator(
+        temperature * unit.kelvin, friction / unit.picosecond, time_step * unit.femtosecond
+    )
+    integrator.setRandomNumberSeed(seed)
+    # For a few dozen atoms the single-threaded Reference platform beats the others' overhead.
+    context = openmm.Context(system, integrator, openmm.Platform.getPlatformByName("Reference"))
+    context.setPositions(np.asarray(positions, dtype=np.float64) * unit.angstrom)
+    openmm.LocalEnergyMinimizer.minimize(context)
+    context.setVelocitiesToTemperature(temperature * unit.kelvin, seed)
+    integrator.step(equilibration_steps)
+    frames = []
+    for _ in range(num_frames):
+        integrator.step(steps_between_frames)
+        frame = context.getState(getPositions=True).getPositions(asNumpy=True).value_in_unit(unit.angstrom)
+        frames.append(frame - frame.mean(axis=0))
+    trajectory = np.array(frames)
+    if not np.isfinite(trajectory).all():
+        raise ValueError(f"the dynamics at {temperature} K became unstable; use a shorter time_step")
+    return trajectory
+
+
+def strain(
+    frames: np.ndarray,
+    generator: np.random.Generator,
+    *,
+    max_scaling: float = 0.06,
+    max_displacement: Optional[float] = 0.08,
+) -> np.ndarray:
+    """Strained copies: each frame is scaled along three random axes and every atom displaced at random.
+
+    Args:
+        frames: (M, N, 3) in Å.
+        generator: source of randomness.
+        max_scaling: largest relative stretch or compression along an axis.
+        max_displacement: largest standard deviation, in Å, of the displacement per coordinate; each frame
+            draws its own between 0 and this.
+
+    Returns:
+        (M, N, 3) in Å, centred.
+    """
+    strained = np.empty_like(frames)
+    for index, frame in enumerate(frames):
+        axes, _ = np.linalg.qr(generator.standard_normal((3, 3)))
+        scaling = 1.0 + generator.uniform(-max_scaling, max_scaling, size=3)
+        centred = frame - frame.mean(axis=0)
+        stretched = centred @ (axes * scaling) @ axes.T
+        width = generator.uniform(0.0, max_displacement) if max_displacement else 0.0
+        strained[index] = stretched + width * generator.standard_normal(frame.shape)
+    return strained - strained.mean(axis=1, keepdims=True)

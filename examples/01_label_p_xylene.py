@@ -1,0 +1,81 @@
+"""Samples p-xylene (out of T4 lysozyme L99A + p-xylene) and labels it with GFN2-xTB: one HDF5 file.
+
+Independent Langevin runs at several temperatures, plus strained frames; every run belongs as a whole to
+the training, validation or test split. An interrupted campaign goes on where it stopped.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+# One small molecule at a time: more threads only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from t4_lysozyme import LIGAND_RESIDUE, load_complex
+from tqdm import tqdm
+
+from dkmp_plugin.datasets.label_file import split_indices, write_splits
+from dkmp_plugin.labeling.campaign import label_run, plan_runs, run_campaign
+from dkmp_plugin.labeling.extraction import atomic_numbers, extract_molecule, total_charge
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/demo/p_xylene.h5"), help="label file to write"
+    )
+    parser.add_argument(
+        "--splits", type=Path, help="npz for torchmd-net's `splits:` [splits.npz beside the output]"
+    )
+    parser.add_argument("--temperatures", type=float, nargs="+", default=[300.0, 500.0, 800.0], help="kelvin")
+    parser.add_argument("--train-runs", type=int, default=3, help="training runs per condition")
+    parser.add_argument("--train-frames", type=int, default=125, help="labels per training run")
+    parser.add_argument(
+        "--val-frames", type=int, default=50, help="labels per validation run (one per condition)"
+    )
+    parser.add_argument(
+        "--test-frames", type=int, default=100, help="labels per test run (one per condition)"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="seed of the first run; each run has its own")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    t4_lysozyme = load_complex()
+    ligand = t4_lysozyme.ligand
+    molecule = extract_molecule(t4_lysozyme.system, ligand)
+    numbers = atomic_numbers(t4_lysozyme.topology, ligand)
+    charge = total_charge(t4_lysozyme.system, ligand)
+    frames = {
+        "train": [arguments.train_frames] * arguments.train_runs,
+        "val": [arguments.val_frames],
+        "test": [arguments.test_frames],
+    }
+    runs = plan_runs(frames, arguments.temperatures, arguments.seed)
+
+    with tqdm(total=sum(run.num_frames for run in runs), desc="labelling", unit="frame") as bar:
+
+        def label(run):
+            bar.set_postfix_str(f"{run.split}, {run.condition}")
+            labels = label_run(run, molecule, numbers, t4_lysozyme.positions[ligand], charge)
+            bar.update(run.num_frames)
+            return labels
+
+        labels = run_campaign(
+            runs,
+            arguments.output,
+            label,
+            f"residue {LIGAND_RESIDUE} of T4 lysozyme L99A + p-xylene (openmmtools): GAFF in vacuum",
+        )
+    splits = arguments.splits or arguments.output.with_name("splits.npz")
+    write_splits(splits, labels)
+    sizes = ", ".join(f"{name} {len(members)}" for name, members in split_indices(labels).items())
+    print(f"{len(labels)} labels ({sizes}) from {len(runs)} independent runs, {labels.level_of_theory}")
+    print(f"written: {arguments.output} and {splits}")
+
+
+if __name__ == "__main__":
+    main()
