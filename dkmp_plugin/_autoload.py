@@ -22,7 +22,7 @@ _EXTENDED_MODULES = {
     "torchmdnet.utils": "extend_configuration_files",
     "torchmdnet.scripts.train": "extend_command_line",
 }
-_extended = set()
+_extended: set[str] = set()
 
 
 def _report(module_name, error):
@@ -58,7 +58,8 @@ class _TorchMDNetFinder:
             spec = finder.find_spec(name, path, target)
             if spec is None:
                 continue
-            execute = getattr(spec.loader, "exec_module", None)
+            loader = spec.loader
+            execute = getattr(loader, "exec_module", None)
             if execute is not None:
 
                 def exec_module(module, _execute=execute):
@@ -66,7 +67,7 @@ class _TorchMDNetFinder:
                     _extend(module)
 
                 # On the instance: the loader keeps its type, so resources and pickling still work.
-                spec.loader.exec_module = exec_module
+                vars(loader)["exec_module"] = exec_module
             return spec
         return None
 

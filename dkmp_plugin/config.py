@@ -33,7 +33,7 @@ HYPERPARAMETERS: Tuple[Hyperparameter, ...] = (
         "num_shells",
         int,
         None,
-        "dkmp-c: number of radius shells; layer t sees shell t mod num_shells (default: num_layers, one pass)",
+        "dkmp-c: number of radius shells; layer t sees shell t mod num_shells (default: num_layers)",
     ),
     Hyperparameter(
         "shell_overlap",
@@ -71,7 +71,9 @@ def shell_settings(args: Mapping[str, Any]) -> Tuple[int, float]:
 
 def _require(condition: bool, key: str, given: Any, expected: str) -> None:
     if not condition:
-        raise ValueError(f"{key}: {given!r} was given, {expected} is expected; change it in the configuration")
+        raise ValueError(
+            f"{key}: {given!r} was given, {expected} is expected; change it in the configuration"
+        )
 
 
 def validate(args: Mapping[str, Any]) -> None:
@@ -102,7 +104,9 @@ def _validate_shells(args: Mapping[str, Any]) -> None:
     lower = float(args["cutoff_lower"])
     _require(lower == 0, "cutoff_lower", lower, "0 (the shells start at the atom)")
     attention = args.get("attn_activation", "silu")
-    _require(attention == "silu", "attn_activation", attention, "silu (the fused attention op knows no other)")
+    _require(
+        attention == "silu", "attn_activation", attention, "silu (the fused attention op knows no other)"
+    )
     num_shells = args.get("num_shells")
     if num_shells is not None:
         layers = args["num_layers"]

@@ -32,6 +32,8 @@ class DilatedGraph(nn.Module):
         box: Constant box vectors as rows, shape (3, 3), in Å, or None.
     """
 
+    box: Tensor
+
     def __init__(
         self, cutoff: float, num_shells: int, overlap: float, max_num_neighbors: int, box: Optional[Tensor]
     ) -> None:
@@ -127,18 +129,20 @@ class DilatedLayer(nn.Module):
         self.value = nn.Linear(d, 3 * d, dtype=dtype)
         self.vector_projection = nn.Linear(d, 2 * d, bias=False, dtype=dtype)
         self.update = nn.Sequential(
-            nn.Linear(2 * d, d, dtype=dtype), act_class_mapping[activation](), nn.Linear(d, 3 * d, dtype=dtype)
+            nn.Linear(2 * d, d, dtype=dtype),
+            act_class_mapping[activation](),
+            nn.Linear(d, 3 * d, dtype=dtype),
         )
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Xavier-uniform weights, biases at zero."""
-        self.filters.reset_parameters()
         self.norm.reset_parameters()
-        for linear in (self.query_key, self.value, self.vector_projection, self.update[0], self.update[2]):
-            nn.init.xavier_uniform_(linear.weight)
-            if linear.bias is not None:
-                nn.init.zeros_(linear.bias)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(
         self, x: Tensor, vector: Tensor, edge_vector: Tensor, edge_index: Tensor, ptr: Tensor
@@ -282,6 +286,8 @@ class DKMPC(nn.Module):
         dtype: torch.float32 or torch.float64.
     """
 
+    trained_elements: Tensor
+
     def __init__(
         self,
         hidden_channels: int = 128,
@@ -328,6 +334,7 @@ class DKMPC(nn.Module):
         """Fresh weights, and no element trained on."""
         self.embedding.reset_parameters()
         for layer in self.layers:
+            assert isinstance(layer, DilatedLayer)
             layer.reset_parameters()
         self.norm.reset_parameters()
         self.trained_elements.zero_()

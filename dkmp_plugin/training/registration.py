@@ -126,7 +126,7 @@ def _read_numbers(parser: argparse.ArgumentParser, namespace: argparse.Namespace
                 setattr(namespace, action.dest, action.type(value))
             except ValueError as error:
                 raise ValueError(
-                    f"{action.dest}: {value!r} was given, a number is expected; change it in the configuration"
+                    f"{action.dest}: {value!r} was given, a number is expected; correct the configuration"
                 ) from error
 
 

@@ -1,0 +1,71 @@
+"""Reads a torchmd-net training checkpoint of a DKMP model, without running anything in it."""
+
+import pickle
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any, Dict, Tuple, Union
+
+import torch
+from torchmdnet.models.model import TorchMD_Net
+
+from dkmp_plugin.config import DKMP_MODELS
+from dkmp_plugin.training.factory import create_dkmp_model
+
+
+def load_checkpoint(path: Union[str, Path]) -> Tuple[TorchMD_Net, Dict[str, Any], Dict[str, Any]]:
+    """Load the model of a checkpoint written by ``torchmd-train``.
+
+    Args:
+        path: The ``.ckpt`` file.
+
+    Returns:
+        The model in evaluation mode (``derivative`` as trained), torchmd-net's hyper-parameters, and what
+        the training dataset declared about itself (energy unit, level of theory, charge; may be empty).
+
+    Raises:
+        ValueError: If the file is missing, unreadable, or not a checkpoint of a DKMP model.
+    """
+    contents = _read(Path(path))
+    if not isinstance(contents, dict) or not {"hyper_parameters", "state_dict"} <= set(contents):
+        raise ValueError(
+            f"{path} is not a torchmd-train checkpoint: it has no hyper_parameters and state_dict"
+        )
+    hyper_parameters = dict(contents["hyper_parameters"])
+    architecture = hyper_parameters.get("model")
+    if architecture not in DKMP_MODELS:
+        raise ValueError(
+            f"{path} holds a {architecture!r} model, one of {', '.join(DKMP_MODELS)} is expected; other "
+            "architectures of torchmd-net are simulated with openmm-ml's own 'torchmdnet' potential"
+        )
+    model = create_dkmp_model(hyper_parameters)
+    weights = {name.removeprefix("model."): value for name, value in contents["state_dict"].items()}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{path}: the weights do not fit the hyper-parameters: {error}") from error
+    dataset = contents.get("dkmp_plugin", {}).get("dataset", {})
+    return model.eval(), hyper_parameters, dict(dataset)
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; a checkpoint (.ckpt) written by torchmd-train is expected")
+    # weights_only: a checkpoint from a stranger must not be able to run code.
+    try:
+        with warnings.catch_warnings():
+            # Lightning's own weights_only notice is of no use to somebody loading a model.
+            warnings.simplefilter("ignore", FutureWarning)
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        zipfile.BadZipFile,
+        KeyError,
+    ) as error:
+        raise ValueError(
+            f"{path} cannot be read as a checkpoint (corrupt, or it holds more than weights and plain "
+            f"values): {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        ) from error

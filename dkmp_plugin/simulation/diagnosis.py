@@ -1,0 +1,75 @@
+"""What is installed, which backend works, and what is wrong: the text of ``dkmp info``."""
+
+import json
+import platform
+from dataclasses import asdict
+from pathlib import Path
+from typing import List, Tuple, Union
+
+from dkmp_plugin import __version__, _autoload
+from dkmp_plugin.simulation.stack import installed_stack
+
+
+def describe_installation() -> Tuple[str, bool]:
+    """Describe versions, backend, operators and the torchmd-net hook.
+
+    Returns:
+        The text, and whether everything needed for training and simulation works.
+    """
+    stack = installed_stack()
+    lines = [f"dkmp-plugin {__version__}, Python {platform.python_version()}"]
+    lines += [f"  {package:12s} {found or 'not installed'}" for package, found in stack.versions.items()]
+    problems: List[str] = list(stack.problems)
+    lines.append(f"stack:    {'torchforce' if stack.torchforce else 'not the torchforce stack'}")
+    if stack.torchforce:
+        lines.append("backend:  TorchForce on " + ", ".join(_torchforce_platforms(problems)))
+    lines.append("ops:      " + _operators())
+    lines.append("training: " + _hook(problems))
+    lines += [f"problem:  {problem}" for problem in problems]
+    if problems:
+        lines.append("remedy:   pip install 'dkmp-plugin[torchforce]'")
+    return "\n".join(lines), not problems
+
+
+def _torchforce_platforms(problems: List[str]) -> List[str]:
+    from dkmp_plugin.simulation.stack import require_torchforce
+
+    require_torchforce()
+    import openmm
+
+    if not any("OpenMMTorch" in name for name in openmm.pluginLoadedLibNames):
+        problems.append(
+            "OpenMM's Torch plugin did not load: " + "; ".join(openmm.Platform.getPluginLoadFailures())
+        )
+    return [openmm.Platform.getPlatform(i).getName() for i in range(openmm.Platform.getNumPlatforms())]
+
+
+def _operators() -> str:
+    from dkmp_plugin import ops
+
+    status = ops.status()
+    if status.native:
+        return f"native ({status.library}, {status.compiler})"
+    return f"pure-ATen reference, slower ({status.why_not})"
+
+
+def _hook(problems: List[str]) -> str:
+    if not _autoload.installed():
+        return "torchmd-net is not extended (DKMP_PLUGIN_AUTOLOAD=0)"
+    import torchmdnet.models
+
+    if "dkmp-c" not in torchmdnet.models.__all_models__:
+        problems.append("the import hook did not extend torchmd-net; see the message on stderr")
+        return "the hook failed"
+    return "torchmd-train knows dkmp-c"
+
+
+def describe_model(path: Union[str, Path]) -> str:
+    """Describe an exported model (JSON).
+
+    Raises:
+        ValueError: If the file is not a model exported by dkmp_plugin.
+    """
+    from dkmp_plugin.simulation.model_file import read_model_info
+
+    return json.dumps(asdict(read_model_info(path)), indent=1)

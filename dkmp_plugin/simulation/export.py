@@ -1,0 +1,131 @@
+"""Turns a training checkpoint into one self-contained TorchScript file."""
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Dict, Optional, Tuple, Union
+
+import torch
+from torch import Tensor, nn
+from torchmdnet.models.model import TorchMD_Net
+
+from dkmp_plugin.config import shell_settings
+from dkmp_plugin.simulation.checkpoint import load_checkpoint
+from dkmp_plugin.simulation.model_file import ModelInfo, save_model_file
+from dkmp_plugin.simulation.units import kilojoule_per_mole
+
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+class EnergyModel(nn.Module):
+    """Energy of one system: what an exported file holds.
+
+    Args:
+        model: A trained torchmd-net model with a DKMP representation.
+    """
+
+    def __init__(self, model: TorchMD_Net) -> None:
+        super().__init__()
+        model.derivative = False
+        self.model = model
+
+    def forward(self, z: Tensor, pos: Tensor, box: Optional[Tensor]) -> Tensor:
+        """Energy in the model's unit, shape ().
+
+        Args:
+            z: Atomic numbers, shape (N,).
+            pos: Positions in Å, shape (N, 3), of the model's floating-point type.
+            box: Box vectors as rows in Å, shape (3, 3), or None.
+        """
+        energy, _ = self.model(z, pos, torch.zeros_like(z), box, num_systems=1)
+        return energy.sum()
+
+
+def export_model(
+    checkpoint_path: Union[str, Path],
+    output_path: Union[str, Path],
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+) -> ModelInfo:
+    """Export a checkpoint of ``torchmd-train`` for simulation.
+
+    Args:
+        checkpoint_path: The ``.ckpt`` file of a ``dkmp-c`` model.
+        output_path: The file to write (``.pt``); replaced only when the export succeeds.
+        dtype: Floating-point type of the exported model, ``float32`` or ``float64``.
+        device: Device that the weights are stored for.
+
+    Returns:
+        What the file says about itself.
+
+    Raises:
+        ValueError: If the checkpoint is unreadable or lacks what a simulation needs.
+    """
+    module, info = script_checkpoint(checkpoint_path, dtype=dtype, device=device)
+    save_model_file(module, info, output_path)
+    return info
+
+
+def script_checkpoint(
+    checkpoint_path: Union[str, Path], *, dtype: str = "float32", device: str = "cpu"
+) -> Tuple[torch.jit.ScriptModule, ModelInfo]:
+    """The exported module and its description, without writing a file (see :func:`export_model`)."""
+    if dtype not in _DTYPES:
+        raise ValueError(f"dtype: {dtype!r} was given, 'float32' or 'float64' is expected")
+    model, hyper_parameters, dataset = load_checkpoint(checkpoint_path)
+    if hyper_parameters["model"] != "dkmp-c":
+        raise ValueError(
+            f"{checkpoint_path} holds a {hyper_parameters['model']} model, which predicts displacements and "
+            "is not a potential energy; only dkmp-c models are exported as potentials"
+        )
+    info = _describe(model, hyper_parameters, dataset, dtype, checkpoint_path)
+    energy_model = EnergyModel(model).to(device=device, dtype=_DTYPES[dtype]).eval()
+    for parameter in energy_model.parameters():
+        parameter.requires_grad_(False)
+    return torch.jit.script(energy_model), info
+
+
+def _describe(
+    model: TorchMD_Net,
+    hyper_parameters: Dict[str, Any],
+    dataset: Dict[str, Any],
+    dtype: str,
+    checkpoint_path: Union[str, Path],
+) -> ModelInfo:
+    energy_unit = hyper_parameters.get("energy_unit") or dataset.get("energy_unit")
+    if energy_unit is None:
+        raise ValueError(
+            f"{checkpoint_path}: the unit of its energies is unknown; train with `energy_unit: ...` in the "
+            "configuration, or with a dataset that declares it"
+        )
+    kilojoule_per_mole(energy_unit)
+    elements = model.representation_model.trained_elements.nonzero().flatten().tolist()
+    if not elements:
+        raise ValueError(f"{checkpoint_path}: the model has not been trained (it has seen no element)")
+    num_shells, shell_overlap = shell_settings(hyper_parameters)
+    return ModelInfo(
+        model=hyper_parameters["model"],
+        elements=elements,
+        energy_unit=energy_unit,
+        cutoff=float(hyper_parameters["cutoff_upper"]),
+        num_layers=hyper_parameters["num_layers"],
+        num_shells=num_shells,
+        shell_overlap=shell_overlap,
+        embedding_dimension=hyper_parameters["embedding_dimension"],
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        dtype=dtype,
+        total_charge=dataset.get("total_charge"),
+        level_of_theory=dataset.get("level_of_theory"),
+        reference_energies={str(z): e for z, e in (dataset.get("reference_energies") or {}).items()},
+        versions=_package_versions(),
+    )
+
+
+def _package_versions() -> Dict[str, str]:
+    versions = {}
+    for package in ("dkmp-plugin", "torch", "torchmd-net"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "unknown"
+    return versions

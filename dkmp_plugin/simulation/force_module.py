@@ -1,0 +1,53 @@
+"""The TorchScript module that OpenMM evaluates: an exported model bound to the atoms of one System."""
+
+from typing import Optional
+
+import torch
+from torch import Tensor, nn
+
+from dkmp_plugin.simulation.model_file import ModelInfo
+from dkmp_plugin.simulation.units import ANGSTROM_PER_NANOMETER, kilojoule_per_mole
+
+
+class OpenMMEnergy(nn.Module):
+    """Energy in kJ/mol from OpenMM's positions in nm; OpenMM differentiates it for the forces.
+
+    TorchForce always passes all particles of the System, and clones and freezes the module: the atoms
+    are bound as buffers, and nothing changes while it runs.
+
+    Args:
+        model: Exported model: ``(z, pos Å, box Å) -> energy``.
+        info: Its description.
+        atomic_numbers: Atomic numbers of the modelled atoms, shape (N,).
+        atoms: Indices of the modelled atoms among all particles, shape (N,), or None for all.
+    """
+
+    atomic_numbers: Tensor
+    atoms: Tensor
+
+    def __init__(
+        self, model: nn.Module, info: ModelInfo, atomic_numbers: Tensor, atoms: Optional[Tensor]
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.dtype = torch.float64 if info.dtype == "float64" else torch.float32
+        self.length_scale = ANGSTROM_PER_NANOMETER
+        self.energy_scale = kilojoule_per_mole(info.energy_unit)
+        self.is_subset = atoms is not None
+        self.register_buffer("atomic_numbers", atomic_numbers)
+        self.register_buffer("atoms", torch.zeros(0, dtype=torch.long) if atoms is None else atoms)
+
+    def forward(self, positions: Tensor, box_vectors: Optional[Tensor] = None) -> Tensor:
+        """Energy in kJ/mol, shape ().
+
+        Args:
+            positions: Positions of all particles in nm, shape (M, 3).
+            box_vectors: Box vectors as rows in nm, shape (3, 3), for periodic systems.
+        """
+        if self.is_subset:
+            positions = positions[self.atoms]
+        box: Optional[Tensor] = None
+        if box_vectors is not None:
+            box = box_vectors.to(self.dtype) * self.length_scale
+        energy = self.model(self.atomic_numbers, positions.to(self.dtype) * self.length_scale, box)
+        return energy.to(positions.dtype) * self.energy_scale

@@ -1,0 +1,134 @@
+"""The exported model: one TorchScript file with everything a simulation needs to know about it."""
+
+import json
+import zipfile
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple, Union
+
+import torch
+
+import dkmp_plugin.ops  # noqa: F401  (registers the operators that exported models call)
+from dkmp_plugin.files import replaced_on_success
+
+FORMAT_VERSION = 1
+_METADATA_NAME = "dkmp_plugin.json"
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What an exported model says about itself.
+
+    Attributes:
+        model: Architecture, ``dkmp-c``.
+        elements: Atomic numbers the model was trained on.
+        energy_unit: Unit of the model's energies; forces are in that unit per Å.
+        cutoff: Outer cutoff in Å.
+        num_layers: Number of layers.
+        num_shells: Number of radius shells.
+        shell_overlap: Width of the smooth shell borders in Å.
+        embedding_dimension: Width.
+        num_parameters: Number of trainable weights.
+        dtype: ``float32`` or ``float64``.
+        total_charge: Total charge of the training molecules in elementary charges; None if unknown.
+        level_of_theory: Method that labelled the training data; None if unknown.
+        reference_energies: Energy per element (atomic number as text) that was subtracted from the
+            training energies, in ``energy_unit``: energies of the model are relative to their sum.
+        versions: Versions of the packages that exported the file.
+        format_version: Version of the file format.
+    """
+
+    model: str
+    elements: List[int]
+    energy_unit: str
+    cutoff: float
+    num_layers: int
+    num_shells: int
+    shell_overlap: float
+    embedding_dimension: int
+    num_parameters: int
+    dtype: str
+    total_charge: Optional[int] = None
+    level_of_theory: Optional[str] = None
+    reference_energies: Dict[str, float] = field(default_factory=dict)
+    versions: Dict[str, str] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+
+def save_model_file(module: torch.jit.ScriptModule, info: ModelInfo, path: Union[str, Path]) -> None:
+    """Write an exported model; an existing file is replaced only by a complete one.
+
+    Args:
+        module: Scripted ``forward(z (N,), pos (N, 3) Å, box (3, 3) Å or None) -> energy ()``.
+        info: Its description.
+        path: The file to write.
+    """
+    with replaced_on_success(path) as temporary:
+        module.save(str(temporary), _extra_files={_METADATA_NAME: json.dumps(asdict(info), indent=1)})
+
+
+def read_model_info(path: Union[str, Path]) -> ModelInfo:
+    """Read the description of an exported model without loading its code or weights.
+
+    Args:
+        path: A file written by :func:`save_model_file`.
+
+    Raises:
+        ValueError: If the file is missing, corrupt, not ours, or of a newer format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; a model exported with `dkmp export` is expected")
+    return _parse(path, _metadata_text(path))
+
+
+def _metadata_text(path: Path) -> bytes:
+    remedy = "a model exported with `dkmp export CHECKPOINT MODEL.pt` is expected"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith("/extra/" + _METADATA_NAME)]
+            if len(names) == 1:
+                return archive.read(names[0])
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        raise ValueError(f"{path} is not a readable model file ({error}); {remedy}") from error
+    raise ValueError(f"{path} carries no {_METADATA_NAME}: it was not written by dkmp_plugin; {remedy}")
+
+
+def _parse(path: Path, text: bytes) -> ModelInfo:
+    try:
+        metadata: Dict[str, Any] = json.loads(text)
+        version = int(metadata["format_version"])
+        if version > FORMAT_VERSION:
+            raise ValueError(
+                f"{path} has format version {version}, this dkmp_plugin reads up to {FORMAT_VERSION}; "
+                "update dkmp_plugin"
+            )
+        known = {entry.name for entry in fields(ModelInfo)}
+        return ModelInfo(**{name: value for name, value in metadata.items() if name in known})
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{path}: its {_METADATA_NAME} is damaged ({error}); export the model again"
+        ) from error
+
+
+def load_model_file(path: Union[str, Path]) -> Tuple[torch.jit.ScriptModule, ModelInfo]:
+    """Load an exported model.
+
+    Args:
+        path: A file written by :func:`save_model_file`.
+
+    Returns:
+        The scripted ``forward(z, pos, box) -> energy`` (see :func:`save_model_file`) and its description.
+
+    Raises:
+        ValueError: As :func:`read_model_info`, or if the TorchScript inside does not load.
+    """
+    info = read_model_info(path)
+    try:
+        return torch.jit.load(str(path), map_location="cpu").eval(), info
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()
+        raise ValueError(
+            f"{path}: its TorchScript does not load ({reason[-1] if reason else error}); the file is damaged "
+            "or was exported with a newer torch; export the model again"
+        ) from error

@@ -1,0 +1,186 @@
+"""``MLPotential("dkmp")``: DKMP^C models in openmm-ml (entry point ``openmmml.potentials``).
+
+openmm-ml imports every registered potential when it is imported itself, so this module stays light.
+"""
+
+from pathlib import Path
+from typing import Any, Iterable, List, Optional, Tuple
+
+from openmmml.mlpotential import MLPotentialImpl, MLPotentialImplFactory
+
+BUNDLED_MODEL = Path(__file__).parent / "bundled" / "p_xylene.pt"
+_BACKENDS = ("auto", "torchforce")
+
+
+class DKMPPotentialImplFactory(MLPotentialImplFactory):
+    """Creates :class:`DKMPPotentialImpl` for ``MLPotential("dkmp", modelPath=None, backend="auto")``."""
+
+    def createImpl(
+        self, name: str, modelPath: Optional[str] = None, backend: str = "auto", **args: Any
+    ) -> MLPotentialImpl:
+        """Create the implementation.
+
+        Args:
+            name: ``dkmp``.
+            modelPath: A model exported with ``dkmp export`` (``.pt``) or a training checkpoint
+                (``.ckpt``); without it a small bundled model of p-xylene.
+            backend: ``torchforce``, or ``auto``, which picks the backend that works on the installed stack.
+            **args: Refused.
+
+        Raises:
+            ValueError: If an argument is unknown or impossible.
+        """
+        _refuse_unknown(args, "MLPotential", "modelPath, backend")
+        if backend not in _BACKENDS:
+            raise ValueError(f"backend: {backend!r} was given, one of {', '.join(_BACKENDS)} is expected")
+        return DKMPPotentialImpl(name, modelPath)
+
+
+class DKMPPotentialImpl(MLPotentialImpl):
+    """Adds the force of a DKMP^C model to a System.
+
+    Args:
+        name: ``dkmp``.
+        model_path: Exported model or checkpoint, None for the bundled one.
+    """
+
+    def __init__(self, name: str, model_path: Optional[str]) -> None:
+        self.name = name
+        self.model_path = BUNDLED_MODEL if model_path is None else Path(model_path)
+
+    def addForces(
+        self,
+        topology: Any,
+        system: Any,
+        atoms: Optional[Iterable[int]],
+        forceGroup: int,
+        charge: Optional[int] = None,
+        **args: Any,
+    ) -> None:
+        """Add a TorchForce for the given atoms (called by openmm-ml).
+
+        Args:
+            topology: ``openmm.app.Topology`` of the whole system.
+            system: ``openmm.System`` the force is added to.
+            atoms: Indices of the atoms to model, in any order; None for all.
+            forceGroup: Force group of the new force.
+            charge: Total charge of the modelled atoms; must be the one the model was trained on.
+            **args: ``precision`` is not ours; anything else is refused.
+
+        Raises:
+            ValueError: If the atoms, their elements, the charge or the box do not fit the model.
+            RuntimeError: If TorchForce cannot work on the installed stack.
+        """
+        _refuse_unknown(args, "createSystem and createMixedSystem", "charge")
+        from dkmp_plugin.simulation.stack import require_torchforce
+
+        require_torchforce()
+        import openmmtorch
+        import torch
+
+        from dkmp_plugin.simulation.force_module import OpenMMEnergy
+
+        model, info = _load(self.model_path)
+        indices, atomic_numbers = _modelled_atoms(topology, atoms)
+        _check_elements(atomic_numbers, info, self.model_path)
+        _check_charge(charge, info, self.model_path)
+        box = topology.getPeriodicBoxVectors()
+        periodic = box is not None or system.usesPeriodicBoundaryConditions()
+        if periodic and indices is not None and box is not None:
+            _check_box(box, info)
+        module = OpenMMEnergy(
+            model,
+            info,
+            torch.tensor(atomic_numbers, dtype=torch.long),
+            None if indices is None else torch.tensor(indices, dtype=torch.long),
+        )
+        force = openmmtorch.TorchForce(torch.jit.script(module.eval()))
+        force.setUsesPeriodicBoundaryConditions(periodic)
+        force.setForceGroup(forceGroup)
+        force.setName("DKMP")
+        system.addForce(force)
+
+    def getMLLongRange(self) -> bool:
+        """DKMP^C includes no separate long-range term (asked for by openmm-ml >= 1.8)."""
+        return False
+
+
+def _refuse_unknown(args: dict, where: str, known: str) -> None:
+    if args:
+        raise ValueError(
+            f"{where}: unknown argument {', '.join(sorted(args))}; the potential 'dkmp' takes {known}"
+        )
+
+
+def _load(path: Path) -> Tuple[Any, Any]:
+    if path.suffix == ".ckpt":
+        from dkmp_plugin.simulation.export import script_checkpoint
+
+        return script_checkpoint(path)
+    from dkmp_plugin.simulation.model_file import load_model_file
+
+    return load_model_file(path)
+
+
+def _modelled_atoms(topology: Any, atoms: Optional[Iterable[int]]) -> Tuple[Optional[List[int]], List[int]]:
+    every_atom = list(topology.atoms())
+    indices = None if atoms is None else [int(index) for index in atoms]
+    if indices is not None:
+        if not indices:
+            raise ValueError("atoms: an empty selection was given, at least one atom index is expected")
+        outside = [index for index in indices if not 0 <= index < len(every_atom)]
+        if outside:
+            raise ValueError(
+                f"atoms: index {outside[0]} was given, 0 to {len(every_atom) - 1} is expected (the topology "
+                f"has {len(every_atom)} atoms)"
+            )
+        if len(set(indices)) != len(indices):
+            raise ValueError("atoms: an index was given twice, every atom may be listed once")
+    chosen = every_atom if indices is None else [every_atom[index] for index in indices]
+    without_element = [atom for atom in chosen if atom.element is None]
+    if without_element:
+        atom = without_element[0]
+        raise ValueError(
+            f"atom {atom.index} ({atom.name} of residue {atom.residue.name}) has no element; set it in the "
+            "topology (virtual sites cannot be modelled)"
+        )
+    return indices, [atom.element.atomic_number for atom in chosen]
+
+
+def _check_elements(atomic_numbers: List[int], info: Any, path: Path) -> None:
+    missing = sorted(set(atomic_numbers) - set(info.elements))
+    if missing:
+        from openmm.app import Element
+
+        def symbols(numbers: Iterable[int]) -> str:
+            return ", ".join(Element.getByAtomicNumber(number).symbol for number in numbers)
+
+        raise ValueError(
+            f"the molecule holds {symbols(missing)}, but {path.name} was trained on {symbols(info.elements)} "
+            "only; give the modelPath of a model trained on these elements"
+        )
+
+
+def _check_charge(charge: Optional[int], info: Any, path: Path) -> None:
+    trained = info.total_charge
+    if charge is not None and charge != (trained or 0):
+        described = "neutral molecules" if not trained else f"molecules of charge {trained:+d}"
+        raise ValueError(
+            f"charge: {charge} was given, but {path.name} was trained on {described}; a DKMP model has no "
+            "charge input, give the modelPath of a model trained at this charge"
+        )
+
+
+def _check_box(box: Any, info: Any) -> None:
+    """A molecule alone in the ML region must not meet its own periodic image: no training data has it."""
+    import numpy as np
+    from openmm import unit
+
+    vectors = np.array([[component.value_in_unit(unit.angstrom) for component in row] for row in box])
+    volume = abs(np.linalg.det(vectors))
+    widths = [volume / np.linalg.norm(np.cross(vectors[i - 2], vectors[i - 1])) for i in range(3)]
+    if min(widths) < 2 * info.cutoff:
+        raise ValueError(
+            f"the periodic box is {min(widths):.1f} Å wide, at least twice the model's cutoff = "
+            f"{2 * info.cutoff:.1f} Å is expected for a molecule in a mixed system; use a larger box"
+        )
