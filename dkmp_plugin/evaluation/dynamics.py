@@ -1,0 +1,31 @@
+"""What a stretch of dynamics says about a group of atoms: temperature and internal deviation."""
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+# kJ/mol per (dalton nm²/ps²) is 1, so only the gas constant is needed.
+_GAS_CONSTANT = 8.31446261815324e-3  # kJ/mol/K
+
+
+def temperature(velocities: np.ndarray, masses: np.ndarray) -> float:
+    """Instantaneous temperature in kelvin of atoms without constraints.
+
+    Args:
+        velocities: (N, 3) in nm/ps.
+        masses: (N,) in dalton.
+    """
+    kinetic_energy = 0.5 * float((masses[:, None] * velocities**2).sum())
+    return 2.0 * kinetic_energy / (3 * len(masses) * _GAS_CONSTANT)
+
+
+def internal_rmsd(positions: np.ndarray, reference: np.ndarray) -> float:
+    """Root-mean-square deviation after the best superposition, in the unit of the positions.
+
+    Args:
+        positions: (N, 3).
+        reference: (N, 3).
+    """
+    centred = positions - positions.mean(axis=0)
+    reference_centred = reference - reference.mean(axis=0)
+    rotation, _ = Rotation.align_vectors(reference_centred, centred)
+    return float(np.sqrt(np.square(rotation.apply(centred) - reference_centred).sum(axis=1).mean()))

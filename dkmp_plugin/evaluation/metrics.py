@@ -1,0 +1,71 @@
+"""Errors of predicted energies and forces, and the trivial baseline they must beat."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class EnergyForceErrors:
+    """Errors over M conformations of N atoms, in the unit of the labels (forces: per Å).
+
+    Attributes:
+        energy_mae: mean absolute error of the energies, not divided by the number of atoms.
+        energy_rmse: root of their mean squared error.
+        force_mae: mean absolute error of the force components.
+        force_rmse: root of their mean squared error.
+        conformations: M.
+    """
+
+    energy_mae: float
+    energy_rmse: float
+    force_mae: float
+    force_rmse: float
+    conformations: int
+
+
+def energy_force_errors(
+    predicted_energies: np.ndarray,
+    predicted_forces: np.ndarray,
+    energies: np.ndarray,
+    forces: np.ndarray,
+) -> EnergyForceErrors:
+    """Compares predictions with labels.
+
+    Args:
+        predicted_energies: (M,).
+        predicted_forces: (M, N, 3).
+        energies: (M,) labels, in the same unit.
+        forces: (M, N, 3) labels.
+
+    Raises:
+        ValueError: shapes that differ, no conformations, or predictions that are NaN or infinite.
+    """
+    for name, predicted, labels in (
+        ("energies", predicted_energies, energies),
+        ("forces", predicted_forces, forces),
+    ):
+        if predicted.shape != labels.shape or len(labels) == 0:
+            raise ValueError(
+                f"predicted {name} have shape {predicted.shape}, labels {labels.shape}; "
+                "expected the same shape with at least one conformation"
+            )
+        if not np.isfinite(predicted).all():
+            raise ValueError(f"predicted {name} hold NaN or infinity; the model is broken or was not trained")
+    energy_errors = predicted_energies - energies
+    force_errors = predicted_forces - forces
+    return EnergyForceErrors(
+        energy_mae=float(np.abs(energy_errors).mean()),
+        energy_rmse=float(np.sqrt(np.square(energy_errors).mean())),
+        force_mae=float(np.abs(force_errors).mean()),
+        force_rmse=float(np.sqrt(np.square(force_errors).mean())),
+        conformations=len(energies),
+    )
+
+
+def trivial_baseline(
+    training_energies: np.ndarray, energies: np.ndarray, forces: np.ndarray
+) -> EnergyForceErrors:
+    """Errors of predicting the mean training energy and zero forces; shapes as in energy_force_errors."""
+    mean_energies = np.full_like(energies, training_energies.mean())
+    return energy_force_errors(mean_energies, np.zeros_like(forces), energies, forces)

@@ -1,0 +1,58 @@
+"""Energies and forces that a trained torchmd-net model predicts for the items of a dataset."""
+
+import re
+from pathlib import Path
+from typing import Sequence, Tuple, Union
+
+import numpy as np
+import torch
+from torch_geometric.data import Dataset
+from torch_geometric.loader import DataLoader
+
+# ModelCheckpoint of torchmd-train: epoch=12-val_loss=0.1234-test_loss=0.0000.ckpt
+_VALIDATION_LOSS = re.compile(r"val_loss=([0-9.]+(?:e[-+]?[0-9]+)?|nan|inf)")
+
+
+def best_checkpoint(log_dir: Union[str, Path]) -> Path:
+    """The checkpoint with the lowest validation loss among those that torchmd-train left in its log_dir.
+
+    Raises:
+        ValueError: there is none.
+    """
+    losses = {
+        float(match.group(1)): path
+        for path in sorted(Path(log_dir).glob("*.ckpt"))
+        if (match := _VALIDATION_LOSS.search(path.name))
+    }
+    finite = [loss for loss in losses if np.isfinite(loss)]
+    if not finite:
+        raise ValueError(
+            f"{log_dir} holds no checkpoint of torchmd-train (epoch=...-val_loss=....ckpt); "
+            "train first, or name the checkpoint itself"
+        )
+    return losses[min(finite)]
+
+
+def predict(
+    model: torch.nn.Module, dataset: Dataset, indices: Sequence[int], batch_size: int = 100
+) -> Tuple[np.ndarray, np.ndarray]:
+    """Predicted energies and forces.
+
+    Args:
+        model: a torchmd-net model loaded with ``derivative=True``; (z, pos, batch, box) -> (y, neg_dy).
+        dataset: items of one molecule with ``z``, ``pos`` and, where periodic, ``box``.
+        indices: the M items to predict.
+        batch_size: conformations at a time.
+
+    Returns:
+        Energies (M,) and forces (M, N, 3), float64, in the unit the model was trained in.
+    """
+    parameter = next(model.parameters())
+    energies, forces = [], []
+    for batch in DataLoader(dataset[np.asarray(indices)], batch_size=batch_size):
+        batch = batch.to(parameter.device)
+        box = batch.box.to(parameter.dtype) if "box" in batch else None
+        energy, force = model(batch.z, batch.pos.to(parameter.dtype), batch.batch, box)
+        energies.append(energy.detach().double().flatten().cpu().numpy())
+        forces.append(force.detach().double().view(len(energies[-1]), -1, 3).cpu().numpy())
+    return np.concatenate(energies), np.concatenate(forces)
