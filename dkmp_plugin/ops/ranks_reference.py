@@ -1,0 +1,120 @@
+"""Nearest neighbours in order of distance, in pure ATen: the definition native searches are tested against."""
+
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+
+# TorchScript cannot read module constants, so limits are functions.
+def _block_pairs() -> int:
+    """Pairs of atoms held at once while searching: bounds the memory of the search."""
+    return 4194304
+
+
+def minimum_image(vector: Tensor, box: Tensor) -> Tensor:
+    """The shortest periodic image of each vector.
+
+    Exact for boxes in OpenMM's reduced form (any rectangular box included).
+
+    Args:
+        vector: (..., 3) in Å.
+        box: (3, 3) lattice vectors as rows, in Å.
+
+    Returns:
+        (..., 3) in Å.
+    """
+    fractional = vector @ torch.linalg.inv(box)
+    wrapped = (fractional - torch.round(fractional)) @ box
+    best = wrapped
+    best_squared = (wrapped * wrapped).sum(-1, keepdim=True)
+    for a in range(-1, 2):
+        for b in range(-1, 2):
+            for c in range(-1, 2):
+                image = wrapped + (a * box[0] + b * box[1] + c * box[2])
+                squared = (image * image).sum(-1, keepdim=True)
+                closer = squared < best_squared
+                best = torch.where(closer, image, best)
+                best_squared = torch.where(closer, squared, best_squared)
+    return best
+
+
+def _ranks_of_rows(pos: Tensor, start: int, stop: int, count: int, box: Optional[Tensor]) -> Tensor:
+    """Ranks of the atoms start:stop of one system of more than ``count`` atoms: (stop - start, count)."""
+    if box is not None:
+        vector = minimum_image(pos[start:stop].unsqueeze(1) - pos.unsqueeze(0), box)
+        squared = (vector * vector).sum(2)
+    else:
+        squared = torch.zeros(stop - start, pos.size(0), dtype=pos.dtype, device=pos.device)
+        for axis in range(3):
+            difference = pos[start:stop, axis].unsqueeze(1) - pos[:, axis].unsqueeze(0)
+            squared = squared + difference * difference
+    rows = torch.arange(stop - start, device=pos.device)
+    squared[rows, rows + start] = float("inf")
+    nearest, chosen = squared.topk(count, dim=1, largest=False, sorted=True)
+    limit = nearest[:, -1:]
+    # topk does not say which of several atoms at the same distance it keeps: choose those again.
+    if bool(((squared <= limit).sum(1) > count).any()):
+        index = torch.arange(pos.size(0), device=pos.device).unsqueeze(0)
+        preference = torch.where(squared == limit, index, torch.full_like(index, 2 * pos.size(0)))
+        preference = torch.where(squared < limit, index - pos.size(0), preference)
+        chosen = preference.topk(count, dim=1, largest=False)[1]
+    chosen = torch.sort(chosen, dim=1)[0]
+    order = torch.sort(squared.gather(1, chosen), dim=1, stable=True)[1]
+    return chosen.gather(1, order)
+
+
+def distance_ranks(
+    pos: Tensor, num_neighbors: int, batch: Optional[Tensor] = None, box: Optional[Tensor] = None
+) -> Tensor:
+    """The nearest neighbours of each atom in ascending distance (paper eq. 4).
+
+    Ties go to the lower index; an atom is not its own neighbour. Layer l (0-based) of L uses the columns
+    ``[l K, (l + 1) K)`` with ``K = num_neighbors // L``. Quadratic time, bounded memory.
+
+    Args:
+        pos: (N, 3) positions in Å, float32 or float64.
+        num_neighbors: number of columns M.
+        batch: (N,) int64 system of each atom, non-decreasing; None for one system.
+        box: (3, 3) or (B, 3, 3) lattice vectors as rows in Å; distances are then those of the nearest
+            periodic image. None for open boundaries.
+
+    Returns:
+        (N, M) int64 atom indices, -1 where the system has fewer atoms.
+
+    Raises:
+        ValueError: bad shapes, unsorted batch, or positions that are not finite.
+    """
+    if pos.dim() != 2 or pos.size(1) != 3:
+        raise ValueError(f"distance_ranks: pos has shape {list(pos.shape)}, expected (N, 3)")
+    if num_neighbors < 1:
+        raise ValueError(f"distance_ranks: num_neighbors is {num_neighbors}, expected at least 1")
+    if not bool(torch.isfinite(pos).all()):
+        raise ValueError("distance_ranks: pos holds NaN or infinite values; check the structure")
+    num_atoms = pos.size(0)
+    ranks = torch.full((num_atoms, num_neighbors), -1, dtype=torch.int64, device=pos.device)
+    if num_atoms == 0:
+        return ranks
+    if batch is None:
+        batch = torch.zeros(num_atoms, dtype=torch.int64, device=pos.device)
+    if batch.size(0) != num_atoms or bool((batch[1:] < batch[:-1]).any()):
+        raise ValueError("distance_ranks: batch must hold one non-decreasing system index per atom")
+    systems, sizes = torch.unique_consecutive(batch, return_counts=True)
+    first = 0
+    for k in range(systems.size(0)):
+        size = int(sizes[k])
+        system_box: Optional[Tensor] = None
+        if box is not None:
+            system_box = box.to(pos.dtype)
+            if box.dim() == 3:
+                system_box = system_box[int(systems[k])]
+        count = min(num_neighbors, size - 1)
+        block = max(1, _block_pairs() // size)
+        system_pos = pos[first : first + size]
+        if count > 0:
+            for start in range(0, size, block):
+                stop = min(start + block, size)
+                found = _ranks_of_rows(system_pos, start, stop, count, system_box)
+                ranks[first + start : first + stop, :count] = found + first
+        first += size
+    return ranks
