@@ -9,12 +9,17 @@ from typing import Optional, Tuple
 
 from torch import Tensor
 
-from dkmp_plugin.ops import reference
+from dkmp_plugin.ops.loader import load as _load
 from dkmp_plugin.ops.status import OpsStatus
 
 __all__ = ["OpsStatus", "dilated_message", "edge_vectors", "radius_shells", "status"]
 
-_STATUS = OpsStatus(native=False, library=None, compiler=None, why_not="not built yet")
+_STATUS = _load()
+
+if _STATUS.native:
+    from dkmp_plugin.ops import native as _implementation
+else:
+    from dkmp_plugin.ops import reference as _implementation
 
 
 def status() -> OpsStatus:
@@ -46,7 +51,7 @@ def radius_shells(
         edge_index (2, E) int64 with receiver and sender; cell_offsets (E, 3) int32 n such that the edge
         vector is pos[j] + n @ box - pos[i]; ptr (num_shells + 1,) int64.
     """
-    return reference.radius_shells(pos, batch, box, cutoff, num_shells, overlap, max_neighbors)
+    return _implementation.radius_shells(pos, batch, box, cutoff, num_shells, overlap, max_neighbors)
 
 
 def edge_vectors(
@@ -61,7 +66,7 @@ def edge_vectors(
         box: None, (3, 3) or (B, 3, 3).
         batch: (N,) int64 system index, used with one box per system.
     """
-    return reference.edge_vectors(pos, edge_index, cell_offsets, box, batch)
+    return _implementation.edge_vectors(pos, edge_index, cell_offsets, box, batch)
 
 
 def dilated_message(
@@ -101,7 +106,7 @@ def dilated_message(
     Returns:
         scalar (N, d) and vector (N, 8, d) sums per receiver. Differentiable twice in all float tensors.
     """
-    return reference.dilated_message(
+    return _implementation.dilated_message(
         edge_vector,
         edge_index,
         ptr,

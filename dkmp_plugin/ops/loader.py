@@ -1,0 +1,32 @@
+"""Loads the native library once per process, or says why the reference has to do."""
+
+import os
+import warnings
+
+import torch
+
+from dkmp_plugin.ops.build import BuildError, build
+from dkmp_plugin.ops.status import OpsStatus
+
+
+def load() -> OpsStatus:
+    """Builds if needed and loads the native ops; on failure warns once and reports the reference.
+
+    ``DKMP_PLUGIN_NATIVE=0`` chooses the reference without a warning.
+    """
+    if os.environ.get("DKMP_PLUGIN_NATIVE", "1") == "0":
+        return OpsStatus(False, None, None, "switched off by DKMP_PLUGIN_NATIVE=0")
+    try:
+        result = build()
+        # One real path only: the same library loaded from two paths aborts the process.
+        library = os.path.realpath(result.library)
+        torch.ops.load_library(library)
+    except (BuildError, OSError) as error:
+        warnings.warn(
+            f"dkmp_plugin runs without its native ops, many times slower and with more memory: {error}. After "
+            "fixing this, 'python -m dkmp_plugin.ops.build' builds them; DKMP_PLUGIN_NATIVE=0 silences this.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        return OpsStatus(False, None, None, str(error))
+    return OpsStatus(True, library, result.compiler, None)

@@ -1,0 +1,70 @@
+"""The ops of the native library, one plain function each, so that TorchScript can compile their callers.
+
+CPU tensors take the native kernels; tensors elsewhere take the reference, which runs on any device.
+"""
+
+from typing import Optional, Tuple
+
+import torch
+from torch import Tensor
+
+from dkmp_plugin.ops import reference
+
+
+def radius_shells(
+    pos: Tensor,
+    batch: Tensor,
+    box: Optional[Tensor],
+    cutoff: float,
+    num_shells: int,
+    overlap: float,
+    max_neighbors: int,
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """Native :func:`dkmp_plugin.ops.radius_shells`."""
+    if pos.device.type != "cpu":
+        return reference.radius_shells(pos, batch, box, cutoff, num_shells, overlap, max_neighbors)
+    return torch.ops.dkmp_plugin.radius_shells(pos, batch, box, cutoff, num_shells, overlap, max_neighbors)
+
+
+def edge_vectors(
+    pos: Tensor, edge_index: Tensor, cell_offsets: Tensor, box: Optional[Tensor], batch: Tensor
+) -> Tensor:
+    """Native :func:`dkmp_plugin.ops.edge_vectors`."""
+    if pos.device.type != "cpu":
+        return reference.edge_vectors(pos, edge_index, cell_offsets, box, batch)
+    return torch.ops.dkmp_plugin.edge_vectors(pos, edge_index, cell_offsets, box, batch)
+
+
+def dilated_message(
+    edge_vector: Tensor,
+    edge_index: Tensor,
+    ptr: Tensor,
+    shell: int,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    vector: Tensor,
+    table: Tensor,
+    num_heads: int,
+    lower: float,
+    upper: float,
+    overlap: float,
+    cutoff: float,
+) -> Tuple[Tensor, Tensor]:
+    """Reference for now."""
+    return reference.dilated_message(
+            edge_vector,
+            edge_index,
+            ptr,
+            shell,
+            query,
+            key,
+            value,
+            vector,
+            table,
+            num_heads,
+            lower,
+            upper,
+            overlap,
+            cutoff,
+        )
