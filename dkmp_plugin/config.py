@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
 DKMP_MODELS: Tuple[str, ...] = ("dkmp-c", "dkmp-r")
+CANONICAL_FRAMES: Tuple[str, ...] = ("none", "principal")
+ATTENTION_VARIANTS: Tuple[str, ...] = ("split", "literal")
 ENERGY_UNITS: Tuple[str, ...] = ("eV", "kcal/mol", "kJ/mol", "hartree")
 
 
@@ -41,6 +43,34 @@ HYPERPARAMETERS: Tuple[Hyperparameter, ...] = (
         None,
         "dkmp-c: width in angstrom over which neighbouring shells blend smoothly; 0 is the paper's hard "
         "partition (default: 1, or the shell width where that is smaller)",
+    ),
+    Hyperparameter(
+        "canonical_frame",
+        str,
+        "principal",
+        "dkmp-r: orientation in which the model sees a structure; 'principal' (its own axes) makes it "
+        "exactly rotation-equivariant, 'none' takes positions as they are",
+        CANONICAL_FRAMES,
+    ),
+    Hyperparameter(
+        "attention_variant",
+        str,
+        "split",
+        "dkmp-r: 'split' gives half of the heads to elements and half to structure, 'literal' adds two full "
+        "attentions as the paper writes them",
+        ATTENTION_VARIANTS,
+    ),
+    Hyperparameter(
+        "num_frequencies",
+        int,
+        32,
+        "dkmp-r: plane waves of the coordinate embedding; 0 is the paper's linear embedding",
+    ),
+    Hyperparameter(
+        "displacement_scale",
+        float,
+        1.0,
+        "dkmp-r: size in angstrom of a typical displacement; the output head predicts in units of it",
     ),
     Hyperparameter(
         "energy_unit",
@@ -96,6 +126,29 @@ def validate(args: Mapping[str, Any]) -> None:
     _require(unit is None or unit in ENERGY_UNITS, "energy_unit", unit, f"one of {', '.join(ENERGY_UNITS)}")
     if args["model"] == "dkmp-c":
         _validate_shells(args)
+    else:
+        _validate_displacements(args)
+
+
+def _validate_displacements(args: Mapping[str, Any]) -> None:
+    head = args["output_model"]
+    _require(head == "Displacement", "output_model", head, "Displacement (dkmp-r predicts no energy)")
+    _require(not args["derivative"], "derivative", args["derivative"], "false (dkmp-r has no forces)")
+    # torchmd-net would take mean and deviation over the components of all displacements together.
+    standardize = args.get("standardize", False)
+    _require(not standardize, "standardize", standardize, "false (use displacement_scale instead)")
+    scale = args.get("displacement_scale", 1.0)
+    _require(float(scale) > 0, "displacement_scale", scale, "a positive length in angstrom")
+    waves = args.get("num_frequencies", 32)
+    _require(isinstance(waves, int) and waves >= 0, "num_frequencies", waves, "an integer of at least 0")
+    box = args.get("box_vecs")
+    _require(
+        args["max_num_neighbors"] >= args["num_layers"],
+        "max_num_neighbors",
+        args["max_num_neighbors"],
+        f"at least one neighbour for each of the {args['num_layers']} layers",
+    )
+    _require(box is None or len(box) == 3, "box_vecs", box, "three box vectors")
 
 
 def _validate_shells(args: Mapping[str, Any]) -> None:

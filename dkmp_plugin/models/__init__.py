@@ -4,5 +4,6 @@ Nothing here imports torchmd-net's training code or OpenMM.
 """
 
 from dkmp_plugin.models.dkmp_c import DKMPC
+from dkmp_plugin.models.dkmp_r import DKMPR
 
-__all__ = ["DKMPC"]
+__all__ = ["DKMPC", "DKMPR"]

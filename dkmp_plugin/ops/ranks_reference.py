@@ -1,4 +1,4 @@
-"""Nearest neighbours in order of distance, in pure ATen: the definition native searches are tested against."""
+"""Nearest neighbours in order of distance, in pure ATen: what native searches are tested against."""
 
 from typing import Optional
 

@@ -10,6 +10,9 @@ from torchmdnet.models.utils import dtype_mapping
 
 from dkmp_plugin.config import shell_settings, validate
 from dkmp_plugin.models.dkmp_c import DKMPC
+from dkmp_plugin.models.dkmp_r import DKMPR
+from dkmp_plugin.training.displacement import Displacement
+from dkmp_plugin.training.displacement_model import DisplacementModel
 
 
 def create_dkmp_model(
@@ -27,7 +30,8 @@ def create_dkmp_model(
         std: Standard deviation of the training energies, shape ().
 
     Returns:
-        The whole model: ``model(z, pos, batch, box) -> (energy, forces)``.
+        The whole model: ``model(z, pos, batch, box) -> (energy, forces)``; of ``dkmp-r``
+        ``-> (displacements, empty)``.
 
     Raises:
         ValueError: If a hyper-parameter is impossible.
@@ -37,6 +41,11 @@ def create_dkmp_model(
     representation = create_representation(args, dtype)
     if args["prior_model"] and prior_model is None:
         prior_model = create_prior_models(args)
+    if isinstance(representation, DKMPR):
+        scale = float(args.get("displacement_scale", 1.0))
+        width, activation = args["embedding_dimension"], args["activation"]
+        displacement = Displacement(width, activation, dtype=dtype, displacement_scale=scale)
+        return DisplacementModel(representation, displacement, dtype=dtype)
     head = getattr(output_modules, "Equivariant" + args["output_model"])(
         args["embedding_dimension"],
         activation=args["activation"],
@@ -55,8 +64,22 @@ def create_dkmp_model(
 
 
 def create_representation(args: Dict[str, Any], dtype: torch.dtype) -> nn.Module:
-    """The representation model (``dkmp-c``) that the hyper-parameters name."""
+    """The representation model (``dkmp-c`` or ``dkmp-r``) that the hyper-parameters name."""
     box = args.get("box_vecs")
+    if args["model"] == "dkmp-r":
+        return DKMPR(
+            hidden_channels=args["embedding_dimension"],
+            num_layers=args["num_layers"],
+            num_heads=args["num_heads"],
+            num_neighbors=args["max_num_neighbors"],
+            activation=args["activation"],
+            max_z=args["max_z"],
+            canonical_frame=args.get("canonical_frame", "principal"),
+            attention_variant=args.get("attention_variant", "split"),
+            num_frequencies=args.get("num_frequencies", 32),
+            box_vecs=None if box is None else torch.tensor(box, dtype=dtype),
+            dtype=dtype,
+        )
     num_shells, shell_overlap = shell_settings(args)
     return DKMPC(
         hidden_channels=args["embedding_dimension"],

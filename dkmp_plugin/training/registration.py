@@ -79,12 +79,13 @@ def extend_lightning_module(module: Any) -> None:
 
 
 def extend_data_module(module: Any) -> None:
-    """torchmdnet.data: what the dataset declares must agree with the configuration."""
+    """torchmdnet.data: the dataset's own split counts; what it declares must agree with the configuration."""
     setup_torchmdnet = module.DataModule.setup
 
     @functools.wraps(setup_torchmdnet)
     def setup(self, stage):
         result = setup_torchmdnet(self, stage)
+        _use_split_of_dataset(self)
         if _is_dkmp(dict(self.hparams)):
             declared = (getattr(self.dataset, "metadata", None) or {}).get("energy_unit")
             asked = self.hparams.get("energy_unit")
@@ -96,6 +97,22 @@ def extend_data_module(module: Any) -> None:
         return result
 
     module.DataModule.setup = setup
+
+
+def _use_split_of_dataset(data_module: Any) -> None:
+    """Trajectory datasets split by whole runs, which torchmd-net's random split would mix."""
+    split = getattr(data_module.dataset, "split_indices", None)
+    if split is None or data_module.hparams["splits"] is not None:
+        return
+    for part, indices in zip(("train", "val", "test"), split, strict=True):
+        setattr(data_module, f"idx_{part}", indices)
+        setattr(
+            data_module, f"{part}_dataset", data_module.train_dataset.__class__(data_module.dataset, indices)
+        )
+    sizes = ", ".join(
+        f"{part} {len(indices)}" for part, indices in zip(("train", "val", "test"), split, strict=True)
+    )
+    print(f"split by the dataset: {sizes}")
 
 
 def extend_configuration_files(module: Any) -> None:

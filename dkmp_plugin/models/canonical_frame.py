@@ -1,0 +1,54 @@
+"""Centroids and canonical frames: what makes DKMP^R exactly translation- and rotation-equivariant."""
+
+import torch
+from torch import Tensor
+
+CANONICAL_FRAMES = ("none", "principal")
+
+
+def count_systems(batch: Tensor) -> int:
+    """Number of systems in a batch of at least one atom; batch is (N,) and non-decreasing."""
+    return int(batch[-1]) + 1
+
+
+def centroids(pos: Tensor, batch: Tensor, num_systems: int) -> Tensor:
+    """Unweighted mean position of each system, (B, 3) in Å.
+
+    Args:
+        pos: (N, 3) in Å.
+        batch: (N,) system of each atom.
+        num_systems: B.
+    """
+    ones = torch.ones(pos.size(0), 1, dtype=pos.dtype, device=pos.device)
+    sums = torch.zeros(num_systems, 3, dtype=pos.dtype, device=pos.device).index_add(0, batch, pos)
+    sizes = torch.zeros(num_systems, 1, dtype=pos.dtype, device=pos.device).index_add(0, batch, ones)
+    return sums / sizes.clamp(min=1)
+
+
+def principal_frames(centered: Tensor, batch: Tensor, num_systems: int) -> Tensor:
+    """Principal axes of each system, oriented by the third moments along the two longest axes.
+
+    The frame turns with the system (``frames(x R^T) = R frames(x)``), so coordinates in it are invariant to
+    rotation. It is undefined where two variances or a third moment coincide, which no flexible molecule does;
+    symmetric toy structures may. Not differentiated: the frame is an input convention, not a prediction.
+
+    Args:
+        centered: (N, 3) positions relative to their system's centroid, in Å.
+        batch: (N,) system of each atom.
+        num_systems: B.
+
+    Returns:
+        (B, 3, 3) rotations whose columns are the axes, shortest first; right-handed.
+    """
+    precise = centered.detach().double()
+    shape = [num_systems, 3, 3]
+    products = precise.unsqueeze(2) * precise.unsqueeze(1)
+    covariance = torch.zeros(shape, dtype=precise.dtype, device=precise.device).index_add(0, batch, products)
+    axes = torch.linalg.eigh(covariance)[1]
+    along = torch.bmm(precise.unsqueeze(1), axes.index_select(0, batch)).squeeze(1)
+    moments = torch.zeros(num_systems, 3, dtype=precise.dtype, device=precise.device)
+    moments = moments.index_add(0, batch, along * along * along)
+    signs = torch.where(moments < 0, -torch.ones_like(moments), torch.ones_like(moments))
+    axes = axes * signs.unsqueeze(1)
+    shortest = torch.linalg.cross(axes[:, :, 1], axes[:, :, 2], dim=1)
+    return torch.stack([shortest, axes[:, :, 1], axes[:, :, 2]], 2).to(centered.dtype)

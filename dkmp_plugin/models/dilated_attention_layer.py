@@ -1,0 +1,91 @@
+"""One layer of DKMP^R: dilated graph attention over one shell of distance ranks (paper, section 3.2.2)."""
+
+import torch
+from torch import Tensor, nn
+from torchmdnet.models.utils import act_class_mapping
+
+from dkmp_plugin.ops.attention_reference import dilated_attention
+
+ATTENTION_VARIANTS = ("split", "literal")
+
+
+class DilatedAttentionLayer(nn.Module):
+    """Scalar cross-attention and vector self-attention over K neighbours, then a feed-forward block.
+
+    Queries and values come from the structure features, keys of the scalar attention from the element
+    features, keys of the vector attention from the structure features; only the structure features change.
+    The paper leaves open how the two attentions combine; both choices here run as one call of the op:
+
+    - ``split`` (default): half of the heads attend by elements, half by structure; a learned factor scales
+      the distance in the logits; pre-norm residual blocks.
+    - ``literal``: every head attends both ways and the two results are added; the distance in Å enters the
+      logits as it is, ``softmax((q.k + dist) / sqrt(d))``; post-norm residual blocks.
+
+    Args:
+        hidden_channels: Width d.
+        num_heads: Heads; an even divisor of d for ``split``.
+        activation: torchmd-net name of the activation.
+        variant: ``split`` or ``literal``.
+    """
+
+    def __init__(self, hidden_channels: int, num_heads: int, activation: str, variant: str) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.literal = variant == "literal"
+        key_channels = hidden_channels if self.literal else hidden_channels // 2
+        self.norm_attention = nn.LayerNorm(hidden_channels)
+        self.query = nn.Linear(hidden_channels, hidden_channels)
+        self.element_key = nn.Linear(hidden_channels, key_channels)
+        self.structure_key = nn.Linear(hidden_channels, key_channels)
+        self.value = nn.Linear(hidden_channels, hidden_channels)
+        self.output = nn.Linear(hidden_channels, hidden_channels)
+        self.norm_feed_forward = nn.LayerNorm(hidden_channels)
+        self.feed_forward = nn.Sequential(
+            nn.Linear(hidden_channels, 2 * hidden_channels),
+            act_class_mapping[activation](),
+            nn.Linear(2 * hidden_channels, hidden_channels),
+        )
+        initial = torch.tensor(1.0 if self.literal else -0.3)
+        self.distance_factor = nn.Parameter(initial, requires_grad=not self.literal)
+
+    def reset_parameters(self) -> None:
+        """Draw all weights anew."""
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.LayerNorm)):
+                module.reset_parameters()
+        nn.init.constant_(self.distance_factor, 1.0 if self.literal else -0.3)
+
+    def _attend(self, structure: Tensor, elements: Tensor, neighbors: Tensor, distance: Tensor) -> Tensor:
+        num_atoms, channels = structure.shape
+        heads = [num_atoms, self.num_heads, channels // self.num_heads]
+        query, value = self.query(structure).view(heads), self.value(structure).view(heads)
+        keys = torch.cat([self.element_key(elements), self.structure_key(structure)], 1)
+        bias = self.distance_factor * distance
+        if self.literal:
+            keys = keys.view(num_atoms, 2 * self.num_heads, channels // self.num_heads)
+            query, value = torch.cat([query, query], 1), torch.cat([value, value], 1)
+            both = dilated_attention(query, keys, value, neighbors, bias)
+            mixed = both[:, : self.num_heads] + both[:, self.num_heads :]
+        else:
+            mixed = dilated_attention(query, keys.view(heads), value, neighbors, bias)
+        return self.output(mixed.reshape(num_atoms, channels))
+
+    def forward(self, structure: Tensor, elements: Tensor, neighbors: Tensor, distance: Tensor) -> Tensor:
+        """Update the structure features.
+
+        Args:
+            structure: (N, d) features X.
+            elements: (N, d) features S.
+            neighbors: (N, K) int64 atom indices, -1 for none.
+            distance: (N, K) in Å; anything finite where there is no neighbour.
+
+        Returns:
+            (N, d).
+        """
+        if self.literal:
+            attended = self._attend(structure, elements, neighbors, distance)
+            structure = self.norm_attention(structure + attended)
+            return self.norm_feed_forward(structure + self.feed_forward(structure))
+        attended = self._attend(self.norm_attention(structure), elements, neighbors, distance)
+        structure = structure + attended
+        return structure + self.feed_forward(self.norm_feed_forward(structure))

@@ -1,0 +1,298 @@
+"""DKMP^R: dilated graph attention over distance ranks, structure to structure (paper, section 3.2.2).
+
+A propagator: it predicts the displacement to the next frame of a trajectory, not the gradient of an energy.
+"""
+
+from typing import List, Optional, Tuple
+
+import torch
+from torch import Tensor, nn
+from torchmdnet.models.utils import act_class_mapping
+
+from dkmp_plugin.models.canonical_frame import (
+    CANONICAL_FRAMES,
+    centroids,
+    count_systems,
+    principal_frames,
+)
+from dkmp_plugin.models.dilated_attention_layer import ATTENTION_VARIANTS, DilatedAttentionLayer
+from dkmp_plugin.ops.ranks_reference import distance_ranks, minimum_image
+
+# Wave lengths of the coordinate embedding are drawn around 2 pi / 0.3 Å: about the size of a residue.
+_FREQUENCY_SCALE = 0.3
+
+
+class RankedGraph(nn.Module):
+    """Distance ranks of a structure, and the constant box of torchmd-net's ``box_vecs``.
+
+    ``torchmdnet.models.model.load_model`` expects the box as ``representation_model.distance.box``.
+
+    Args:
+        num_neighbors: Columns M of the ranks.
+        box: Constant box vectors as rows, (3, 3) in Å, or None.
+    """
+
+    box: Tensor
+
+    def __init__(self, num_neighbors: int, box: Optional[Tensor]) -> None:
+        super().__init__()
+        self.num_neighbors = num_neighbors
+        self.has_constant_box = box is not None
+        self.register_buffer("box", torch.zeros(3, 3) if box is None else box)
+
+    def choose_box(self, box: Optional[Tensor]) -> Optional[Tensor]:
+        """The box of this call, or else the constant one, or None."""
+        if box is None and self.has_constant_box:
+            return self.box
+        return box
+
+    def forward(self, pos: Tensor, batch: Tensor, box: Optional[Tensor]) -> Tensor:
+        """Ranks (N, M) int64; see :func:`dkmp_plugin.ops.ranks_reference.distance_ranks`."""
+        return distance_ranks(pos.detach(), self.num_neighbors, batch, self.choose_box(box))
+
+
+class CoordinateEmbedding(nn.Module):
+    """Structure features from centred coordinates (and, unless literal, from the element).
+
+    A linear map of three numbers cannot tell neighbouring atoms apart to thermal precision, so the
+    coordinates also enter as sines and cosines at random fixed frequencies (Tancik et al. 2020). With
+    ``num_frequencies = 0`` the embedding is the paper's linear one.
+
+    Args:
+        hidden_channels: Width d.
+        num_frequencies: Number of random plane waves.
+        activation: torchmd-net name of the activation.
+    """
+
+    waves: Tensor
+
+    def __init__(self, hidden_channels: int, num_frequencies: int, activation: str) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        waves = torch.randn(3, num_frequencies, generator=generator) * _FREQUENCY_SCALE
+        self.register_buffer("waves", waves)
+        self.linear = num_frequencies == 0
+        inputs = 3 if self.linear else 3 + 2 * num_frequencies + hidden_channels
+        self.first = nn.Linear(inputs, hidden_channels if self.linear else 2 * hidden_channels)
+        self.activation = act_class_mapping[activation]()
+        self.second = nn.Identity() if self.linear else nn.Linear(2 * hidden_channels, hidden_channels)
+
+    def reset_parameters(self) -> None:
+        """Draw all weights anew; the frequencies stay."""
+        self.first.reset_parameters()
+        if isinstance(self.second, nn.Linear):
+            self.second.reset_parameters()
+
+    def forward(self, coordinates: Tensor, elements: Tensor) -> Tensor:
+        """Features (N, d) of coordinates (N, 3) in Å and element features (N, d)."""
+        nanometres = 0.1 * coordinates
+        if self.linear:
+            return self.first(nanometres)
+        phases = coordinates @ self.waves
+        inputs = torch.cat([nanometres, torch.sin(phases), torch.cos(phases), elements], 1)
+        return self.second(self.activation(self.first(inputs)))
+
+
+class DKMPR(nn.Module):
+    """Dilated structure-to-structure network.
+
+    Layer l of L attends over the neighbours of ranks ``(l K, (l + 1) K]``, ``K = M // L`` (paper, eq. 4).
+    Coordinates are taken relative to the centroid of each system, so the prediction is exactly translation-
+    equivariant. With ``canonical_frame = "principal"`` they are also turned into the principal axes, and the
+    output head turns its displacements back: exactly rotation-equivariant. Without it the model must be shown
+    structures in one common orientation (superposed), or learn from rotated copies.
+
+    With a box, ranks and distances are those of the nearest periodic image; the centroid is that of the
+    positions as given, so molecules must be whole.
+
+    Args:
+        hidden_channels: Width d.
+        num_layers: L.
+        num_heads: Attention heads; see :class:`DilatedAttentionLayer`.
+        num_neighbors: M, at least L.
+        activation: torchmd-net name of the activation.
+        max_z: Largest atomic number + 1.
+        canonical_frame: ``none`` or ``principal``.
+        attention_variant: ``split`` or ``literal``.
+        num_frequencies: Plane waves of the coordinate embedding; 0 for the paper's linear embedding.
+        box_vecs: Constant box, (3, 3) in Å, or None.
+        dtype: Of the parameters.
+
+    Attributes:
+        trained_elements: (max_z,) bool, the atomic numbers seen in training.
+
+    Raises:
+        ValueError: a setting is impossible.
+    """
+
+    trained_elements: Tensor
+
+    def __init__(
+        self,
+        hidden_channels: int = 128,
+        num_layers: int = 6,
+        num_heads: int = 8,
+        num_neighbors: int = 192,
+        activation: str = "silu",
+        max_z: int = 100,
+        canonical_frame: str = "principal",
+        attention_variant: str = "split",
+        num_frequencies: int = 32,
+        box_vecs: Optional[Tensor] = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        _check_settings(
+            hidden_channels, num_layers, num_heads, num_neighbors, canonical_frame, attention_variant
+        )
+        self.hidden_channels = hidden_channels
+        self.neighbors_per_layer = num_neighbors // num_layers
+        self.use_frame = canonical_frame == "principal"
+        self.distance = RankedGraph(self.neighbors_per_layer * num_layers, box_vecs)
+        self.embedding = nn.Embedding(max_z, hidden_channels)
+        self.coordinate_embedding = CoordinateEmbedding(hidden_channels, num_frequencies, activation)
+        self.layers = nn.ModuleList(
+            DilatedAttentionLayer(hidden_channels, num_heads, activation, attention_variant)
+            for _ in range(num_layers)
+        )
+        self.register_buffer("trained_elements", torch.zeros(max_z, dtype=torch.bool))
+        self.reset_parameters()
+        self.to(dtype)
+
+    def reset_parameters(self) -> None:
+        """Draw all weights anew."""
+        self.trained_elements.zero_()
+        self.embedding.reset_parameters()
+        self.coordinate_embedding.reset_parameters()
+        for layer in self.layers:
+            assert isinstance(layer, DilatedAttentionLayer)
+            layer.reset_parameters()
+
+    def forward(
+        self,
+        z: Tensor,
+        pos: Tensor,
+        batch: Tensor,
+        box: Optional[Tensor] = None,
+        q: Optional[Tensor] = None,
+        s: Optional[Tensor] = None,
+    ) -> Tuple[Tensor, Optional[Tensor], Tensor, Tensor, Tensor]:
+        """Features of a structure whose own distances give the ranks.
+
+        Args:
+            z: (N,) int64 atomic numbers.
+            pos: (N, 3) in Å.
+            batch: (N,) int64 system of each atom, non-decreasing.
+            box: (3, 3) or (B, 3, 3) box vectors as rows in Å, or None.
+            q: Unused (torchmd-net passes total charges here).
+            s: Unused (torchmd-net passes spins here).
+
+        Returns:
+            features (N, d) in the canonical frame; the frame of each atom's system (N, 3, 3), columns are
+            its axes, or None; and z, pos, batch as given.
+        """
+        return self.encode(z, pos, batch, self.distance(pos, batch, box), box)
+
+    @torch.jit.export
+    def encode(
+        self, z: Tensor, pos: Tensor, batch: Tensor, neighbors: Tensor, box: Optional[Tensor] = None
+    ) -> Tuple[Tensor, Optional[Tensor], Tensor, Tensor, Tensor]:
+        """Features of a structure with known ranks, as of the first frame of a trajectory (appendix E).
+
+        Args:
+            z: (N,) int64 atomic numbers.
+            pos: (N, 3) in Å.
+            batch: (N,) int64 system of each atom, non-decreasing.
+            neighbors: (N, at least M) int64 ranks, -1 for none.
+            box: (3, 3) or (B, 3, 3) box vectors as rows in Å, or None.
+
+        Returns:
+            As :meth:`forward`.
+
+        Raises:
+            ValueError: neighbors has fewer columns than the model uses.
+        """
+        if neighbors.size(1) < self.distance.num_neighbors:
+            raise ValueError(
+                f"DKMPR: neighbors has {neighbors.size(1)} columns, the model uses "
+                f"{self.distance.num_neighbors}; rank at least max_num_neighbors neighbours"
+            )
+        if self.training:
+            self.trained_elements[z] = True
+        frame: Optional[Tensor] = None
+        coordinates = pos
+        if pos.size(0) > 0:
+            num_systems = count_systems(batch)
+            coordinates = pos - centroids(pos, batch, num_systems).index_select(0, batch)
+            if self.use_frame:
+                frame = principal_frames(coordinates, batch, num_systems).index_select(0, batch)
+                coordinates = torch.bmm(coordinates.unsqueeze(1), frame).squeeze(1)
+        elements = self.embedding(z)
+        structure = self.coordinate_embedding(coordinates, elements)
+        first = 0
+        for layer in self.layers:
+            columns = neighbors[:, first : first + self.neighbors_per_layer].contiguous()
+            distance = self._distances(pos, columns, batch, box)
+            structure = layer(structure, elements, columns, distance)
+            first += self.neighbors_per_layer
+        return structure, frame, z, pos, batch
+
+    def _distances(self, pos: Tensor, neighbors: Tensor, batch: Tensor, box: Optional[Tensor]) -> Tensor:
+        """Distances (N, K) in Å from each atom to its neighbours; 0 where there is none."""
+        box = self.distance.choose_box(box)
+        senders = neighbors.clamp(min=0).flatten()
+        vector = pos.index_select(0, senders).view(neighbors.size(0), -1, 3) - pos.unsqueeze(1)
+        if box is not None:
+            vector = _minimum_images(vector, batch, box.to(pos.dtype))
+        squared = (vector * vector).sum(2).masked_fill(neighbors < 0, 0.0)
+        # The square root has an infinite slope at 0.
+        apart = squared > 0.0
+        length = torch.sqrt(torch.where(apart, squared, torch.ones_like(squared)))
+        return torch.where(apart, length, torch.zeros_like(length))
+
+
+def _minimum_images(vector: Tensor, batch: Tensor, box: Tensor) -> Tensor:
+    """Nearest periodic images of vectors (N, K, 3) of a batch with one common box or one per system."""
+    if box.dim() == 2:
+        return minimum_image(vector, box)
+    images: List[Tensor] = []
+    first = 0
+    sizes = torch.bincount(batch, minlength=box.size(0))
+    for system in range(box.size(0)):
+        stop = first + int(sizes[system])
+        images.append(minimum_image(vector[first:stop], box[system]))
+        first = stop
+    return torch.cat(images)
+
+
+def _check_settings(
+    hidden_channels: int,
+    num_layers: int,
+    num_heads: int,
+    num_neighbors: int,
+    canonical_frame: str,
+    attention_variant: str,
+) -> None:
+    if canonical_frame not in CANONICAL_FRAMES:
+        raise ValueError(
+            f"canonical_frame: {canonical_frame!r} was given, one of {CANONICAL_FRAMES} is expected"
+        )
+    if attention_variant not in ATTENTION_VARIANTS:
+        raise ValueError(
+            f"attention_variant: {attention_variant!r} was given, one of {ATTENTION_VARIANTS} is expected"
+        )
+    if num_layers < 1 or num_neighbors < num_layers:
+        raise ValueError(
+            f"max_num_neighbors: {num_neighbors} was given, at least one neighbour for each of the "
+            f"{num_layers} layers is expected"
+        )
+    if hidden_channels % num_heads != 0:
+        raise ValueError(
+            f"num_heads: {num_heads} was given, a divisor of embedding_dimension "
+            f"({hidden_channels}) is expected"
+        )
+    if attention_variant == "split" and num_heads % 2 != 0:
+        raise ValueError(
+            f"num_heads: {num_heads} was given, an even number is expected (half of the heads attend by "
+            "elements, half by structure)"
+        )
