@@ -5,10 +5,14 @@
 
 from typing import Dict
 
+from dkmp_plugin.datasets.adk import DKMPAdK
 from dkmp_plugin.datasets.labels_hdf5 import DKMPHDF5
+from dkmp_plugin.datasets.trajectory import DKMPTrajectory
 
 REGISTRY: Dict[str, type] = {
     "DKMPHDF5": DKMPHDF5,
+    "DKMPAdK": DKMPAdK,
+    "DKMPTrajectory": DKMPTrajectory,
 }
 
-__all__ = ["DKMPHDF5", "REGISTRY"]
+__all__ = ["DKMPHDF5", "REGISTRY", "DKMPAdK", "DKMPTrajectory"]

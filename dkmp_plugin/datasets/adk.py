@@ -1,0 +1,136 @@
+"""Adenylate kinase (3341 atoms) in two protocols: ``dataset: DKMPAdK``."""
+
+import importlib.util
+from pathlib import Path
+from typing import List, Tuple
+
+from dkmp_plugin.datasets.frame_pairs import FramePairs
+from dkmp_plugin.datasets.trajectory import superpose_runs
+from dkmp_plugin.datasets.trajectory_files import Run, load_runs, load_topology
+
+PROTOCOLS = ("dims", "equilibrium")
+EQUILIBRIUM_SOURCE = (
+    "https://www.mdanalysis.org/MDAnalysisData/adk_equilibrium.html (MDAnalysisData.datasets."
+    "fetch_adk_equilibrium(): adk4AKE.psf and 1ake_007-nowater-core-dt240ps.dcd)"
+)
+EQUILIBRIUM_FILES = ("adk4AKE.psf", "1ake_007-nowater-core-dt240ps.dcd")
+
+
+def dims_test_files() -> Tuple[Path, Path, Path]:
+    """Topology and the two DIMS runs of the PyPI package MDAnalysisTests.
+
+    Raises:
+        ValueError: the package is not installed.
+    """
+    # Found without importing it: the package itself would import MDAnalysis.
+    package = importlib.util.find_spec("MDAnalysisTests")
+    if package is None or not package.submodule_search_locations:
+        raise ValueError(
+            "DKMPAdK: DIMS runs 1 and 2 come with the package MDAnalysisTests, which is not installed; "
+            "run: pip install --no-deps MDAnalysisTests"
+        )
+    data = Path(next(iter(package.submodule_search_locations))) / "data"
+    return data / "adk.psf", data / "adk_dims.dcd", data / "adk_dims2.dcd"
+
+
+class DKMPAdK(FramePairs):
+    """Frame pairs of adenylate kinase.
+
+    - ``dims``: biased transition paths (dynamic importance sampling, closed to open, CHARMM22, implicit
+      solvent; about 100 frames each). Training: runs 1 and 2 of MDAnalysisTests; validation and test: the
+      DCD files in ``root`` named by ``val`` and ``test``.
+    - ``equilibrium``: the benchmark of EGHN: 4,187 frames of ``root/1ake_007-nowater-core-dt240ps.dcd``,
+      split chronologically 60/20/20.
+
+    These protocols are different dynamics: numbers of one say nothing about the other.
+
+    Args:
+        root: folder of the files that do not come with MDAnalysisTests (torchmd-train's ``dataset_root``).
+        protocol: ``dims`` or ``equilibrium``.
+        selection: ``full`` (3341 atoms), ``backbone`` (855), ``heavy``, or mdtraj's selection language.
+        lag: frames between input and target.
+        val: DIMS files in ``root`` for validation; ``run1`` or ``run2`` moves that run out of training.
+        test: DIMS files in ``root`` for test, in the same way.
+        superpose: see :func:`dkmp_plugin.datasets.trajectory.superpose_runs`.
+        num_neighbors: see :class:`FramePairs`.
+        rerank_interval: see :class:`FramePairs`.
+        augment_rotation: see :class:`FramePairs`.
+        augment_noise: see :class:`FramePairs`.
+
+    Raises:
+        ValueError: unknown protocol, missing files (the message says where they come from), or as
+            :class:`dkmp_plugin.datasets.trajectory.DKMPTrajectory`.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        protocol: str = "dims",
+        selection: str = "full",
+        lag: int = 1,
+        val: Tuple[str, ...] = ("dims_002.dcd",),
+        test: Tuple[str, ...] = (),
+        superpose: str = "none",
+        num_neighbors: int = 0,
+        rerank_interval: int = 0,
+        augment_rotation: bool = False,
+        augment_noise: float = 0.0,
+    ) -> None:
+        folder = Path(root).expanduser()
+        if protocol == "dims":
+            parts = _dims_runs(folder, selection, tuple(val), tuple(test))
+        elif protocol == "equilibrium":
+            parts = _equilibrium_runs(folder, selection)
+        else:
+            raise ValueError(f"protocol: {protocol!r} was given, one of {', '.join(PROTOCOLS)} is expected")
+        reference = parts[0][0]
+        train, validation, held_out = (superpose_runs(part, reference, superpose) for part in parts)
+        super().__init__(
+            (train, validation, held_out),
+            lag,
+            num_neighbors,
+            rerank_interval,
+            augment_rotation,
+            augment_noise,
+            {"system": "adenylate kinase", "protocol": protocol, "selection": selection},
+        )
+
+
+def _dims_runs(folder: Path, selection: str, val: Tuple[str, ...], test: Tuple[str, ...]) -> List[List[Run]]:
+    psf, first, second = dims_test_files()
+    topology = load_topology(psf)
+    packaged = {"run1": first, "run2": second}
+    held_out = [packaged.get(name, folder / name) for name in (*val, *test)]
+    train = [path for path in packaged.values() if path not in held_out]
+    return [
+        [run for path in paths for run in load_runs(path, topology, selection)]
+        for paths in (train, held_out[: len(val)], held_out[len(val) :])
+    ]
+
+
+def _equilibrium_runs(folder: Path, selection: str) -> List[List[Run]]:
+    psf, dcd = (folder / name for name in EQUILIBRIUM_FILES)
+    for path in (psf, dcd):
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file; download it from {EQUILIBRIUM_SOURCE}")
+    runs = load_runs(dcd, load_topology(psf), selection)
+    if len(runs) != 1:
+        raise ValueError(f"{dcd}: {len(runs)} runs were found, one uninterrupted run is expected")
+    return [[part] for part in chronological_parts(runs[0])]
+
+
+def chronological_parts(run: Run, fractions: Tuple[float, float] = (0.6, 0.2)) -> List[Run]:
+    """A run cut into a training, a validation and a test part, in this order in time.
+
+    Args:
+        run: the run.
+        fractions: shares of training and validation; the rest is test.
+    """
+    total = len(run.positions)
+    first = round(fractions[0] * total)
+    second = round((fractions[0] + fractions[1]) * total)
+    parts: List[Run] = []
+    for name, start, stop in (("train", 0, first), ("val", first, second), ("test", second, total)):
+        boxes = None if run.boxes is None else run.boxes[start:stop]
+        parts.append(Run(f"{run.name} ({name})", run.numbers, run.positions[start:stop], boxes))
+    return parts

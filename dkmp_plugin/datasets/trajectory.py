@@ -1,0 +1,98 @@
+"""torchmd-net dataset over any trajectory that mdtraj reads: ``dataset: DKMPTrajectory``."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import List, Sequence
+
+from dkmp_plugin.datasets.frame_pairs import FramePairs
+from dkmp_plugin.datasets.trajectory_files import Run, load_runs, load_topology, same_atoms, superpose
+
+SUPERPOSITIONS = ("none", "runs", "frames")
+
+
+def superpose_runs(runs: Sequence[Run], reference: Run, how: str) -> List[Run]:
+    """Moves runs of one system into the orientation of the first frame of a reference run.
+
+    Args:
+        runs: the runs.
+        reference: a run of the same system.
+        how: ``none``; ``runs`` (one rigid motion per run, fitted to its first frame); ``frames`` (every frame
+            by itself, which removes overall tumbling).
+
+    Raises:
+        ValueError: unknown ``how``, or runs of different systems.
+    """
+    if how not in SUPERPOSITIONS:
+        raise ValueError(f"superpose: {how!r} was given, one of {', '.join(SUPERPOSITIONS)} is expected")
+    if how == "none":
+        return list(runs)
+    if not same_atoms([reference, *runs]):
+        raise ValueError("superpose: the runs are of different systems; use superpose: none")
+    start = reference.positions[0]
+    return [replace(run, positions=superpose(run.positions, start, how == "frames")) for run in runs]
+
+
+class DKMPTrajectory(FramePairs):
+    """Frame pairs of trajectories of one or several systems with one topology.
+
+    Whole runs go to training, validation or test. A file that holds several replicas one after the other is
+    taken apart where time does not advance or atoms jump; frames are never paired across such a border.
+    The selected atoms of all frames are kept in memory (12 bytes per atom and frame).
+
+    Args:
+        root: folder that the other paths are relative to (torchmd-train's ``dataset_root``).
+        topology: topology file (PDB, PSF, prmtop, GRO, ...).
+        train: trajectory files; ``FILE#2`` takes only the third run in a file.
+        val: the same for validation.
+        test: the same for test.
+        lag: frames between input and target.
+        selection: ``full``, ``backbone``, ``heavy``, ``protein+ligand``, or mdtraj's selection language.
+        stride: keep every stride-th frame.
+        superpose: ``none``, ``runs`` or ``frames``; see :func:`superpose_runs`.
+        periodic: hand the periodic box to the model.
+        num_neighbors: see :class:`FramePairs`.
+        rerank_interval: see :class:`FramePairs`.
+        augment_rotation: see :class:`FramePairs`.
+        augment_noise: see :class:`FramePairs`.
+
+    Raises:
+        ValueError: files that are missing, damaged or do not belong together, a selection that matches
+            nothing, a lag longer than a run, NaN positions, molecules cut by the box, or nm taken for Å.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        topology: str,
+        train: Sequence[str],
+        val: Sequence[str] = (),
+        test: Sequence[str] = (),
+        lag: int = 1,
+        selection: str = "full",
+        stride: int = 1,
+        superpose: str = "none",
+        periodic: bool = False,
+        num_neighbors: int = 0,
+        rerank_interval: int = 0,
+        augment_rotation: bool = False,
+        augment_noise: float = 0.0,
+    ) -> None:
+        folder = Path(root).expanduser()
+        chemistry = load_topology(folder / topology)
+        parts: List[List[Run]] = []
+        for files in (train, val, test):
+            names = [files] if isinstance(files, str) else files
+            found = [load_runs(folder / name, chemistry, selection, stride, periodic) for name in names]
+            runs = [run for of_file in found for run in of_file]
+            if runs:
+                runs = superpose_runs(runs, parts[0][0] if parts and parts[0] else runs[0], superpose)
+            parts.append(runs)
+        super().__init__(
+            (parts[0], parts[1], parts[2]),
+            lag,
+            num_neighbors,
+            rerank_interval,
+            augment_rotation,
+            augment_noise,
+            {"selection": selection, "stride": stride, "superpose": superpose},
+        )
