@@ -122,7 +122,7 @@ class DilatedLayer(nn.Module):
         self.geometry = geometry
         self.message_scale = geometry.message_scale()
         self.filters = RadialFilters(
-            4 * d, rbf_type, num_rbf, geometry.start, geometry.end, trainable_rbf, dtype
+            4 * d, rbf_type, num_rbf, geometry.start, geometry.end, geometry.cutoff, trainable_rbf, dtype
         )
         self.norm = nn.LayerNorm(d, dtype=dtype)
         self.query_key = nn.Linear(d, 2 * d, dtype=dtype)
@@ -220,7 +220,7 @@ class NeighborEmbedding(nn.Module):
         self.embedding = nn.Embedding(max_z, d, dtype=dtype)
         self.neighbor_values = nn.Embedding(max_z, 3 * d, dtype=dtype)
         self.filters = RadialFilters(
-            4 * d, rbf_type, num_rbf, geometry.start, geometry.end, trainable_rbf, dtype
+            4 * d, rbf_type, num_rbf, geometry.start, geometry.end, geometry.cutoff, trainable_rbf, dtype
         )
         self.combine = nn.Linear(2 * d, d, dtype=dtype)
         self.reset_parameters()

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-# Finer than the narrowest feature of 64 exponential-normal functions on a 2 Å shell.
+# In Å. Filters cannot vary faster than this, whatever the radial basis.
 _KNOT_SPACING = 0.1
 _SAMPLES_PER_INTERVAL = 4
 
@@ -40,10 +40,10 @@ def bspline_basis(distance: Tensor, lower: float, upper: float, num_coefficients
 
 
 class RadialBasis(nn.Module):
-    """``num_rbf`` functions of the distance, spread over one interval.
+    """``num_rbf`` functions of the distance, spread over one shell's interval.
 
-    ``expnorm``: exponential-normal functions (PhysNet, doi:10.1021/acs.jctc.9b00181), narrow where the
-    interval starts and wide where it ends. ``gauss``: equally spaced Gaussians. No cutoff is applied
+    ``expnorm``: exponential-normal functions (PhysNet, doi:10.1021/acs.jctc.9b00181), equally spaced in
+    exp(-5 r / cutoff), so they widen outwards. ``gauss``: equally spaced Gaussians. No cutoff is applied
     here: the shell's window does that.
 
     Args:
@@ -51,6 +51,7 @@ class RadialBasis(nn.Module):
         num_rbf: Number of functions.
         lower: Start of the interval in Å.
         upper: End of the interval in Å.
+        cutoff: Outer cutoff of the whole model in Å.
         trainable: Whether centres and widths are parameters.
         dtype: Floating-point type.
 
@@ -59,16 +60,24 @@ class RadialBasis(nn.Module):
     """
 
     def __init__(
-        self, rbf_type: str, num_rbf: int, lower: float, upper: float, trainable: bool, dtype: torch.dtype
+        self,
+        rbf_type: str,
+        num_rbf: int,
+        lower: float,
+        upper: float,
+        cutoff: float,
+        trainable: bool,
+        dtype: torch.dtype,
     ) -> None:
         super().__init__()
         if rbf_type not in ("expnorm", "gauss"):
             raise ValueError(f"rbf_type: {rbf_type!r} was given, 'expnorm' or 'gauss' is expected")
         self.lower = lower
         if rbf_type == "expnorm":
-            self.decay = 5.0 / (upper - lower)
-            centres = torch.linspace(math.exp(-5.0), 1.0, num_rbf, dtype=dtype)
-            width = 2.0 / num_rbf * (1.0 - math.exp(-5.0))
+            self.decay = 5.0 / cutoff
+            last = math.exp(-self.decay * (upper - lower))
+            centres = torch.linspace(last, 1.0, num_rbf, dtype=dtype)
+            width = 2.0 / num_rbf * (1.0 - last)
         else:
             self.decay = 0.0
             centres = torch.linspace(0.0, upper - lower, num_rbf, dtype=dtype)
@@ -101,6 +110,7 @@ class RadialFilters(nn.Module):
         num_rbf: Number of radial basis functions.
         lower: Start of the shell's interval in Å (its window included).
         upper: End of the shell's interval in Å.
+        cutoff: Outer cutoff of the whole model in Å.
         trainable_rbf: Whether the radial basis has parameters.
         dtype: Floating-point type.
     """
@@ -112,6 +122,7 @@ class RadialFilters(nn.Module):
         num_rbf: int,
         lower: float,
         upper: float,
+        cutoff: float,
         trainable_rbf: bool,
         dtype: torch.dtype,
     ) -> None:
@@ -123,7 +134,7 @@ class RadialFilters(nn.Module):
         # Constants of the architecture, rebuilt with it: not part of the checkpoint.
         self.register_buffer("samples", samples.to(dtype), persistent=False)
         self.register_buffer("projection", projection.to(dtype), persistent=False)
-        self.basis = RadialBasis(rbf_type, num_rbf, lower, upper, trainable_rbf, dtype)
+        self.basis = RadialBasis(rbf_type, num_rbf, lower, upper, cutoff, trainable_rbf, dtype)
         self.linear = nn.Linear(num_rbf, num_filters, dtype=dtype)
         self.reset_parameters()
 

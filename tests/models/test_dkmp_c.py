@@ -1,0 +1,124 @@
+"""DKMP^C: the contract of every potential, and what is its own."""
+
+import pytest
+import torch
+from torchmdnet.models.model import create_model
+
+from dkmp_plugin.models import DKMPC
+from tests.conftest import hyper_parameters
+from tests.models.contract import PotentialContract
+
+
+class TestSmoothShells(PotentialContract):
+    borders = (2.0 - 0.4, 2.0, 2.0 + 0.4, 4.0 - 0.4, 4.0, 4.0 + 0.4, 6.0)
+
+    def hyper_parameters(self, **changes):
+        return hyper_parameters(shell_overlap=0.8, **changes)
+
+    def create_model(self, dtype=torch.float64):
+        return create_model(self.hyper_parameters(precision=64 if dtype == torch.float64 else 32))
+
+
+class TestSeveralPasses(PotentialContract):
+    borders = (3.0 - 0.5, 3.0, 3.0 + 0.5, 6.0)
+
+    def hyper_parameters(self, **changes):
+        return hyper_parameters(num_shells=2, rbf_type="gauss", trainable_rbf=True, **changes)
+
+    def create_model(self, dtype=torch.float64):
+        return create_model(self.hyper_parameters(precision=64 if dtype == torch.float64 else 32))
+
+
+class TestHardShells(PotentialContract):
+    """The paper's partition: everything but continuity at the inner borders."""
+
+    borders = (6.0,)
+
+    def hyper_parameters(self, **changes):
+        return hyper_parameters(shell_overlap=0.0, **changes)
+
+    def create_model(self, dtype=torch.float64):
+        return create_model(self.hyper_parameters(precision=64 if dtype == torch.float64 else 32))
+
+
+def energy_of(model, distance):
+    z = torch.tensor([6, 8, 1])
+    pos = torch.tensor([[0.0, 0, 0], [0.7, 0.9, 0.2], [distance, 0, 0]], dtype=torch.float64)
+    return model(z, pos, torch.zeros_like(z))[0].item()
+
+
+@pytest.mark.parametrize(("overlap", "jumps"), [(0.0, True), (0.8, False)])
+def test_only_hard_borders_make_the_energy_jump(overlap, jumps):
+    torch.manual_seed(0)
+    model = create_model(hyper_parameters(shell_overlap=overlap)).eval()
+    change = abs(energy_of(model, 2.0 + 1e-9) - energy_of(model, 2.0 - 1e-9))
+    assert (change > 1e-6) == jumps
+
+
+def test_second_derivative_is_continuous_at_borders():
+    torch.manual_seed(0)
+    model = create_model(hyper_parameters(shell_overlap=0.8)).eval()
+
+    def curvature(distance, step=1e-3):
+        return (
+            energy_of(model, distance + step)
+            - 2 * energy_of(model, distance)
+            + energy_of(model, distance - step)
+        ) / step**2
+
+    for border in (1.6, 2.4, 3.6, 4.4, 6.0):
+        inside, outside = curvature(border - 3e-3), curvature(border + 3e-3)
+        typical = max(abs(curvature(r)) for r in (1.7, 2.0, 2.3, 3.9))
+        assert abs(outside - inside) < 0.1 * typical
+
+
+def test_layer_sees_its_shell_only():
+    """Beyond the first shell the first layer's messages vanish: the features of a far pair stay apart."""
+    torch.manual_seed(0)
+    model = DKMPC(
+        16, num_layers=1, num_shells=1, cutoff_upper=4.0, num_heads=4, max_z=10, dtype=torch.float64
+    )
+    z = torch.tensor([6, 6])
+    near, _, _, _, _ = model(
+        z, torch.tensor([[0.0, 0, 0], [3.0, 0, 0]], dtype=torch.float64), torch.zeros_like(z)
+    )
+    far, _, _, _, _ = model(
+        z, torch.tensor([[0.0, 0, 0], [5.0, 0, 0]], dtype=torch.float64), torch.zeros_like(z)
+    )
+    alone, _, _, _, _ = model(z[:1], torch.zeros(1, 3, dtype=torch.float64), torch.zeros_like(z[:1]))
+    assert torch.allclose(far[0], alone[0])
+    assert not torch.allclose(near[0], alone[0])
+
+
+def test_periodic_images_act_like_a_supercell():
+    """One cell with periodic boundaries has the energy per cell of a 2x2x2 supercell."""
+    torch.manual_seed(0)
+    model = create_model(hyper_parameters()).eval()
+    z = torch.tensor([8, 1, 1, 6])
+    box = torch.tensor([[5.0, 0, 0], [0.7, 5.5, 0], [0.3, -0.4, 6.0]], dtype=torch.float64)
+    pos = torch.rand(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) @ box
+    energy, forces = model(z, pos.clone(), torch.zeros_like(z), box)
+    cells = torch.cartesian_prod(*[torch.arange(2.0, dtype=torch.float64)] * 3)
+    images = (pos.unsqueeze(0) + (cells @ box).unsqueeze(1)).reshape(-1, 3)
+    super_z = z.repeat(8)
+    super_energy, super_forces = model(super_z, images, torch.zeros_like(super_z), 2 * box)
+    assert super_energy.item() == pytest.approx(8 * energy.item(), rel=1e-10)
+    assert torch.allclose(super_forces[:4], forces, atol=1e-10)
+
+
+def test_remembers_the_elements_it_was_trained_on(molecule):
+    z, pos = molecule
+    model = create_model(hyper_parameters())
+    model.eval()
+    model(z, pos.clone(), torch.zeros_like(z))
+    assert not model.representation_model.trained_elements.any()
+    model.train()
+    model(z, pos.clone(), torch.zeros_like(z))
+    assert model.representation_model.trained_elements.nonzero().flatten().tolist() == [1, 6, 8]
+
+
+def test_too_many_neighbours_is_an_error(molecule):
+    z, pos = molecule
+    model = create_model(hyper_parameters(max_num_neighbors=4)).eval()
+    with pytest.raises((ValueError, RuntimeError), match="neighbo"):
+        model(z, pos.clone(), torch.zeros_like(z))

@@ -1,0 +1,36 @@
+"""The radial filters: splines of a radial basis."""
+
+import pytest
+import torch
+
+from dkmp_plugin.models.radial import RadialBasis, RadialFilters, bspline_basis
+
+
+def test_splines_sum_to_one_inside_the_interval():
+    r = torch.linspace(1.5, 4.5, 301, dtype=torch.float64)
+    basis = bspline_basis(r, 1.5, 4.5, 20)
+    assert basis.shape == (301, 20)
+    assert torch.allclose(basis.sum(1), torch.ones_like(r))
+    assert ((basis > 0).sum(1) <= 4).all()
+
+
+@pytest.mark.parametrize("rbf_type", ["expnorm", "gauss"])
+def test_spline_reproduces_the_radial_basis(rbf_type):
+    filters = RadialFilters(6, rbf_type, 16, 1.5, 4.5, 12.0, False, torch.float64)
+    r = torch.linspace(1.5, 4.5, 997, dtype=torch.float64)
+    table = filters()
+    spline = bspline_basis(r, 1.5, 4.5, table.shape[0]) @ table
+    exact = filters.linear(filters.basis(r))
+    assert (spline - exact).abs().max() < 5e-3 * exact.abs().max()
+
+
+def test_unknown_basis_is_refused():
+    with pytest.raises(ValueError, match="rbf_type"):
+        RadialBasis("fourier", 8, 0.0, 2.0, 12.0, False, torch.float32)
+
+
+def test_trainable_basis_gets_gradients():
+    filters = RadialFilters(4, "expnorm", 8, 0.0, 2.0, 12.0, True, torch.float64)
+    (filters() ** 2).sum().backward()
+    assert filters.basis.centres.grad.abs().max() > 0
+    assert filters.basis.widths.grad.abs().max() > 0
