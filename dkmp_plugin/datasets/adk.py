@@ -9,6 +9,8 @@ from dkmp_plugin.datasets.trajectory import superpose_runs
 from dkmp_plugin.datasets.trajectory_files import Run, load_runs, load_topology
 
 PROTOCOLS = ("dims", "equilibrium")
+# The benchmark's 855 backbone atoms leave out the oxygens of the C-terminal carboxylate.
+BACKBONE = "protein and (name N or name CA or name C or (name O and not resid 213))"
 EQUILIBRIUM_SOURCE = (
     "https://www.mdanalysis.org/MDAnalysisData/adk_equilibrium.html (MDAnalysisData.datasets."
     "fetch_adk_equilibrium(): adk4AKE.psf and 1ake_007-nowater-core-dt240ps.dcd)"
@@ -77,6 +79,8 @@ class DKMPAdK(FramePairs):
         augment_noise: float = 0.0,
     ) -> None:
         folder = Path(root).expanduser()
+        if selection == "backbone":
+            selection = BACKBONE
         if protocol == "dims":
             parts = _dims_runs(folder, selection, tuple(val), tuple(test))
         elif protocol == "equilibrium":
