@@ -312,4 +312,6 @@ def write_splits(path: Union[str, Path], labels: LabelledConformations) -> None:
     """Writes torchmd-net's ``splits:`` file (npz with idx_train, idx_val, idx_test) for ``labels``."""
     indices = split_indices(labels)
     with replaced_on_success(path) as temporary:
-        np.savez(temporary, **{f"idx_{name}": members for name, members in indices.items()})
+        np.savez(
+            temporary, idx_train=indices["train"], idx_val=indices["val"], idx_test=indices["test"]
+        )
