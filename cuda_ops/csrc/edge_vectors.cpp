@@ -1,6 +1,9 @@
 // dkmp_plugin::edge_vectors: pos[j] + n @ box - pos[i] per edge, linear in pos and box. Its backward is its
 // transpose, so the two ops are each other's derivative and any order of differentiation stays native.
-#include <ATen/ATen.h>
+#include <ATen/Dispatch.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 

@@ -1,6 +1,9 @@
 // dkmp_plugin::radius_shells: all pairs within a cutoff, sorted by distance shell, receiver, sender, image.
 // Integer results only, so no autograd: distances are rebuilt from the positions by edge_vectors.
-#include <ATen/ATen.h>
+#include <ATen/Dispatch.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 

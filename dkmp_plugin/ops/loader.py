@@ -5,7 +5,7 @@ import warnings
 
 import torch
 
-from dkmp_plugin.ops.build import BuildError, build
+from dkmp_plugin.ops.builder import BuildError, build
 from dkmp_plugin.ops.status import OpsStatus
 
 
@@ -23,8 +23,9 @@ def load() -> OpsStatus:
         torch.ops.load_library(library)
     except (BuildError, OSError) as error:
         warnings.warn(
-            f"dkmp_plugin runs without its native ops, many times slower and with more memory: {error}. After "
-            "fixing this, 'python -m dkmp_plugin.ops.build' builds them; DKMP_PLUGIN_NATIVE=0 silences this.",
+            "dkmp_plugin runs without its native ops, many times slower and with more memory: "
+            f"{error}. After fixing this, 'python -m dkmp_plugin.ops.build' builds them; "
+            "DKMP_PLUGIN_NATIVE=0 silences this warning.",
             RuntimeWarning,
             stacklevel=3,
         )

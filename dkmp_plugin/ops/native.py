@@ -51,8 +51,9 @@ def dilated_message(
     overlap: float,
     cutoff: float,
 ) -> Tuple[Tensor, Tensor]:
-    """Reference for now."""
-    return reference.dilated_message(
+    """Native :func:`dkmp_plugin.ops.dilated_message`."""
+    if value.device.type != "cpu":
+        return reference.dilated_message(
             edge_vector,
             edge_index,
             ptr,
@@ -68,3 +69,19 @@ def dilated_message(
             overlap,
             cutoff,
         )
+    return torch.ops.dkmp_plugin.dilated_message(
+        edge_vector,
+        edge_index,
+        ptr,
+        shell,
+        query,
+        key,
+        value,
+        vector,
+        table,
+        num_heads,
+        lower,
+        upper,
+        overlap,
+        cutoff,
+    )

@@ -1,0 +1,550 @@
+// Inner loops of dilated_message, compiled once per instruction-set level into the namespace DKMP_ISA.
+//
+// Nothing here includes ATen or standard containers: inline functions compiled for a high level must never be
+// the copy that the linker keeps for everyone. Channels are processed one lane vector at a time over all edges of
+// a row, so a row's sums stay in registers. Kernels are templates on Number (plain or dual scalars): the dual
+// instances are directional derivatives, from which the double backward is built without a third kernel.
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "dilated_message_kernel.h"
+
+namespace dkmp {
+namespace DKMP_ISA {
+namespace {
+
+#include "dual.h"
+#include "lanes.h"
+
+constexpr int kBlock = 32;  // edges whose geometry is held at once
+constexpr int kHarmonics = 8;
+
+// Number: Scalar or Dual<Scalar>. Wide: the same, one lane vector wide.
+template <class Scalar, bool dual>
+struct Types {
+  using Number = typename std::conditional<dual, Dual<Scalar>, Scalar>::type;
+  using Wide = typename std::conditional<dual, Dual<Lane<Scalar>>, Lane<Scalar>>::type;
+};
+
+template <class Scalar, bool dual>
+struct Array {
+  const Scalar *values, *direction;
+
+  typename Types<Scalar, dual>::Wide wide(int64_t at) const {
+    if constexpr (!dual) {
+      return load(values + at);
+    } else {
+      const Lane<Scalar> tangent = direction ? load(direction + at) : Lane<Scalar>{};
+      return {load(values + at), tangent};
+    }
+  }
+  typename Types<Scalar, dual>::Number number(int64_t at) const {
+    if constexpr (!dual) {
+      return values[at];
+    } else {
+      return {values[at], direction ? direction[at] : Scalar(0)};
+    }
+  }
+};
+
+template <class Scalar, bool dual>
+struct Arrays {
+  Array<Scalar, dual> edge_vector, query, key, value, vector, table;
+
+  Arrays(const MessageInputs<Scalar>& x, const MessageInputs<Scalar>* p)
+      : edge_vector{x.edge_vector, p ? p->edge_vector : nullptr},
+        query{x.query, p ? p->query : nullptr},
+        key{x.key, p ? p->key : nullptr},
+        value{x.value, p ? p->value : nullptr},
+        vector{x.vector, p ? p->vector : nullptr},
+        table{x.table, p ? p->table : nullptr} {}
+};
+
+// The result of a plain kernel is the value, of a dual kernel the derivative.
+inline float result(float x) { return x; }
+inline double result(double x) { return x; }
+template <class T>
+inline T result(const Dual<T>& x) {
+  return x.t;
+}
+template <class Scalar>
+inline void put(Scalar* to, const Lane<Scalar>& x, bool add) {
+  store<Scalar>(to, add ? load(to) + x : x);
+}
+template <class Scalar, class T>
+inline void put(Scalar* to, const Dual<T>& x, bool add) {
+  put<Scalar>(to, x.t, add);
+}
+
+// A smooth function of the distance and its slope.
+template <class Number>
+struct Slope {
+  Number value, slope;
+};
+
+template <class Scalar, class Number>
+inline Slope<Number> smootherstep(const Number& r, Scalar border, Scalar overlap) {
+  const Number zero = r * Scalar(0), one = zero + Scalar(1);
+  if (overlap == Scalar(0)) return {plain(r) >= border ? one : zero, zero};
+  const Number x = (r - (border - Scalar(0.5) * overlap)) * (Scalar(1) / overlap);
+  if (plain(x) <= Scalar(0)) return {zero, zero};
+  if (plain(x) >= Scalar(1)) return {one, zero};
+  const Number left = Scalar(1) - x;
+  return {x * x * x * (Scalar(10) - x * (Scalar(15) - Scalar(6) * x)),
+          (Scalar(30) / overlap) * (x * x * left * left)};
+}
+
+template <class Scalar, class Number>
+inline Slope<Number> window(const MessageSetup& setup, const Number& r) {
+  const Scalar cutoff = Scalar(setup.cutoff), lower = Scalar(setup.lower), upper = Scalar(setup.upper),
+               overlap = Scalar(setup.overlap);
+  const Number zero = r * Scalar(0), x = r * (Scalar(1) / cutoff);
+  if (!(plain(x) < Scalar(1))) return {zero, zero};
+  const Number x2 = x * x, x5 = x2 * x2 * x, left = Scalar(1) - x;
+  Slope<Number> w{Scalar(1) - x5 * x * (Scalar(28) - x * (Scalar(48) - Scalar(21) * x)),
+                  (Scalar(-168) / cutoff) * (x5 * left * left)};
+  if (setup.lower > 0) {
+    const Slope<Number> s = smootherstep<Scalar>(r, lower, overlap);
+    w = {w.value * s.value, w.slope * s.value + w.value * s.slope};
+  }
+  if (setup.upper < setup.cutoff) {
+    const Slope<Number> s = smootherstep<Scalar>(r, upper, overlap);
+    const Number falls = Scalar(1) - s.value;
+    w = {w.value * falls, w.slope * falls - w.value * s.slope};
+  }
+  return w;
+}
+
+// Everything about an edge that depends on its vector alone.
+template <class Number>
+struct Geometry {
+  Number weight, weight_slope;
+  Number tap[4], tap_slope[4];  // B-spline weights and their derivatives with respect to the distance
+  Number harmonic[kHarmonics];
+  Number unit[3], inverse_distance;
+  int64_t edge, first_row;  // first of the four table rows
+  int other;
+};
+
+template <class Scalar, class Number>
+inline void set_taps(const MessageSetup& setup, const Number& r, Geometry<Number>& g) {
+  const double start = setup.lower - 0.5 * setup.overlap > 0 ? setup.lower - 0.5 * setup.overlap : 0.0;
+  const double stop =
+      setup.upper + 0.5 * setup.overlap < setup.cutoff ? setup.upper + 0.5 * setup.overlap : setup.cutoff;
+  const Scalar per_step = Scalar(double(setup.num_splines - 3) / (stop - start));
+  const Number x = (r - Scalar(start)) * per_step;
+  // Compared before converting: a NaN or huge distance must not become an index.
+  const Scalar last = Scalar(setup.num_splines - 4);
+  const Scalar at = plain(x) > Scalar(0) ? (plain(x) < last ? plain(x) : last) : Scalar(0);
+  g.first_row = int64_t(at);
+  const Number s = x - Scalar(g.first_row), left = Scalar(1) - s;
+  const Scalar sixth = Scalar(1) / Scalar(6), half = per_step * Scalar(0.5);
+  g.tap[0] = left * left * left * sixth;
+  g.tap[1] = (s * s * (Scalar(3) * s - Scalar(6)) + Scalar(4)) * sixth;
+  g.tap[2] = (s * (s * (Scalar(3) - Scalar(3) * s) + Scalar(3)) + Scalar(1)) * sixth;
+  g.tap[3] = s * s * s * sixth;
+  g.tap_slope[0] = left * left * (-half);
+  g.tap_slope[1] = s * (Scalar(3) * s - Scalar(4)) * half;
+  g.tap_slope[2] = (s * (Scalar(2) - Scalar(3) * s) + Scalar(1)) * half;
+  g.tap_slope[3] = s * s * half;
+}
+
+template <class Scalar, bool dual, class Number = typename Types<Scalar, dual>::Number>
+inline void set_geometry(
+    const MessageSetup& setup, const Array<Scalar, dual>& edge_vector, int64_t edge, int other, Geometry<Number>& g) {
+  const Number x = edge_vector.number(3 * edge), y = edge_vector.number(3 * edge + 1),
+               z = edge_vector.number(3 * edge + 2);
+  const Number squared = x * x + y * y + z * z, zero = squared * Scalar(0);
+  g.edge = edge;
+  g.other = other;
+  Number r = zero;
+  g.inverse_distance = zero;
+  // Coincident atoms have no direction: distance, unit vector and their gradients are zero.
+  if (plain(squared) != Scalar(0)) {
+    r = square_root(squared);
+    g.inverse_distance = reciprocal(r);
+  }
+  const Number ux = x * g.inverse_distance, uy = y * g.inverse_distance, uz = z * g.inverse_distance;
+  g.unit[0] = ux, g.unit[1] = uy, g.unit[2] = uz;
+  const Scalar root3 = Scalar(1.7320508075688772935);
+  g.harmonic[0] = ux, g.harmonic[1] = uy, g.harmonic[2] = uz;
+  g.harmonic[3] = root3 * (ux * uz);
+  g.harmonic[4] = root3 * (ux * uy);
+  g.harmonic[5] = uy * uy - Scalar(0.5) * (ux * ux + uz * uz);
+  g.harmonic[6] = root3 * (uy * uz);
+  g.harmonic[7] = (Scalar(0.5) * root3) * (uz * uz - ux * ux);
+  const Slope<Number> w = window<Scalar>(setup, r);
+  g.weight = w.value;
+  g.weight_slope = w.slope;
+  set_taps<Scalar>(setup, r, g);
+}
+
+// Chain rule from weight slope, filter slope and harmonics back to the edge vector.
+template <class Scalar, class Number>
+inline void put_edge_gradient(
+    const Geometry<Number>& g, const Number& by_weight, const Number& by_filters, const Number* h, Scalar* out) {
+  const Scalar root3 = Scalar(1.7320508075688772935);
+  const Number ux = g.unit[0], uy = g.unit[1], uz = g.unit[2];
+  const Number radial = by_weight * g.weight_slope + by_filters;
+  const Number gx = h[0] + root3 * (h[3] * uz + h[4] * uy) - (h[5] + root3 * h[7]) * ux;
+  const Number gy = h[1] + root3 * (h[4] * ux + h[6] * uz) + Scalar(2) * (h[5] * uy);
+  const Number gz = h[2] + root3 * (h[3] * ux + h[6] * uy) + (root3 * h[7] - h[5]) * uz;
+  const Number along = radial - (gx * ux + gy * uy + gz * uz) * g.inverse_distance;
+  out[0] = result(gx * g.inverse_distance + along * ux);
+  out[1] = result(gy * g.inverse_distance + along * uy);
+  out[2] = result(gz * g.inverse_distance + along * uz);
+}
+
+// Radial filter at channel `at`: four table rows blended with the given weights.
+template <class Scalar, bool dual, class Number>
+inline typename Types<Scalar, dual>::Wide blend(
+    const Array<Scalar, dual>& table, const Number* tap, int64_t at, int64_t stride) {
+  if constexpr (!dual) {
+    return (tap[0] * load(table.values + at) + tap[1] * load(table.values + at + stride)) +
+           (tap[2] * load(table.values + at + 2 * stride) + tap[3] * load(table.values + at + 3 * stride));
+  } else {
+    Dual<Lane<Scalar>> sum{Lane<Scalar>{}, Lane<Scalar>{}};
+    for (int m = 0; m < 4; ++m) {
+      const Lane<Scalar> row = load(table.values + at + m * stride);
+      sum.v += tap[m].v * row;
+      sum.t += tap[m].t * row;
+    }
+    // Only training asks for a direction of the table itself.
+    if (table.direction)
+      for (int m = 0; m < 4; ++m) sum.t += tap[m].v * load(table.direction + at + m * stride);
+    return sum;
+  }
+}
+
+// Scores of one head over a block of edges, values and derivatives apart so that sigmoids run in lanes.
+template <class Scalar, bool dual>
+struct Scores {
+  alignas(64) Scalar values[kBlock] = {};
+  alignas(64) Scalar directions[kBlock] = {};
+  using Number = typename Types<Scalar, dual>::Number;
+
+  void set(int e, const Number& x) {
+    if constexpr (dual) {
+      values[e] = x.v;
+      directions[e] = x.t;
+    } else {
+      values[e] = x;
+    }
+  }
+  Number get(int e) const {
+    if constexpr (dual) {
+      return {values[e], directions[e]};
+    } else {
+      return values[e];
+    }
+  }
+  void replace_by_sigmoid(int count) {
+    for (int e = 0; e < count; e += kLanes<Scalar>) {
+      const Lane<Scalar> s = sigmoid_lane<Scalar>(load(values + e));
+      store<Scalar>(values + e, s);
+      if (dual) store<Scalar>(directions + e, load(directions + e) * s * (Scalar(1) - s));
+    }
+  }
+};
+
+template <class Scalar, bool dual>
+void forward(
+    const MessageSetup& setup, const EdgeRows& rows, const MessageInputs<Scalar>& inputs,
+    const MessageInputs<Scalar>* directions, Scalar* scalar, Scalar* vector, int64_t begin, int64_t end) {
+  using Number = typename Types<Scalar, dual>::Number;
+  using Wide = typename Types<Scalar, dual>::Wide;
+  constexpr int lanes = kLanes<Scalar>;
+  const Arrays<Scalar, dual> x(inputs, directions);
+  const int64_t d = setup.width, stride = 4 * d;
+  Geometry<Number> geometry[kBlock];
+  Scores<Scalar, dual> score, gate;
+  Number scalar_weight[kBlock];
+  for (int64_t i = begin; i < end; ++i) {
+    if (rows.start[i] == rows.start[i + 1]) {
+      std::memset(scalar + i * d, 0, d * sizeof(Scalar));
+      std::memset(vector + i * kHarmonics * d, 0, kHarmonics * d * sizeof(Scalar));
+    }
+    for (int64_t b = rows.start[i]; b < rows.start[i + 1]; b += kBlock) {
+      const bool add = b > rows.start[i];
+      const int count = int(rows.start[i + 1] - b < kBlock ? rows.start[i + 1] - b : kBlock);
+      for (int e = 0; e < count; ++e)
+        set_geometry<Scalar, dual>(setup, x.edge_vector, rows.edge[b + e], rows.other[b + e], geometry[e]);
+      for (int64_t head = 0; head < setup.num_heads; ++head) {
+        const int64_t first = head * setup.head_width, last = first + setup.head_width;
+        if (setup.attention) {
+          for (int e = 0; e < count; ++e) {
+            const Geometry<Number>& g = geometry[e];
+            Wide sum{};
+            for (int64_t c = first; c < last; c += lanes)
+              sum += x.query.wide(i * d + c) * x.key.wide(g.other * d + c) *
+                     blend<Scalar, dual>(x.table, g.tap, g.first_row * stride + c, stride);
+            const Number s = sum_lanes(sum);
+            score.set(e, s);
+            gate.set(e, s);
+          }
+          gate.replace_by_sigmoid(count);
+        }
+        for (int e = 0; e < count; ++e)
+          scalar_weight[e] =
+              setup.attention ? geometry[e].weight * (score.get(e) * gate.get(e)) : geometry[e].weight;
+        for (int64_t c = first; c < last; c += lanes) {
+          Wide to_scalar{}, to_vector[kHarmonics] = {};
+          for (int e = 0; e < count; ++e) {
+            const Geometry<Number>& g = geometry[e];
+            const int64_t row = g.first_row * stride + c, sent = g.other * 3 * d + c;
+            const Wide f1 = blend<Scalar, dual>(x.table, g.tap, row + d, stride);
+            const Wide f3 = blend<Scalar, dual>(x.table, g.tap, row + 3 * d, stride);
+            to_scalar += scalar_weight[e] * (x.value.wide(sent) * f1);
+            const Wide turned = g.weight * (x.value.wide(sent + 2 * d) * f3);
+            if (setup.carries_vector) {
+              const Wide f2 = blend<Scalar, dual>(x.table, g.tap, row + 2 * d, stride);
+              const Wide carried = g.weight * (x.value.wide(sent + d) * f2);
+              const int64_t from = int64_t(g.other) * kHarmonics * d + c;
+              for (int m = 0; m < kHarmonics; ++m)
+                to_vector[m] += x.vector.wide(from + m * d) * carried + g.harmonic[m] * turned;
+            } else {
+              for (int m = 0; m < kHarmonics; ++m) to_vector[m] += g.harmonic[m] * turned;
+            }
+          }
+          put<Scalar>(scalar + i * d + c, to_scalar, add);
+          for (int m = 0; m < kHarmonics; ++m)
+            put<Scalar>(vector + (i * kHarmonics + m) * d + c, to_vector[m], add);
+        }
+      }
+    }
+  }
+}
+
+// Per-edge sums over channels, kept one lane vector wide until all channels are done.
+template <class Wide>
+struct EdgeSums {
+  Wide by_weight, by_filters, by_harmonic[kHarmonics];
+};
+
+// State of one sender's block of edges, shared by the steps of the backward kernel.
+template <class Scalar, bool dual>
+struct BackwardBlock {
+  using Number = typename Types<Scalar, dual>::Number;
+  using Wide = typename Types<Scalar, dual>::Wide;
+  int count;
+  Geometry<Number> geometry[kBlock];
+  EdgeSums<Wide> sums[kBlock];
+  Number attention[kBlock], score_gradient[kBlock];
+};
+
+// Recomputes one head's attention and the gradient of its scores.
+template <class Scalar, bool dual>
+inline void differentiate_scores(
+    const MessageSetup& setup, const Arrays<Scalar, dual>& x, const Scalar* grad_scalar, int64_t sender, int64_t head,
+    BackwardBlock<Scalar, dual>& block, Scalar* score_gradient) {
+  using Number = typename Types<Scalar, dual>::Number;
+  using Wide = typename Types<Scalar, dual>::Wide;
+  const int64_t d = setup.width, stride = 4 * d, first = head * setup.head_width;
+  Scores<Scalar, dual> score, gate, grad;
+  for (int e = 0; e < block.count; ++e) {
+    const auto& g = block.geometry[e];
+    Wide sum{}, grad_sum{};
+    for (int64_t c = first; c < first + setup.head_width; c += kLanes<Scalar>) {
+      const int64_t row = g.first_row * stride + c;
+      sum += x.query.wide(g.other * d + c) * x.key.wide(sender * d + c) *
+             blend<Scalar, dual>(x.table, g.tap, row, stride);
+      grad_sum += load(grad_scalar + g.other * d + c) *
+                  (x.value.wide(sender * 3 * d + c) * blend<Scalar, dual>(x.table, g.tap, row + d, stride));
+    }
+    const Number s = sum_lanes(sum);
+    score.set(e, s);
+    gate.set(e, s);
+    grad.set(e, sum_lanes(grad_sum));
+  }
+  gate.replace_by_sigmoid(block.count);
+  for (int e = 0; e < block.count; ++e) {
+    const Number a = score.get(e), sigmoid = gate.get(e);
+    const Number slope = sigmoid * (Scalar(1) + a * (Scalar(1) - sigmoid));
+    block.attention[e] = a * sigmoid;
+    const Number by_score = block.geometry[e].weight * (grad.get(e) * slope);
+    block.score_gradient[e] = by_score;
+    Scalar* out = score_gradient + block.geometry[e].edge * 2 * setup.num_heads + head;
+    out[0] = plain(by_score);
+    if (dual) out[setup.num_heads] = result(by_score);
+  }
+}
+
+// One lane vector of channels of one sender over a block of its edges.
+template <class Scalar, bool dual>
+inline void differentiate_channels(
+    const MessageSetup& setup, const Arrays<Scalar, dual>& x, const Scalar* grad_scalar, const Scalar* grad_vector,
+    int64_t sender, int64_t c, bool add, BackwardBlock<Scalar, dual>& block, Scalar* key, Scalar* value,
+    Scalar* vector, Scalar* table) {
+  using Wide = typename Types<Scalar, dual>::Wide;
+  using Plain = Lane<Scalar>;
+  const int64_t d = setup.width, stride = 4 * d, sent = sender * 3 * d + c;
+  const int64_t from = sender * kHarmonics * d + c;
+  const Wide v0 = x.value.wide(sent), v1 = x.value.wide(sent + d), v2 = x.value.wide(sent + 2 * d);
+  Wide to_key{}, to_v0{}, to_v1{}, to_v2{}, to_vector[kHarmonics] = {};
+  for (int e = 0; e < block.count; ++e) {
+    const auto& g = block.geometry[e];
+    EdgeSums<Wide>& sums = block.sums[e];
+    const int64_t row = g.first_row * stride + c, received = int64_t(g.other) * kHarmonics * d + c;
+    const Wide f1 = blend<Scalar, dual>(x.table, g.tap, row + d, stride);
+    const Wide f3 = blend<Scalar, dual>(x.table, g.tap, row + 3 * d, stride);
+    const Plain grad = load(grad_scalar + g.other * d + c);
+    const Wide sent_grad = grad * v0, heard = block.attention[e] * sent_grad;
+    const Wide turned = g.weight * (v2 * f3);
+    Wide by_f[4] = {Wide{}, g.weight * heard, Wide{}, Wide{}};
+    to_v0 += (g.weight * block.attention[e]) * (grad * f1);
+    Wide along{}, projected{};
+    Wide by_weight = heard * f1;
+    if (setup.carries_vector) {
+      const Wide f2 = blend<Scalar, dual>(x.table, g.tap, row + 2 * d, stride);
+      const Wide carried = g.weight * (v1 * f2);
+      for (int m = 0; m < kHarmonics; ++m) {
+        const Plain grad_m = load(grad_vector + received + m * d);
+        along += grad_m * x.vector.wide(from + m * d);
+        projected += g.harmonic[m] * grad_m;
+        to_vector[m] += grad_m * carried;
+        sums.by_harmonic[m] += grad_m * turned;
+      }
+      const Wide v1_along = v1 * along;
+      by_f[2] = g.weight * v1_along;
+      by_weight += v1_along * f2;
+      to_v1 += g.weight * (along * f2);
+    } else {
+      for (int m = 0; m < kHarmonics; ++m) {
+        const Plain grad_m = load(grad_vector + received + m * d);
+        projected += g.harmonic[m] * grad_m;
+        sums.by_harmonic[m] += grad_m * turned;
+      }
+    }
+    const Wide v2_projected = v2 * projected;
+    by_f[3] = g.weight * v2_projected;
+    sums.by_weight += by_weight + v2_projected * f3;
+    to_v2 += g.weight * (projected * f3);
+    Wide by_filters = by_f[1] * blend<Scalar, dual>(x.table, g.tap_slope, row + d, stride) +
+                      by_f[3] * blend<Scalar, dual>(x.table, g.tap_slope, row + 3 * d, stride);
+    if (setup.carries_vector)
+      by_filters += by_f[2] * blend<Scalar, dual>(x.table, g.tap_slope, row + 2 * d, stride);
+    if (setup.attention) {
+      const Wide query = block.score_gradient[e] * x.query.wide(g.other * d + c);
+      by_f[0] = query * x.key.wide(sender * d + c);
+      by_filters += by_f[0] * blend<Scalar, dual>(x.table, g.tap_slope, row, stride);
+      to_key += query * blend<Scalar, dual>(x.table, g.tap, row, stride);
+    }
+    sums.by_filters += by_filters;
+    if (table)
+      for (int m = 0; m < 4; ++m)
+        for (int f = 0; f < 4; ++f) put<Scalar>(table + row + m * stride + f * d, g.tap[m] * by_f[f], true);
+  }
+  if (setup.attention) put<Scalar>(key + sender * d + c, to_key, add);
+  put<Scalar>(value + sent, to_v0, add);
+  put<Scalar>(value + sent + d, to_v1, add);
+  put<Scalar>(value + sent + 2 * d, to_v2, add);
+  if (setup.carries_vector)
+    for (int m = 0; m < kHarmonics; ++m) put<Scalar>(vector + from + m * d, to_vector[m], add);
+}
+
+template <class Scalar, bool dual>
+void backward(
+    const MessageSetup& setup, const EdgeRows& rows, const MessageInputs<Scalar>& inputs,
+    const MessageInputs<Scalar>* directions, const Scalar* grad_scalar, const Scalar* grad_vector,
+    Scalar* edge_vector, Scalar* key, Scalar* value, Scalar* vector, Scalar* table, Scalar* score_gradient,
+    int64_t begin, int64_t end) {
+  using Number = typename Types<Scalar, dual>::Number;
+  const Arrays<Scalar, dual> x(inputs, directions);
+  BackwardBlock<Scalar, dual> block;
+  for (int64_t j = begin; j < end; ++j) {
+    for (int64_t b = rows.start[j]; b < rows.start[j + 1]; b += kBlock) {
+      const bool add = b > rows.start[j];
+      block.count = int(rows.start[j + 1] - b < kBlock ? rows.start[j + 1] - b : kBlock);
+      std::memset(static_cast<void*>(block.sums), 0, block.count * sizeof(block.sums[0]));
+      for (int e = 0; e < block.count; ++e) {
+        set_geometry<Scalar, dual>(setup, x.edge_vector, rows.edge[b + e], rows.other[b + e], block.geometry[e]);
+        block.attention[e] = block.geometry[e].weight * Scalar(0) + Scalar(1);
+      }
+      for (int64_t head = 0; head < setup.num_heads; ++head) {
+        if (setup.attention)
+          differentiate_scores<Scalar, dual>(setup, x, grad_scalar, j, head, block, score_gradient);
+        const int64_t first = head * setup.head_width;
+        for (int64_t c = first; c < first + setup.head_width; c += kLanes<Scalar>)
+          differentiate_channels<Scalar, dual>(
+              setup, x, grad_scalar, grad_vector, j, c, add, block, key, value, vector, table);
+      }
+      for (int e = 0; e < block.count; ++e) {
+        const auto& sums = block.sums[e];
+        Number by_harmonic[kHarmonics];
+        for (int m = 0; m < kHarmonics; ++m) by_harmonic[m] = sum_lanes(sums.by_harmonic[m]);
+        put_edge_gradient<Scalar, Number>(
+            block.geometry[e], sum_lanes(sums.by_weight), sum_lanes(sums.by_filters), by_harmonic,
+            edge_vector + 3 * block.geometry[e].edge);
+      }
+    }
+  }
+}
+
+template <class Scalar, bool dual>
+void query_gradient(
+    const MessageSetup& setup, const EdgeRows& rows, const MessageInputs<Scalar>& inputs,
+    const MessageInputs<Scalar>* directions, const Scalar* score_gradient, Scalar* query, int64_t begin,
+    int64_t end) {
+  using Number = typename Types<Scalar, dual>::Number;
+  using Wide = typename Types<Scalar, dual>::Wide;
+  const Arrays<Scalar, dual> x(inputs, directions);
+  const int64_t d = setup.width, stride = 4 * d;
+  Geometry<Number> geometry[kBlock];
+  for (int64_t i = begin; i < end; ++i) {
+    for (int64_t b = rows.start[i]; b < rows.start[i + 1]; b += kBlock) {
+      const bool add = b > rows.start[i];
+      const int count = int(rows.start[i + 1] - b < kBlock ? rows.start[i + 1] - b : kBlock);
+      for (int e = 0; e < count; ++e)
+        set_geometry<Scalar, dual>(setup, x.edge_vector, rows.edge[b + e], rows.other[b + e], geometry[e]);
+      for (int64_t head = 0; head < setup.num_heads; ++head)
+        for (int64_t c = head * setup.head_width; c < (head + 1) * setup.head_width; c += kLanes<Scalar>) {
+          Wide sum{};
+          for (int e = 0; e < count; ++e) {
+            const Geometry<Number>& g = geometry[e];
+            const Scalar* by = score_gradient + g.edge * 2 * setup.num_heads + head;
+            const Array<Scalar, dual> by_score{by, by + setup.num_heads};
+            sum += by_score.number(0) * (x.key.wide(g.other * d + c) *
+                                         blend<Scalar, dual>(x.table, g.tap, g.first_row * stride + c, stride));
+          }
+          put<Scalar>(query + i * d + c, sum, add);
+        }
+    }
+  }
+}
+
+// Chooses the plain or the dual instance by whether directions are given.
+template <class Scalar>
+MessageKernels<Scalar> make_kernels() {
+  MessageKernels<Scalar> kernels;
+  kernels.lanes = kLanes<Scalar>;
+  kernels.forward = [](const MessageSetup& setup, const EdgeRows& rows, const MessageInputs<Scalar>& inputs,
+                       const MessageInputs<Scalar>* directions, Scalar* scalar, Scalar* vector, int64_t begin,
+                       int64_t end) {
+    (directions ? forward<Scalar, true> : forward<Scalar, false>)(
+        setup, rows, inputs, directions, scalar, vector, begin, end);
+  };
+  kernels.backward = [](const MessageSetup& setup, const EdgeRows& rows, const MessageInputs<Scalar>& inputs,
+                        const MessageInputs<Scalar>* directions, const Scalar* grad_scalar, const Scalar* grad_vector,
+                        Scalar* edge_vector, Scalar* key, Scalar* value, Scalar* vector, Scalar* table,
+                        Scalar* score_gradient, int64_t begin, int64_t end) {
+    (directions ? backward<Scalar, true> : backward<Scalar, false>)(
+        setup, rows, inputs, directions, grad_scalar, grad_vector, edge_vector, key, value, vector, table,
+        score_gradient, begin, end);
+  };
+  kernels.query_gradient = [](const MessageSetup& setup, const EdgeRows& rows, const MessageInputs<Scalar>& inputs,
+                              const MessageInputs<Scalar>* directions, const Scalar* score_gradient, Scalar* query,
+                              int64_t begin, int64_t end) {
+    (directions ? query_gradient<Scalar, true> : query_gradient<Scalar, false>)(
+        setup, rows, inputs, directions, score_gradient, query, begin, end);
+  };
+  return kernels;
+}
+
+}  // namespace
+
+MessageKernels<float> message_kernels_float() { return make_kernels<float>(); }
+MessageKernels<double> message_kernels_double() { return make_kernels<double>(); }
+
+}  // namespace DKMP_ISA
+}  // namespace dkmp

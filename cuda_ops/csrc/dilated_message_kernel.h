@@ -1,0 +1,52 @@
+// What dilated_message.cpp (tensors, autograd, threads) hands to dilated_message.isa.cpp (inner loops).
+#pragma once
+
+#include <cstdint>
+
+namespace dkmp {
+
+// One shell's window and spline interval, and the widths of the features.
+struct MessageSetup {
+  int64_t width;        // channels d
+  int64_t head_width;   // channels per attention head; a multiple of the kernel's lanes
+  int64_t num_heads;
+  int64_t num_splines;  // rows of the table
+  double lower, upper, overlap, cutoff;
+  bool attention, carries_vector;
+};
+
+// Edges grouped by one of their atoms: row a holds the positions start[a]..start[a+1].
+struct EdgeRows {
+  const int64_t* start;
+  const int64_t* edge;   // index into edge_vector and the per-edge results
+  const int* other;      // the atom at the other end
+};
+
+// Constant inputs; in tangent kernels the same struct also carries the directions (null = zero direction).
+template <class Scalar>
+struct MessageInputs {
+  const Scalar *edge_vector, *query, *key, *value, *vector, *table;
+};
+
+template <class Scalar>
+struct MessageKernels {
+  int lanes;
+  // Sums for receivers [begin, end). With directions, the results are directional derivatives.
+  void (*forward)(
+      const MessageSetup&, const EdgeRows& by_receiver, const MessageInputs<Scalar>& inputs,
+      const MessageInputs<Scalar>* directions, Scalar* scalar, Scalar* vector, int64_t begin, int64_t end);
+  // Gradients of senders [begin, end) and of their edges. score_gradient (E, 2, heads) is left for query_gradient;
+  // the table's gradient is added to `table` unless null.
+  void (*backward)(
+      const MessageSetup&, const EdgeRows& by_sender, const MessageInputs<Scalar>& inputs,
+      const MessageInputs<Scalar>* directions, const Scalar* grad_scalar, const Scalar* grad_vector,
+      Scalar* edge_vector, Scalar* key, Scalar* value, Scalar* vector, Scalar* table, Scalar* score_gradient,
+      int64_t begin, int64_t end);
+  // Gradient of the queries of receivers [begin, end).
+  void (*query_gradient)(
+      const MessageSetup&, const EdgeRows& by_receiver, const MessageInputs<Scalar>& inputs,
+      const MessageInputs<Scalar>* directions, const Scalar* score_gradient, Scalar* query, int64_t begin,
+      int64_t end);
+};
+
+}  // namespace dkmp

@@ -1,0 +1,93 @@
+// SIMD lanes as compiler vectors: DKMP_LANE_BYTES wide, plain or dual.
+// Include inside the namespace of the instruction-set level, after dual.h.
+
+template <class Scalar>
+struct LaneOf;
+template <>
+struct LaneOf<float> {
+  typedef float type __attribute__((vector_size(DKMP_LANE_BYTES)));
+  typedef int32_t bits __attribute__((vector_size(DKMP_LANE_BYTES)));
+};
+template <>
+struct LaneOf<double> {
+  typedef double type __attribute__((vector_size(DKMP_LANE_BYTES)));
+  typedef int64_t bits __attribute__((vector_size(DKMP_LANE_BYTES)));
+};
+template <class Scalar>
+using Lane = typename LaneOf<Scalar>::type;
+template <class Scalar>
+constexpr int kLanes = DKMP_LANE_BYTES / int(sizeof(Scalar));
+
+template <class Scalar>
+inline Lane<Scalar> load(const Scalar* from) {
+  Lane<Scalar> lane;
+  __builtin_memcpy(&lane, from, sizeof(lane));
+  return lane;
+}
+template <class Scalar>
+inline void store(Scalar* to, const Lane<Scalar>& lane) {
+  __builtin_memcpy(to, &lane, sizeof(lane));
+}
+
+// Sum over lanes by halving; the order is fixed, so results do not depend on anything but the level.
+template <class Scalar, int bytes, class Vector>
+inline Scalar sum_halves(const Vector& lane) {
+  if constexpr (bytes == int(sizeof(Scalar))) {
+    Scalar value;
+    __builtin_memcpy(&value, &lane, sizeof(value));
+    return value;
+  } else if constexpr (bytes == 2 * int(sizeof(Scalar))) {
+    Scalar pair[2];
+    __builtin_memcpy(pair, &lane, sizeof(pair));
+    return pair[0] + pair[1];
+  } else {
+    typedef Scalar Half __attribute__((vector_size(bytes / 2)));
+    Half low, high;
+    __builtin_memcpy(&low, &lane, sizeof(low));
+    __builtin_memcpy(&high, reinterpret_cast<const char*>(&lane) + sizeof(low), sizeof(high));
+    return sum_halves<Scalar, bytes / 2>(Half(low + high));
+  }
+}
+inline float sum_lanes(const Lane<float>& lane) { return sum_halves<float, DKMP_LANE_BYTES>(lane); }
+inline double sum_lanes(const Lane<double>& lane) { return sum_halves<double, DKMP_LANE_BYTES>(lane); }
+template <class T>
+inline auto sum_lanes(const Dual<T>& lane) -> Dual<decltype(sum_lanes(lane.v))> {
+  return {sum_lanes(lane.v), sum_lanes(lane.t)};
+}
+
+template <class Scalar>
+struct ExpConstants;
+template <>
+struct ExpConstants<float> {
+  static constexpr float limit = 87.0f, round = 12582912.0f, ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
+  static constexpr int terms = 7, shift = 23;
+};
+template <>
+struct ExpConstants<double> {
+  static constexpr double limit = 708.0, round = 6755399441055744.0, ln2_high = 0.693145751953125,
+                          ln2_low = 1.42860682030941723212e-6;
+  static constexpr int terms = 13, shift = 52;
+};
+
+// e^x to a few units in the last place; |x| is limited to the range without overflow. NaN stays NaN.
+template <class Scalar>
+inline Lane<Scalar> exponential(Lane<Scalar> x) {
+  using K = ExpConstants<Scalar>;
+  using Bits = typename LaneOf<Scalar>::bits;
+  const Lane<Scalar> limit = Lane<Scalar>{} + K::limit;
+  x = x > limit ? limit : x;
+  x = x < -limit ? -limit : x;
+  // Adding and removing a large constant rounds to an integer; its low bits then are that integer.
+  const Lane<Scalar> shifted = x * Scalar(1.44269504088896340736) + K::round;
+  const Lane<Scalar> n = shifted - K::round;
+  const Lane<Scalar> rest = (x - n * K::ln2_high) - n * K::ln2_low;
+  Lane<Scalar> sum = Lane<Scalar>{} + Scalar(1);
+  for (int k = K::terms; k >= 1; --k) sum = Scalar(1) + sum * rest * (Scalar(1) / Scalar(k));
+  // Casts between vectors of equal size keep the bits: the integer is added to the exponent.
+  return (Lane<Scalar>)((Bits)sum + ((Bits)shifted << K::shift));
+}
+
+template <class Scalar>
+inline Lane<Scalar> sigmoid_lane(const Lane<Scalar>& x) {
+  return Scalar(1) / (Scalar(1) + exponential<Scalar>(-x));
+}

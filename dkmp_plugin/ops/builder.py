@@ -1,0 +1,258 @@
+"""Builds the native ops with g++ alone, once, into a cache.
+
+Every ``cuda_ops/csrc/*.cpp`` becomes part of one shared library that links only torch's own libraries. Files
+named ``*.isa.cpp`` hold the inner loops: they are compiled once per instruction-set level (the namespace is
+the macro ``DKMP_ISA``) and chosen at run time, so one cached library serves every machine of a cluster.
+
+The cache is ``$DKMP_PLUGIN_CACHE``, else ``$XDG_CACHE_HOME/dkmp_plugin``, else ``~/.cache/dkmp_plugin``. Its
+folders are named after sources, torch, compiler and flags, so a change of any of them builds anew.
+"""
+
+import fcntl
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, Iterator, List, Optional, Tuple
+
+import torch
+
+__all__ = ["Build", "BuildError", "build", "cache_folder", "find_compiler", "source_folder"]
+
+_LIBRARY_NAME = "libdkmp_plugin_ops.so"
+_COMPILER_NOTE = "compiler.txt"
+_COMMON_FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-g0",
+    "-fPIC",
+    "-fopenmp",
+    "-DNDEBUG",
+    "-fvisibility=hidden",
+    "-ffp-contract=off",
+)
+# No -ffast-math: NaN and infinity keep their meaning; these two only allow what never changes a result here.
+_KERNEL_FLAGS = ("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
+_X86_LEVELS: Dict[str, Tuple[str, ...]] = {
+    "isa_v2": ("-msse4.2", "-mpopcnt", "-DDKMP_LANE_BYTES=16"),
+    "isa_v3": ("-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mpopcnt", "-DDKMP_LANE_BYTES=32"),
+    "isa_v4": (
+        "-mavx512f",
+        "-mavx512vl",
+        "-mavx512dq",
+        "-mavx512bw",
+        "-mfma",
+        "-mbmi",
+        "-mbmi2",
+        "-mpopcnt",
+        "-mprefer-vector-width=512",
+        "-DDKMP_LANE_BYTES=64",
+    ),
+}
+_OTHER_LEVELS: Dict[str, Tuple[str, ...]] = {"isa_v2": ("-DDKMP_LANE_BYTES=16",)}
+
+
+class BuildError(RuntimeError):
+    """The native library could not be built; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Build:
+    """A finished library: its path and the compiler that made it."""
+
+    library: Path
+    compiler: str
+
+
+def source_folder() -> Path:
+    """Folder of the C++ sources: next to the package in a checkout, inside it in a wheel.
+
+    Raises:
+        BuildError: neither exists.
+    """
+    package = Path(__file__).resolve().parents[1]
+    for candidate in (package.parent / "cuda_ops", package / "cuda_ops"):
+        if (candidate / "csrc").is_dir():
+            return candidate
+    raise BuildError("the C++ sources (cuda_ops/csrc) are missing; reinstall dkmp-plugin")
+
+
+def cache_folder() -> Path:
+    """Folder that holds the built libraries; see the module's documentation."""
+    if "DKMP_PLUGIN_CACHE" in os.environ:
+        return Path(os.environ["DKMP_PLUGIN_CACHE"])
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "dkmp_plugin"
+
+
+def find_compiler() -> Tuple[str, str]:
+    """Path and version line of the C++ compiler: ``$CXX``, else g++, c++ or clang++.
+
+    Raises:
+        BuildError: none was found.
+    """
+    wanted = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "c++", "clang++"]
+    for name in wanted:
+        path = shutil.which(name)
+        if path is not None:
+            answer = subprocess.run([path, "--version"], capture_output=True, text=True)
+            if answer.returncode == 0:
+                return path, answer.stdout.splitlines()[0]
+    raise BuildError(
+        f"no C++ compiler found (looked for {', '.join(wanted)}); install one, for example with "
+        "'apt-get install g++' or 'conda install gxx', or set CXX"
+    )
+
+
+def _levels() -> Dict[str, Tuple[str, ...]]:
+    return _X86_LEVELS if platform.machine() in ("x86_64", "AMD64") else _OTHER_LEVELS
+
+
+def _torch_flags() -> List[str]:
+    root = Path(torch.__file__).resolve().parent
+    abi = int(torch.compiled_with_cxx11_abi())
+    flags = [f"-D_GLIBCXX_USE_CXX11_ABI={abi}"]
+    if _levels() is _X86_LEVELS:
+        flags.append("-DDKMP_X86_LEVELS")
+    # -isystem: warnings in torch's headers are not ours.
+    for folder in ("include", "include/torch/csrc/api/include"):
+        flags += ["-isystem", str(root / folder)]
+    return flags
+
+
+def _sources_key(sources: Path) -> str:
+    """Hash of everything but the compiler that decides what the library contains."""
+    digest = hashlib.sha256()
+    for path in sorted(sources.rglob("*")):
+        if path.suffix in (".cpp", ".h", ".cu", ".cuh"):
+            digest.update(str(path.relative_to(sources)).encode() + b"\0" + path.read_bytes() + b"\0")
+    settings = (
+        torch.__version__,
+        platform.machine(),
+        _COMMON_FLAGS,
+        _KERNEL_FLAGS,
+        sorted(_levels().items()),
+    )
+    digest.update(repr(settings).encode())
+    return digest.hexdigest()[:20]
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(handle, fcntl.LOCK_UN)
+
+
+def _run(command: List[str]) -> None:
+    answer = subprocess.run(command, capture_output=True, text=True)
+    if answer.returncode != 0:
+        lines = [line for line in answer.stderr.splitlines() if "error" in line] or answer.stderr.splitlines()
+        shown = "\n".join(lines[:12])
+        raise BuildError(f"the compiler failed:\n{' '.join(command)}\n{shown}")
+
+
+def _compile_all(compiler: str, sources: Path, work: Path, jobs: int) -> List[str]:
+    base = [compiler, *_COMMON_FLAGS, *_torch_flags(), f"-I{sources / 'csrc'}"]
+    commands: List[List[str]] = []
+    objects: List[str] = []
+    # Kernels first: they take longest, so that the last job to end is a short one.
+    files = sorted((sources / "csrc").glob("*.cpp"), key=lambda path: (".isa." not in path.name, path.name))
+    for path in files:
+        variants: Dict[str, Tuple[str, ...]] = {"": ()}
+        if path.name.endswith(".isa.cpp"):
+            variants = {
+                name: (*_KERNEL_FLAGS, f"-DDKMP_ISA={name}", *flags) for name, flags in _levels().items()
+            }
+        for name, flags in variants.items():
+            target = str(work / f"{path.stem}{name}.o")
+            objects.append(target)
+            commands.append([*base, *flags, "-c", str(path), "-o", target])
+    with ThreadPoolExecutor(jobs) as pool:
+        for job in [pool.submit(_run, command) for command in commands]:
+            job.result()
+    return objects
+
+
+def _link(compiler: str, objects: List[str], target: Path) -> None:
+    folder = str(Path(torch.__file__).resolve().parent / "lib")
+    _run(
+        [
+            compiler,
+            "-shared",
+            "-fopenmp",
+            *objects,
+            f"-L{folder}",
+            "-ltorch_cpu",
+            "-lc10",
+            "-ldl",
+            "-o",
+            str(target),
+        ]
+    )
+
+
+def _prebuilt(folder: Path) -> Optional[Build]:
+    for library in sorted(folder.glob(f"*/{_LIBRARY_NAME}")):
+        note = library.with_name(_COMPILER_NOTE)
+        return Build(library, note.read_text().strip() if note.exists() else "unknown")
+    return None
+
+
+def build(jobs: Optional[int] = None, force: bool = False) -> Build:
+    """Builds the native library, or finds it in the cache.
+
+    Two processes may call this at the same time: one builds, the other waits and uses the result. Without a
+    compiler, a library that another compiler built from the same sources for the same torch is used.
+
+    Args:
+        jobs: compilers to run at once; default is the number of cores, at most 4.
+        force: build even if the cache holds the library.
+
+    Returns:
+        The finished library.
+
+    Raises:
+        BuildError: no sources, no compiler, or a compiler error; nothing is left half-written.
+    """
+    sources = source_folder()
+    folder = cache_folder() / _sources_key(sources)
+    try:
+        compiler, version = find_compiler()
+    except BuildError:
+        found = _prebuilt(folder)
+        if found is None:
+            raise
+        return found
+    target = folder / hashlib.sha256(version.encode()).hexdigest()[:12] / _LIBRARY_NAME
+    if target.exists() and not force:
+        return Build(target, version)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(folder / "lock"):
+            if not target.exists() or force:
+                _build_into(compiler, version, sources, target, jobs)
+    except OSError as error:
+        raise BuildError(
+            f"cannot write the build cache {folder}: {error}; set DKMP_PLUGIN_CACHE to a folder you can write"
+        ) from error
+    return Build(target, version)
+
+
+def _build_into(compiler: str, version: str, sources: Path, target: Path, jobs: Optional[int]) -> None:
+    count = jobs if jobs is not None else min(4, os.cpu_count() or 1)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix="building-") as work:
+        objects = _compile_all(compiler, sources, Path(work), count)
+        finished = Path(work) / _LIBRARY_NAME
+        _link(compiler, objects, finished)
+        target.with_name(_COMPILER_NOTE).write_text(version + "\n")
+        os.replace(finished, target)
