@@ -214,9 +214,10 @@ def _read_open_file(file: h5py.File) -> LabelledConformations:
             f"attribute format is {attributes.get('format')!r}, expected {FORMAT!r}; "
             "for torchmd-net's own HDF5 layout use `dataset: HDF5`"
         )
-    if attributes.get("format_version") != FORMAT_VERSION:
+    version = attributes.get("format_version")
+    if version != FORMAT_VERSION:
         raise ValueError(
-            f"format_version is {attributes.get('format_version')!r}, this version reads {FORMAT_VERSION}; "
+            f"format_version is {version}, this version reads {FORMAT_VERSION}; "
             "label again or install the dkmp-plugin that wrote it"
         )
     missing = [name for name in _REQUIRED_DATASETS if name not in file]
@@ -312,6 +313,4 @@ def write_splits(path: Union[str, Path], labels: LabelledConformations) -> None:
     """Writes torchmd-net's ``splits:`` file (npz with idx_train, idx_val, idx_test) for ``labels``."""
     indices = split_indices(labels)
     with replaced_on_success(path) as temporary:
-        np.savez(
-            temporary, idx_train=indices["train"], idx_val=indices["val"], idx_test=indices["test"]
-        )
+        np.savez(temporary, idx_train=indices["train"], idx_val=indices["val"], idx_test=indices["test"])

@@ -39,13 +39,15 @@ def label_conformations(
     """
     energies = np.empty(len(positions))
     forces = np.empty(positions.shape)
-    calculator = Calculator(
-        "GFN2-xTB", np.asarray(atomic_numbers), positions[0] / units.Bohr, charge=float(charge)
-    )
-    calculator.set("verbosity", 0)
+    calculator: Any = None
     for index in progress(range(len(positions))):
-        calculator.update(positions[index] / units.Bohr)
+        in_bohr = positions[index] / units.Bohr
         try:
+            if calculator is None:
+                calculator = Calculator("GFN2-xTB", np.asarray(atomic_numbers), in_bohr, charge=float(charge))
+                calculator.set("verbosity", 0)
+            else:
+                calculator.update(in_bohr)
             result = calculator.singlepoint()
         except RuntimeError as error:
             raise ValueError(

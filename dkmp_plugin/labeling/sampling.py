@@ -1,7 +1,5 @@
 """Conformations of one molecule: Langevin dynamics with its force field, and strained copies of frames."""
 
-from typing import Optional
-
 import numpy as np
 import openmm
 from openmm import unit
@@ -68,8 +66,8 @@ def strain(
     frames: np.ndarray,
     generator: np.random.Generator,
     *,
-    max_scaling: float = 0.06,
-    max_displacement: Optional[float] = 0.08,
+    max_scaling: float = 0.05,
+    max_displacement: float = 0.04,
 ) -> np.ndarray:
     """Strained copies: each frame is scaled along three random axes and every atom displaced at random.
 
@@ -89,6 +87,6 @@ def strain(
         scaling = 1.0 + generator.uniform(-max_scaling, max_scaling, size=3)
         centred = frame - frame.mean(axis=0)
         stretched = centred @ (axes * scaling) @ axes.T
-        width = generator.uniform(0.0, max_displacement) if max_displacement else 0.0
+        width = generator.uniform(0.0, max_displacement)
         strained[index] = stretched + width * generator.standard_normal(frame.shape)
     return strained - strained.mean(axis=1, keepdims=True)

@@ -1,0 +1,82 @@
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import openmm
+import pytest
+from openmm import app, unit
+
+from dkmp_plugin.labeling.extraction import (
+    atomic_numbers,
+    extract_molecule,
+    residue_atoms,
+    total_charge,
+)
+
+
+def energy_and_forces(system: openmm.System, positions: np.ndarray):
+    context = openmm.Context(
+        system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference")
+    )
+    context.setPositions(positions * unit.angstrom)
+    state = context.getState(getEnergy=True, getForces=True)
+    return (
+        state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole),
+        state.getForces(asNumpy=True).value_in_unit(unit.kilojoule_per_mole / unit.nanometer),
+    )
+
+
+def test_molecule_equals_the_ligand_that_openmmtools_prepared_alone(p_xylene):
+    """The package also ships the ligand's own prmtop: the same molecule, by another way."""
+    system, numbers, positions = p_xylene
+    package = importlib.util.find_spec("openmmtools")
+    folder = Path(package.submodule_search_locations[0]) / "data" / "T4-lysozyme-L99A-implicit"
+    prmtop = app.AmberPrmtopFile(str(folder / "ligand.prmtop"))
+    alone = prmtop.createSystem(nonbondedMethod=app.NoCutoff, constraints=None)
+    assert numbers == [atom.element.atomic_number for atom in prmtop.topology.atoms()]
+    energy, forces = energy_and_forces(system, positions)
+    expected_energy, expected_forces = energy_and_forces(alone, positions)
+    assert energy == pytest.approx(expected_energy, abs=1e-6)
+    # Forces reach 1,000 kJ/mol/nm; the two prmtop files round Lennard-Jones parameters differently.
+    np.testing.assert_allclose(forces, expected_forces, atol=1e-3)
+
+
+def test_atom_order_is_the_given_one(t4_lysozyme):
+    shuffled = list(np.random.default_rng(0).permutation(t4_lysozyme.ligand))
+    molecule = extract_molecule(t4_lysozyme.system, shuffled)
+    energy, _ = energy_and_forces(molecule, t4_lysozyme.positions[shuffled])
+    in_order = extract_molecule(t4_lysozyme.system, t4_lysozyme.ligand)
+    expected, _ = energy_and_forces(in_order, t4_lysozyme.positions[t4_lysozyme.ligand])
+    assert energy == pytest.approx(expected, abs=1e-6)
+
+
+def test_composition_and_charge(t4_lysozyme):
+    numbers = atomic_numbers(t4_lysozyme.topology, t4_lysozyme.ligand)
+    assert sorted(numbers) == [1] * 10 + [6] * 8
+    assert total_charge(t4_lysozyme.system, t4_lysozyme.ligand) == 0
+
+
+def test_part_of_a_molecule_is_refused(t4_lysozyme):
+    with pytest.raises(ValueError, match="connects the molecule with other atoms"):
+        extract_molecule(t4_lysozyme.system, t4_lysozyme.ligand[:5])
+    with pytest.raises(ValueError, match="whole number"):
+        total_charge(t4_lysozyme.system, t4_lysozyme.ligand[:5])
+
+
+def test_unknown_and_repeated_residue_names_are_refused(t4_lysozyme):
+    with pytest.raises(ValueError, match="0 residues are called 'XYZ'"):
+        residue_atoms(t4_lysozyme.topology, "XYZ")
+    with pytest.raises(ValueError, match="expected exactly one"):
+        residue_atoms(t4_lysozyme.topology, "ALA")
+
+
+def test_constrained_and_unknown_forces_are_refused():
+    system = openmm.System()
+    system.addParticle(1.0)
+    system.addParticle(1.0)
+    system.addForce(openmm.CustomBondForce("r"))
+    with pytest.raises(ValueError, match="CustomBondForce"):
+        extract_molecule(system, [0, 1])
+    system.addConstraint(0, 1, 0.1)
+    with pytest.raises(ValueError, match="constraints=None"):
+        extract_molecule(system, [0, 1])
