@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Tuple
 
 import pytest
 import torch
@@ -43,8 +43,7 @@ def hyper_parameters(**changes: Any) -> Dict[str, Any]:
     return values
 
 
-@pytest.fixture
-def molecule():
+def ethanol() -> Tuple[torch.Tensor, torch.Tensor]:
     """Atomic numbers (9,) and positions (9, 3) in Å of ethanol, distorted, in float64."""
     z = torch.tensor([6, 6, 8, 1, 1, 1, 1, 1, 1])
     pos = torch.tensor(
@@ -62,3 +61,9 @@ def molecule():
         dtype=torch.float64,
     )
     return z, pos
+
+
+@pytest.fixture
+def molecule() -> Tuple[torch.Tensor, torch.Tensor]:
+    """See :func:`ethanol`."""
+    return ethanol()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torchmdnet.models import output_modules
 from torchmdnet.models.model import TorchMD_Net, create_prior_models
-from torchmdnet.models.utils import dtype_mapping
+from torchmdnet.models.utils import act_class_mapping, dtype_mapping
 
 from dkmp_plugin.config import shell_settings, validate
 from dkmp_plugin.models.dkmp_c import DKMPC
@@ -37,6 +37,9 @@ def create_dkmp_model(
         ValueError: If a hyper-parameter is impossible.
     """
     validate(args)
+    if args["activation"] not in act_class_mapping:
+        known = ", ".join(act_class_mapping)
+        raise ValueError(f"activation: {args['activation']!r} was given, one of {known} is expected")
     dtype = dtype_mapping[args["precision"]]
     representation = create_representation(args, dtype)
     if args["prior_model"] and prior_model is None:

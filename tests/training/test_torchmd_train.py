@@ -1,0 +1,88 @@
+"""The stock ``torchmd-train`` trains, validates, tests, resumes and distributes a DKMP model."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+TORCHMD_TRAIN = str(Path(sys.executable).parent / "torchmd-train")
+
+
+def torchmd_train(*arguments, processes=1):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [TORCHMD_TRAIN, *map(str, arguments)]
+    if processes > 1:
+        command += ["--ngpus", str(processes)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
+
+
+def checkpoints(configuration_path):
+    folder = Path(yaml.safe_load(configuration_path.read_text())["log_dir"])
+    return sorted(folder.glob("epoch=*.ckpt"))
+
+
+def epochs_logged(configuration_path):
+    folder = Path(yaml.safe_load(configuration_path.read_text())["log_dir"])
+    with open(folder / "metrics.csv") as file:
+        return {float(row["epoch"]) for row in csv.DictReader(file) if row["val_total_mse_loss"]}
+
+
+def test_trains_two_epochs_then_resumes(configuration):
+    path = configuration()
+    done = torchmd_train("--conf", path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    written = checkpoints(path)
+    assert len(written) == 2
+    assert epochs_logged(path) == {0.0, 1.0}
+    contents = torch.load(written[-1], weights_only=True)
+    assert contents["dkmp_plugin"]["dataset"]["energy_unit"] == "kcal/mol"
+    assert contents["dkmp_plugin"]["dataset"]["level_of_theory"].startswith("GFN2-xTB")
+    elements = contents["state_dict"]["model.representation_model.trained_elements"]
+    assert elements.nonzero().flatten().tolist() == [1, 6, 8]
+
+    resumed = torchmd_train("--load-model", written[-1], "--conf", configuration(num_epochs=3))
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    last = checkpoints(path)[-1]
+    assert torch.load(last, weights_only=True)["epoch"] == 2
+    assert torch.load(last, weights_only=True)["global_step"] == 9  # 24 conformations in batches of 8
+
+
+def test_two_processes_with_gloo(configuration):
+    path = configuration(num_epochs=1)
+    done = torchmd_train("--conf", path, processes=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "MEMBER: 2/2" in done.stderr
+    # Two processes share the epoch: half the steps.
+    assert torch.load(checkpoints(path)[-1], weights_only=True)["global_step"] == 2
+
+
+def test_double_precision_and_numbers_that_yaml_reads_as_text(configuration):
+    path = configuration(num_epochs=1, precision=64)
+    path.write_text(path.read_text().replace("lr: 0.001", "lr: 1e-3"))
+    assert yaml.safe_load(path.read_text())["lr"] == "1e-3"
+    done = torchmd_train("--conf", path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    state = torch.load(checkpoints(path)[-1], weights_only=True)["state_dict"]
+    assert state["model.representation_model.norm.weight"].dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"num_layers": 0}, "num_layers: 0 was given"),
+        ({"energy_unit": "eV"}, "energy_unit: 'eV' was given"),
+        ({"lr": "fast"}, "lr: 'fast' was given"),
+        ({"num_shels": 3}, "Unknown argument in config file: num_shels"),
+    ],
+)
+def test_impossible_configurations_stop_before_training(configuration, changes, expected):
+    path = configuration(**changes)
+    done = torchmd_train("--conf", path)
+    assert done.returncode != 0
+    assert expected in done.stderr
+    assert not checkpoints(path)
