@@ -11,6 +11,7 @@ from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 DKMP_MODELS: Tuple[str, ...] = ("dkmp-c", "dkmp-r")
 CANONICAL_FRAMES: Tuple[str, ...] = ("none", "principal")
 ATTENTION_VARIANTS: Tuple[str, ...] = ("split", "literal")
+LR_SCHEDULES: Tuple[str, ...] = ("plateau", "cosine")
 ENERGY_UNITS: Tuple[str, ...] = ("eV", "kcal/mol", "kJ/mol", "hartree")
 
 
@@ -71,6 +72,14 @@ HYPERPARAMETERS: Tuple[Hyperparameter, ...] = (
         float,
         1.0,
         "dkmp-r: size in angstrom of a typical displacement; the output head predicts in units of it",
+    ),
+    Hyperparameter(
+        "lr_schedule",
+        str,
+        "plateau",
+        "'plateau' is torchmd-net's own schedule; 'cosine' lowers the learning rate from lr to lr_min over the "
+        "whole training, after the warm-up (DKMP models only)",
+        LR_SCHEDULES,
     ),
     Hyperparameter(
         "energy_unit",

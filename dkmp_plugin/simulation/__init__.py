@@ -8,8 +8,11 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
+    "DKMPPropagator": "propagator",
     "ModelInfo": "model_file",
     "export_model": "export",
+    "export_propagator": "propagator_file",
+    "load_propagator": "propagator_file",
     "load_model_file": "model_file",
     "load_system": "system_file",
     "read_model_info": "model_file",

@@ -13,6 +13,18 @@ from dkmp_plugin.config import DKMP_MODELS
 from dkmp_plugin.training.factory import create_dkmp_model
 
 
+# What torch.load raises for damaged and foreign files.
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    RuntimeError,
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+)
+
+
 def load_checkpoint(path: Union[str, Path]) -> Tuple[TorchMD_Net, Dict[str, Any], Dict[str, Any]]:
     """Load the model of a checkpoint written by ``torchmd-train``.
 
@@ -54,17 +66,10 @@ def _read(path: Path) -> Any:
     # weights_only: a checkpoint from a stranger must not be able to run code.
     try:
         with warnings.catch_warnings():
-            # Lightning's own weights_only notice is of no use to somebody loading a model.
-            warnings.simplefilter("ignore", FutureWarning)
+            # torch's remarks about pickle protocols are of no use to somebody loading a model.
+            warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        zipfile.BadZipFile,
-        KeyError,
-    ) as error:
+    except _UNREADABLE as error:
         raise ValueError(
             f"{path} cannot be read as a checkpoint (corrupt, or it holds more than weights and plain "
             f"values): {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

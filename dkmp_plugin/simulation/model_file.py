@@ -89,8 +89,14 @@ def _metadata_text(path: Path) -> bytes:
             names = [name for name in archive.namelist() if name.endswith("/extra/" + _METADATA_NAME)]
             if len(names) == 1:
                 return archive.read(names[0])
+            is_propagator = any(name.endswith("_propagator.json") for name in archive.namelist())
     except (zipfile.BadZipFile, OSError, EOFError) as error:
         raise ValueError(f"{path} is not a readable model file ({error}); {remedy}") from error
+    if is_propagator:
+        raise ValueError(
+            f"{path} is a DKMP^R propagator: it predicts frames, not a potential energy; run it with "
+            f"dkmp_plugin.simulation.DKMPPropagator, or as a potential: {remedy}"
+        )
     raise ValueError(f"{path} carries no {_METADATA_NAME}: it was not written by dkmp_plugin; {remedy}")
 
 

@@ -79,9 +79,10 @@ class DKMPPotentialImpl(MLPotentialImpl):
         import torch
 
         from dkmp_plugin.simulation.force_module import OpenMMEnergy
+        from dkmp_plugin.simulation.modelled_atoms import modelled_atoms
 
         model, info = _load(self.model_path)
-        indices, atomic_numbers = _modelled_atoms(topology, atoms)
+        indices, atomic_numbers = modelled_atoms(topology, atoms)
         _check_elements(atomic_numbers, info, self.model_path)
         _check_charge(charge, info, self.model_path)
         box = topology.getPeriodicBoxVectors()
@@ -120,31 +121,6 @@ def _load(path: Path) -> Tuple[Any, Any]:
     from dkmp_plugin.simulation.model_file import load_model_file
 
     return load_model_file(path)
-
-
-def _modelled_atoms(topology: Any, atoms: Optional[Iterable[int]]) -> Tuple[Optional[List[int]], List[int]]:
-    every_atom = list(topology.atoms())
-    indices = None if atoms is None else [int(index) for index in atoms]
-    if indices is not None:
-        if not indices:
-            raise ValueError("atoms: an empty selection was given, at least one atom index is expected")
-        outside = [index for index in indices if not 0 <= index < len(every_atom)]
-        if outside:
-            raise ValueError(
-                f"atoms: index {outside[0]} was given, 0 to {len(every_atom) - 1} is expected (the topology "
-                f"has {len(every_atom)} atoms)"
-            )
-        if len(set(indices)) != len(indices):
-            raise ValueError("atoms: an index was given twice, every atom may be listed once")
-    chosen = every_atom if indices is None else [every_atom[index] for index in indices]
-    without_element = [atom for atom in chosen if atom.element is None]
-    if without_element:
-        atom = without_element[0]
-        raise ValueError(
-            f"atom {atom.index} ({atom.name} of residue {atom.residue.name}) has no element; set it in the "
-            "topology (virtual sites cannot be modelled)"
-        )
-    return indices, [atom.element.atomic_number for atom in chosen]
 
 
 def _check_elements(atomic_numbers: List[int], info: Any, path: Path) -> None:

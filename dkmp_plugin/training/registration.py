@@ -7,6 +7,7 @@ reports on stderr.
 
 import argparse
 import functools
+import math
 from typing import Any
 
 from dkmp_plugin.config import DKMP_MODELS, add_arguments, defaults
@@ -76,6 +77,31 @@ def extend_lightning_module(module: Any) -> None:
             checkpoint["dkmp_plugin"] = {"version": __version__, "dataset": dict(metadata or {})}
 
     module.LNNP.on_save_checkpoint = on_save_checkpoint
+    configure_torchmdnet_optimizers = module.LNNP.configure_optimizers
+
+    @functools.wraps(configure_torchmdnet_optimizers)
+    def configure_optimizers(self):
+        optimizers, schedulers = configure_torchmdnet_optimizers(self)
+        if _is_dkmp(self.hparams) and self.hparams.get("lr_schedule") == "cosine":
+            schedulers = [
+                _cosine_schedule(optimizers[0], self.hparams, self.trainer.estimated_stepping_batches)
+            ]
+        return optimizers, schedulers
+
+    module.LNNP.configure_optimizers = configure_optimizers
+
+
+def _cosine_schedule(optimizer: Any, hyper_parameters: Any, num_steps: int) -> Any:
+    """Half a cosine from lr to lr_min; during the warm-up torchmd-net sets the rate itself."""
+    from torch.optim.lr_scheduler import LambdaLR
+
+    floor = hyper_parameters.lr_min / hyper_parameters.lr
+
+    def factor(step: int) -> float:
+        progress = min(1.0, step / max(1, num_steps))
+        return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+    return {"scheduler": LambdaLR(optimizer, factor), "interval": "step", "frequency": 1}
 
 
 def extend_data_module(module: Any) -> None:

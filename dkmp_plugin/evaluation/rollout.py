@@ -1,0 +1,223 @@
+"""Runs DKMP^R forward in time and compares it with the true trajectory and with trivial predictions."""
+
+import resource
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dkmp_plugin.evaluation.trajectory_metrics import average_mse, final_mse, next_mse
+from dkmp_plugin.files import replaced_on_success
+from dkmp_plugin.models.elements import check_elements
+
+Predictor = Callable[[np.ndarray], np.ndarray]
+
+
+class FramePredictor:
+    """The next frame of one system, by a trained model.
+
+    Distance ranks are computed from the first frame that is given and reused (paper, appendix E).
+
+    Args:
+        model: ``model(z, pos, extra_args={"neighbors": ...}) -> (displacement, _)`` in Å, as trained by
+            torchmd-train (``DisplacementModel``).
+        numbers: (N,) atomic numbers.
+        rerank_interval: rank anew after this many predictions; 0 for never.
+
+    Raises:
+        ValueError: an element that the model has not seen in training.
+    """
+
+    def __init__(self, model: Any, numbers: np.ndarray, rerank_interval: int = 0) -> None:
+        self.model = model.eval()
+        self.numbers = torch.as_tensor(numbers, dtype=torch.int64)
+        trained = model.representation_model.trained_elements.nonzero().flatten().tolist()
+        check_elements(self.numbers.tolist(), trained)
+        self.rerank_interval = rerank_interval
+        self._neighbors: Optional[Tensor] = None
+        self._predictions = 0
+
+    def restart(self) -> None:
+        """Forget the ranks: the next frame is the first of another trajectory."""
+        self._neighbors, self._predictions = None, 0
+
+    def __call__(self, positions: np.ndarray) -> np.ndarray:
+        """The frame after ``positions``, both (N, 3) in Å."""
+        representation = self.model.representation_model
+        pos = torch.as_tensor(positions, dtype=next(representation.parameters()).dtype)
+        due = self.rerank_interval > 0 and self._predictions % self.rerank_interval == 0
+        if self._neighbors is None or due:
+            self._neighbors = representation.distance(pos, torch.zeros_like(self.numbers), None)
+        self._predictions += 1
+        with torch.no_grad():
+            displacement, _ = self.model(self.numbers, pos, extra_args={"neighbors": self._neighbors})
+        return (pos + displacement).numpy()
+
+
+def roll_out(predictor: Predictor, start: np.ndarray, num_steps: int) -> np.ndarray:
+    """A trajectory of predictions, each made from the one before.
+
+    Args:
+        predictor: the next frame from a frame, both (N, 3) in Å.
+        start: (N, 3) in Å.
+        num_steps: number of predictions.
+
+    Returns:
+        (num_steps + 1, N, 3) float32 in Å; the first frame is ``start``.
+
+    Raises:
+        ValueError: the rollout has left the range of finite numbers.
+    """
+    frames = [np.asarray(start, dtype=np.float32)]
+    for step in range(num_steps):
+        frames.append(np.asarray(predictor(frames[-1]), dtype=np.float32))
+        if not np.isfinite(frames[-1]).all():
+            raise ValueError(f"the rollout holds NaN or infinite positions from step {step + 1} on")
+    return np.stack(frames)
+
+
+@dataclass(frozen=True)
+class TrajectoryErrors:
+    """Errors of one way to predict, in Å² per coordinate; see ``trajectory_metrics``."""
+
+    next: float
+    average: float
+    final: float
+
+
+@dataclass(frozen=True)
+class RolloutReport:
+    """A model beside trivial predictions on one run.
+
+    Attributes:
+        name: of the run.
+        num_atoms: N.
+        lag: frames per prediction.
+        num_steps: predictions in the rollout from frame 0.
+        errors: by way of predicting: ``model``, ``persistence``, ``linear extrapolation``.
+        seconds_per_frame: median time of a prediction with known ranks.
+        peak_memory_gib: largest resident memory of this process so far.
+    """
+
+    name: str
+    num_atoms: int
+    lag: int
+    num_steps: int
+    errors: Dict[str, TrajectoryErrors]
+    seconds_per_frame: float
+    peak_memory_gib: float
+
+    def table(self) -> str:
+        """The report as text, with the ratio to persistence."""
+        rows = [
+            f"{self.name}: {self.num_atoms} atoms, lag {self.lag}, rollout of {self.num_steps} steps; "
+            "errors in Å² per coordinate",
+            f"{'':22s}{'next':>9s}{'/persist.':>11s}{'average':>9s}{'final':>9s}",
+        ]
+        reference = self.errors["persistence"].next
+        for name, error in self.errors.items():
+            rows.append(
+                f"{name:22s}{error.next:9.4f}{error.next / reference:11.4f}"
+                f"{error.average:9.4f}{error.final:9.4f}"
+            )
+        rows.append(
+            f"{self.seconds_per_frame:.3f} s per frame on {torch.get_num_threads()} threads, peak memory "
+            f"{self.peak_memory_gib:.2f} GiB"
+        )
+        return "\n".join(rows)
+
+
+def evaluate_run(
+    predictor: FramePredictor, positions: np.ndarray, lag: int, name: str = "run"
+) -> Tuple[RolloutReport, np.ndarray]:
+    """Single predictions from every frame of a run, and a rollout from its first frame to its end.
+
+    The next-error of linear extrapolation, ``2 x(t) - x(t - lag)``, is over the frames that have a past; its
+    rollout is given the first true step and goes on with it.
+
+    Args:
+        predictor: of the same system.
+        positions: (T, N, 3) true frames in Å.
+        lag: frames per prediction, as the model was trained.
+        name: of the run.
+
+    Returns:
+        The report, and the rollout (steps + 1, N, 3) in Å.
+
+    Raises:
+        ValueError: fewer than two steps fit into the run.
+    """
+    steps = (len(positions) - 1) // lag
+    if steps < 2:
+        raise ValueError(f"{name} has {len(positions)} frames, at least 2 lag + 1 = {2 * lag + 1} are needed")
+    true = positions[: steps * lag + 1 : lag]
+    predictor.restart()
+    durations: List[float] = []
+    predicted = []
+    for frame in positions[:-lag]:
+        begin = time.perf_counter()
+        predicted.append(predictor(frame))
+        durations.append(time.perf_counter() - begin)
+    predictor.restart()
+    rollout = roll_out(predictor, positions[0], steps)
+    line = np.stack([true[0] + step * (true[1] - true[0]) for step in range(steps + 1)])
+    still = np.broadcast_to(true[0], true.shape)
+    past, present, future = positions[: -2 * lag], positions[lag:-lag], positions[2 * lag :]
+    errors = {
+        "model": _errors(np.stack(predicted), positions[lag:], rollout, true),
+        "persistence": _errors(positions[:-lag], positions[lag:], still, true),
+        "linear extrapolation": _errors(2 * present - past, future, line, true),
+    }
+    # The first prediction ranks the neighbours: the median leaves it out.
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    seconds = float(np.median(durations))
+    report = RolloutReport(name, positions.shape[1], lag, steps, errors, seconds, memory)
+    return report, rollout
+
+
+def _errors(
+    predicted: np.ndarray, future: np.ndarray, rollout: np.ndarray, true: np.ndarray
+) -> TrajectoryErrors:
+    return TrajectoryErrors(next_mse(predicted, future), average_mse(rollout, true), final_mse(rollout, true))
+
+
+def load_displacement_model(checkpoint: Union[str, Path]) -> Tuple[Any, Dict[str, Any]]:
+    """A trained ``dkmp-r`` model and what its dataset declared (lag, selection, ...).
+
+    Raises:
+        ValueError: the file is no checkpoint of a ``dkmp-r`` model.
+    """
+    from dkmp_plugin.simulation.checkpoint import load_checkpoint
+
+    model, hyper_parameters, dataset = load_checkpoint(checkpoint)
+    if hyper_parameters["model"] != "dkmp-r":
+        raise ValueError(
+            f"{checkpoint} holds a {hyper_parameters['model']} model; a rollout needs a dkmp-r model. "
+            "Simulate a potential with OpenMM instead"
+        )
+    return model, dataset
+
+
+def write_trajectory(path: Union[str, Path], positions: np.ndarray, topology: Any) -> None:
+    """Writes frames that VMD, PyMOL and mdtraj open; the suffix names the format (.dcd, .xtc, .pdb).
+
+    Args:
+        path: the file to write.
+        positions: (T, N, 3) in Å.
+        topology: mdtraj topology of these N atoms.
+
+    Raises:
+        ValueError: another number of atoms than the topology.
+    """
+    import mdtraj
+
+    if positions.shape[1] != topology.n_atoms:
+        raise ValueError(
+            f"{positions.shape[1]} atoms per frame are given, the topology has {topology.n_atoms}"
+        )
+    with replaced_on_success(path) as temporary:
+        mdtraj.Trajectory(positions / 10.0, topology).save(str(temporary))

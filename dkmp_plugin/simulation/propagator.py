@@ -1,0 +1,170 @@
+"""DKMP^R inside OpenMM: one step of the integrator is one predicted frame.
+
+This is a propagator, not a potential: the "forces" it hands to its own integrator are displacements. They
+must not drive any other integrator, and the System holds nothing else.
+"""
+
+from pathlib import Path
+from typing import Any, Iterable, Optional, Tuple, Union
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dkmp_plugin.models.elements import check_elements
+from dkmp_plugin.simulation.modelled_atoms import modelled_atoms
+from dkmp_plugin.simulation.propagator_file import load_propagator
+from dkmp_plugin.simulation.stack import require_torchforce
+from dkmp_plugin.simulation.units import ANGSTROM_PER_NANOMETER
+
+# Its own force group: the integrator reads exactly this force, as f31.
+FORCE_GROUP = 31
+
+
+class OpenMMDisplacement(nn.Module):
+    """Displacements of all particles of a System, in the place of forces.
+
+    Args:
+        predictor: exported model: ``(z, pos Å, neighbors) -> displacement Å``.
+        dtype: floating-point type of the model.
+        atomic_numbers: (N,) of the propagated atoms.
+        atoms: (N,) their indices among all particles.
+        neighbors: (N, M) distance ranks of the start structure.
+        rerank: rank anew in every step instead.
+    """
+
+    atomic_numbers: Tensor
+    atoms: Tensor
+    neighbors: Tensor
+
+    def __init__(
+        self,
+        predictor: nn.Module,
+        dtype: torch.dtype,
+        atomic_numbers: Tensor,
+        atoms: Tensor,
+        neighbors: Tensor,
+        rerank: bool,
+    ) -> None:
+        super().__init__()
+        self.predictor = predictor
+        self.dtype = dtype
+        self.rerank = rerank
+        self.angstrom_per_nanometer = ANGSTROM_PER_NANOMETER
+        self.register_buffer("atomic_numbers", atomic_numbers)
+        self.register_buffer("atoms", atoms)
+        self.register_buffer("neighbors", neighbors)
+
+    def forward(self, positions: Tensor) -> Tuple[Tensor, Tensor]:
+        """Energy 0 and displacements (P, 3) in nm of all P particles at ``positions`` (P, 3) in nm."""
+        pos = positions.index_select(0, self.atoms).to(self.dtype) * self.angstrom_per_nanometer
+        neighbors = self.predictor.ranks(pos) if self.rerank else self.neighbors  # type: ignore[operator]
+        displacement = self.predictor(self.atomic_numbers, pos, neighbors) / self.angstrom_per_nanometer
+        moved = torch.zeros_like(positions).index_copy(0, self.atoms, displacement.to(positions.dtype))
+        return torch.zeros([], dtype=positions.dtype, device=positions.device), moved.contiguous()
+
+
+class DKMPPropagator:
+    """Predicts trajectories frame by frame with OpenMM's own Simulation, reporters and platforms.
+
+    Distance ranks are those of ``positions`` and are reused in every step (paper, appendix E). Molecules must
+    be whole; nothing is wrapped into a periodic box while propagating.
+
+    Args:
+        model_path: file written by ``export_propagator``, or a ``dkmp-r`` checkpoint (``.ckpt``).
+        topology: ``openmm.app.Topology`` of the whole system.
+        positions: start positions of all its atoms, an OpenMM quantity or an array (P, 3) in nm.
+        atoms: indices of the atoms to propagate (those of the training selection); None for all. The others
+            stay where they are.
+        rerank: rank the neighbours anew in every step.
+
+    Raises:
+        ValueError: positions or atoms that do not fit the topology, unknown elements, or a bad model file.
+        RuntimeError: TorchForce cannot work on the installed stack.
+    """
+
+    def __init__(
+        self,
+        model_path: Union[str, Path],
+        topology: Any,
+        positions: Any,
+        atoms: Optional[Iterable[int]] = None,
+        rerank: bool = False,
+    ) -> None:
+        require_torchforce()
+        predictor, self.info = load_propagator(model_path)
+        self.topology = topology
+        self.start = _nanometers(positions, topology.getNumAtoms())
+        indices, atomic_numbers = modelled_atoms(topology, atoms)
+        check_elements(atomic_numbers, self.info.elements)
+        self.atoms = list(range(len(atomic_numbers))) if indices is None else indices
+        dtype = torch.float64 if self.info.dtype == "float64" else torch.float32
+        start = torch.from_numpy(self.start[self.atoms] * ANGSTROM_PER_NANOMETER).to(dtype)
+        self.module = OpenMMDisplacement(
+            predictor,
+            dtype,
+            torch.tensor(atomic_numbers, dtype=torch.int64),
+            torch.tensor(self.atoms, dtype=torch.int64),
+            predictor.ranks(start),
+            rerank,
+        ).eval()
+
+    def create_system(self) -> Any:
+        """An ``openmm.System`` that holds only the displacements; atoms that stay have mass 0."""
+        import openmm
+        import openmmtorch
+
+        system = openmm.System()
+        propagated = set(self.atoms)
+        for index in range(len(self.start)):
+            system.addParticle(1.0 if index in propagated else 0.0)
+        force = openmmtorch.TorchForce(torch.jit.script(self.module))
+        force.setOutputsForces(True)
+        # Without periodic boundaries OpenMM never wraps the atoms apart.
+        force.setUsesPeriodicBoundaryConditions(False)
+        force.setForceGroup(FORCE_GROUP)
+        force.setName("DKMP propagator (displacements, not forces)")
+        system.addForce(force)
+        return system
+
+    def create_integrator(self) -> Any:
+        """An ``openmm.CustomIntegrator`` whose step moves every atom to the next frame.
+
+        Its step size is 1 ps by name only: what a step means is the lag of the training data.
+        """
+        import openmm
+
+        integrator = openmm.CustomIntegrator(1.0)
+        integrator.addUpdateContextState()
+        integrator.addComputePerDof("x", f"x+f{FORCE_GROUP}")
+        integrator.addComputePerDof("v", "0")
+        return integrator
+
+    def create_simulation(self, platform: Any = None, properties: Optional[dict] = None) -> Any:
+        """A ready ``openmm.app.Simulation`` at the start positions: add reporters, then ``step(n)``.
+
+        Args:
+            platform: ``openmm.Platform``; None lets OpenMM choose.
+            properties: platform properties.
+        """
+        from openmm.app import Simulation
+
+        arguments = [] if platform is None else [platform, properties or {}]
+        simulation = Simulation(self.topology, self.create_system(), self.create_integrator(), *arguments)
+        simulation.context.setPositions(self.start)
+        return simulation
+
+
+def _nanometers(positions: Any, num_atoms: int) -> np.ndarray:
+    from openmm import unit
+
+    values = positions.value_in_unit(unit.nanometer) if unit.is_quantity(positions) else positions
+    array = np.array([list(row) for row in values], dtype=np.float64)
+    if array.shape != (num_atoms, 3):
+        raise ValueError(
+            f"positions have shape {array.shape}, ({num_atoms}, 3) is expected, one row per "
+            "atom of the topology"
+        )
+    if not np.isfinite(array).all():
+        raise ValueError("positions hold NaN or infinite values; check the structure")
+    return array

@@ -1,0 +1,160 @@
+"""The exported propagator: one TorchScript file with a DKMP^R model and what it was trained for."""
+
+import json
+import zipfile
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple, Union
+
+import torch
+from torch import Tensor, nn
+
+import dkmp_plugin.ops  # noqa: F401  (registers the operators that exported models call)
+from dkmp_plugin.files import replaced_on_success
+from dkmp_plugin.simulation.checkpoint import load_checkpoint
+
+FORMAT_VERSION = 1
+_METADATA_NAME = "dkmp_plugin_propagator.json"
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class PropagatorInfo:
+    """What an exported propagator says about itself.
+
+    Attributes:
+        elements: Atomic numbers in the training data.
+        num_neighbors: Distance ranks per atom that the model uses.
+        dtype: ``float32`` or ``float64``.
+        dataset: What the training dataset declared (lag, selection, ...).
+        format_version: Version of the file format.
+    """
+
+    elements: List[int]
+    num_neighbors: int
+    dtype: str
+    dataset: Dict[str, Any]
+    format_version: int = FORMAT_VERSION
+
+
+class DisplacementPredictor(nn.Module):
+    """DKMP^R with its head for one system: what an exported propagator holds.
+
+    Args:
+        representation: :class:`dkmp_plugin.models.DKMPR`.
+        head: :class:`dkmp_plugin.training.displacement.Displacement`.
+    """
+
+    def __init__(self, representation: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.representation = representation
+        self.head = head
+
+    def forward(self, z: Tensor, pos: Tensor, neighbors: Tensor) -> Tensor:
+        """Displacement (N, 3) in Å to the next frame.
+
+        Args:
+            z: (N,) int64 atomic numbers.
+            pos: (N, 3) in Å.
+            neighbors: (N, M) int64 distance ranks; see :meth:`ranks`.
+        """
+        batch = torch.zeros_like(z)
+        x, frame, z, pos, batch = self.representation.encode(z, pos, batch, neighbors, None)  # type: ignore[operator]
+        return self.head.pre_reduce(x, frame, z, pos, batch, None)  # type: ignore[operator]
+
+    @torch.jit.export
+    def ranks(self, pos: Tensor) -> Tensor:
+        """Distance ranks (N, M) int64 of a structure (N, 3) in Å."""
+        batch = torch.zeros(pos.size(0), dtype=torch.int64, device=pos.device)
+        return self.representation.distance(pos, batch, None)  # type: ignore[operator]
+
+
+def script_propagator(
+    checkpoint: Union[str, Path], dtype: str = "float32"
+) -> Tuple[torch.jit.ScriptModule, PropagatorInfo]:
+    """The scripted model of a checkpoint, without writing a file (see :func:`export_propagator`)."""
+    if dtype not in _DTYPES:
+        raise ValueError(f"dtype: {dtype!r} was given, 'float32' or 'float64' is expected")
+    model, hyper_parameters, dataset = load_checkpoint(checkpoint)
+    if hyper_parameters["model"] != "dkmp-r":
+        raise ValueError(
+            f"{checkpoint} holds a {hyper_parameters['model']} model, which is a potential energy; export it "
+            "with dkmp_plugin.simulation.export_model"
+        )
+    predictor = DisplacementPredictor(model.representation_model, model.output_model)
+    predictor = predictor.to(_DTYPES[dtype]).eval()
+    for parameter in predictor.parameters():
+        parameter.requires_grad_(False)
+    representation = model.representation_model
+    info = PropagatorInfo(
+        elements=representation.trained_elements.nonzero().flatten().tolist(),
+        num_neighbors=representation.distance.num_neighbors,
+        dtype=dtype,
+        dataset=dataset,
+    )
+    return torch.jit.script(predictor), info
+
+
+def export_propagator(
+    checkpoint: Union[str, Path], output: Union[str, Path], *, dtype: str = "float32"
+) -> PropagatorInfo:
+    """Exports a ``dkmp-r`` checkpoint of ``torchmd-train``.
+
+    Args:
+        checkpoint: The ``.ckpt`` file.
+        output: The file to write (``.pt``); replaced only when the export succeeds.
+        dtype: ``float32`` or ``float64``.
+
+    Returns:
+        What the file says about itself.
+
+    Raises:
+        ValueError: the checkpoint is unreadable or holds another model.
+    """
+    module, info = script_propagator(checkpoint, dtype)
+    with replaced_on_success(output) as temporary:
+        module.save(str(temporary), _extra_files={_METADATA_NAME: json.dumps(asdict(info), indent=1)})
+    return info
+
+
+def load_propagator(path: Union[str, Path]) -> Tuple[torch.jit.ScriptModule, PropagatorInfo]:
+    """Loads an exported propagator, or a ``dkmp-r`` checkpoint (``.ckpt``).
+
+    Raises:
+        ValueError: the file is missing, damaged, no propagator, or of a newer format.
+    """
+    path = Path(path)
+    if path.suffix == ".ckpt":
+        return script_propagator(path)
+    text = read_propagator_metadata(path)
+    if text is None:
+        raise ValueError(
+            f"{path} is not an exported propagator; write one with dkmp_plugin.simulation.export_propagator, "
+            "or give a dkmp-r checkpoint (.ckpt)"
+        )
+    metadata = json.loads(text)
+    if metadata.get("format_version", 0) > FORMAT_VERSION:
+        raise ValueError(f"{path} was written by a newer dkmp_plugin; update dkmp_plugin")
+    known = {entry.name for entry in fields(PropagatorInfo)}
+    info = PropagatorInfo(**{name: value for name, value in metadata.items() if name in known})
+    try:
+        return torch.jit.load(str(path), map_location="cpu").eval(), info
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{path}: its TorchScript does not load; export the model again") from error
+
+
+def read_propagator_metadata(path: Union[str, Path]) -> Optional[bytes]:
+    """The metadata of an exported propagator as JSON; None where the file is something else.
+
+    Raises:
+        ValueError: the file is missing or damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; an exported propagator (.pt) is expected")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith("/extra/" + _METADATA_NAME)]
+            return archive.read(names[0]) if names else None
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        raise ValueError(f"{path} is damaged or no model file ({error}); export the model again") from error
