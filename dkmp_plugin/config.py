@@ -77,8 +77,8 @@ HYPERPARAMETERS: Tuple[Hyperparameter, ...] = (
         "lr_schedule",
         str,
         "plateau",
-        "'plateau' is torchmd-net's own schedule; 'cosine' lowers the learning rate from lr to lr_min over the "
-        "whole training, after the warm-up (DKMP models only)",
+        "'plateau' is torchmd-net's own schedule; 'cosine' lowers it from lr to lr_min over the "
+        "whole training (DKMP models only)",
         LR_SCHEDULES,
     ),
     Hyperparameter(
