@@ -12,7 +12,6 @@ from torchmdnet.models.model import TorchMD_Net
 from dkmp_plugin.config import DKMP_MODELS
 from dkmp_plugin.training.factory import create_dkmp_model
 
-
 # What torch.load raises for damaged and foreign files.
 _UNREADABLE = (
     pickle.UnpicklingError,

@@ -1,0 +1,44 @@
+"""A model file with known weights, and molecules to run it on."""
+
+from typing import Any, Dict
+
+import pytest
+import torch
+from torchmdnet.models.model import create_model
+
+from dkmp_plugin.simulation.export import export_model
+from tests.conftest import hyper_parameters
+
+DATASET = {
+    "energy_unit": "kcal/mol",
+    "level_of_theory": "none (random weights)",
+    "total_charge": 0,
+    "reference_energies": {"1": -0.5, "6": -38.0},
+}
+
+
+def write_checkpoint(path, trained_elements=(1, 6, 7, 8), dataset=DATASET, **changes: Any) -> Dict[str, Any]:
+    """Write what torchmd-train writes, with seeded random weights; returns the hyper-parameters."""
+    torch.manual_seed(11)
+    settings = hyper_parameters(**{"precision": 32, **changes})
+    model = create_model(settings)
+    model.representation_model.trained_elements[list(trained_elements)] = True
+    state = {"model." + name: value for name, value in model.state_dict().items()}
+    contents = {"hyper_parameters": settings, "state_dict": state, "dkmp_plugin": {"dataset": dataset}}
+    torch.save(contents, path)
+    return settings
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoint") / "model.ckpt"
+    write_checkpoint(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def model_path(checkpoint):
+    """Exported model in float64: comparisons across platforms see rounding of the platform only."""
+    path = checkpoint.with_name("model.pt")
+    export_model(checkpoint, path, dtype="float64")
+    return path

@@ -1,0 +1,189 @@
+"""Files, molecules and stacks that do not fit: errors that say what was given and what to do."""
+
+import json
+import pickle
+import zipfile
+from importlib import metadata
+
+import pytest
+import torch
+from torch import nn
+
+from dkmp_plugin.simulation import stack
+from dkmp_plugin.simulation.checkpoint import load_checkpoint
+from dkmp_plugin.simulation.export import export_model
+from dkmp_plugin.simulation.model_file import FORMAT_VERSION, load_model_file, read_model_info
+from tests.conftest import hyper_parameters
+from tests.simulation.conftest import write_checkpoint
+
+
+class TestFiles:
+    def test_missing(self, tmp_path):
+        with pytest.raises(ValueError, match="no such file"):
+            load_model_file(tmp_path / "none.pt")
+        with pytest.raises(ValueError, match="no such file"):
+            load_checkpoint(tmp_path / "none.ckpt")
+
+    def test_truncated(self, model_path, checkpoint, tmp_path):
+        for source in (model_path, checkpoint):
+            damaged = tmp_path / source.name
+            damaged.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
+            reader = load_model_file if source is model_path else load_checkpoint
+            with pytest.raises(ValueError, match="read"):
+                reader(damaged)
+
+    def test_torchscript_that_is_not_ours(self, tmp_path):
+        path = tmp_path / "foreign.pt"
+        torch.jit.script(nn.Linear(2, 2)).save(str(path))
+        with pytest.raises(ValueError, match="was not written by dkmp_plugin"):
+            load_model_file(path)
+
+    def test_pickle_that_runs_code(self, tmp_path):
+        class Hostile:
+            def __reduce__(self):
+                return open, (str(tmp_path / "was_here"), "w")
+
+        path = tmp_path / "hostile.ckpt"
+        torch.save({"hyper_parameters": hyper_parameters(), "state_dict": Hostile()}, path)
+        with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
+            load_checkpoint(path)
+        path.write_bytes(pickle.dumps(Hostile()))
+        with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
+            load_checkpoint(path)
+        assert not (tmp_path / "was_here").exists()
+
+    def test_checkpoint_of_another_architecture(self, tmp_path):
+        path = tmp_path / "other.ckpt"
+        torch.save({"hyper_parameters": {"model": "tensornet"}, "state_dict": {}}, path)
+        with pytest.raises(ValueError, match="tensornet"):
+            load_checkpoint(path)
+
+    def test_newer_format(self, model_path, tmp_path):
+        path = tmp_path / "newer.pt"
+        with zipfile.ZipFile(model_path) as old, zipfile.ZipFile(path, "w") as new:
+            for name in old.namelist():
+                content = old.read(name)
+                if name.endswith("dkmp_plugin.json"):
+                    content = json.dumps({**json.loads(content), "format_version": FORMAT_VERSION + 1})
+                new.writestr(name, content)
+        with pytest.raises(ValueError, match="update dkmp_plugin"):
+            read_model_info(path)
+
+    def test_failed_export_leaves_the_old_file(self, tmp_path):
+        write_checkpoint(tmp_path / "untrained.ckpt", trained_elements=())
+        output = tmp_path / "model.pt"
+        output.write_bytes(b"old")
+        with pytest.raises(ValueError, match="has not been trained"):
+            export_model(tmp_path / "untrained.ckpt", output)
+        assert output.read_bytes() == b"old"
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["model.pt", "untrained.ckpt"]
+
+    def test_unknown_energy_unit(self, tmp_path):
+        write_checkpoint(tmp_path / "model.ckpt", dataset={})
+        with pytest.raises(ValueError, match="energy_unit"):
+            export_model(tmp_path / "model.ckpt", tmp_path / "model.pt")
+
+    def test_unknown_precision(self, checkpoint, tmp_path):
+        with pytest.raises(ValueError, match="float32"):
+            export_model(checkpoint, tmp_path / "model.pt", dtype="float16")
+
+
+class TestStack:
+    @pytest.mark.parametrize(
+        ("package", "version"), [("openmm", "8.6.1"), ("torch", "2.10.0"), ("openmmtorch", None)]
+    )
+    def test_torchforce_on_a_stack_known_to_crash(self, package, version, monkeypatch):
+        real = metadata.version
+
+        def installed(name):
+            if name != package:
+                return real(name)
+            if version is None:
+                raise metadata.PackageNotFoundError(name)
+            return version
+
+        monkeypatch.setattr(stack, "version", installed)
+        with pytest.raises(RuntimeError, match=r"torchforce") as error:
+            stack.require_torchforce()
+        assert package in str(error.value)
+        assert stack.TORCHFORCE_PINS[package] in str(error.value)
+
+
+class TestMolecules:
+    @pytest.fixture(autouse=True)
+    def openmm_modules(self):
+        if not stack.installed_stack().torchforce:
+            pytest.skip("TorchForce needs the torchforce stack")
+
+    def topology(self, *numbers, box=None):
+        from openmm import app, unit
+
+        topology = app.Topology()
+        residue = topology.addResidue("MOL", topology.addChain())
+        for number in numbers:
+            element = None if number is None else app.Element.getByAtomicNumber(number)
+            topology.addAtom("A", element, residue)
+        if box is not None:
+            topology.setUnitCellDimensions([box] * 3 * unit.nanometer)
+        return topology
+
+    def add(self, model_path, topology, atoms=None, **arguments):
+        import openmm
+        from openmmml import MLPotential
+
+        system = openmm.System()
+        for _ in topology.atoms():
+            system.addParticle(1.0)
+        potential = MLPotential("dkmp", modelPath=str(model_path))
+        potential._impl.addForces(topology, system, atoms, 0, **arguments)
+        return system
+
+    def test_element_not_covered(self, model_path):
+        with pytest.raises(ValueError, match=r"Cl.*trained on H, C, N, O"):
+            self.add(model_path, self.topology(6, 17))
+
+    def test_atom_without_element(self, model_path):
+        with pytest.raises(ValueError, match="has no element"):
+            self.add(model_path, self.topology(6, None))
+
+    @pytest.mark.parametrize(
+        ("atoms", "message"), [([], "empty"), ([0, 5], "index 5"), ([-1], "index -1"), ([1, 1], "twice")]
+    )
+    def test_subset(self, model_path, atoms, message):
+        with pytest.raises(ValueError, match=message):
+            self.add(model_path, self.topology(6, 1, 1), atoms)
+
+    def test_charge(self, model_path):
+        self.add(model_path, self.topology(6, 1), charge=0)
+        with pytest.raises(ValueError, match=r"charge: 1 was given.*neutral"):
+            self.add(model_path, self.topology(6, 1), charge=1)
+
+    def test_unknown_arguments(self, model_path):
+        from openmmml import MLPotential
+
+        with pytest.raises(ValueError, match="chargee"):
+            self.add(model_path, self.topology(6, 1), chargee=1)
+        with pytest.raises(ValueError, match="model_path"):
+            MLPotential("dkmp", model_path="x")
+        with pytest.raises(ValueError, match="backend"):
+            MLPotential("dkmp", backend="jax")
+
+    def test_molecule_that_would_meet_its_image(self, model_path):
+        with pytest.raises(ValueError, match=r"10\.0 Å wide.*12\.0 Å"):
+            self.add(model_path, self.topology(6, 1, 1, box=1.0), [0, 1])
+
+    def test_bundled_model_refuses_other_elements(self):
+        from openmmml import MLPotential
+
+        with pytest.raises(ValueError, match=r"O.*trained on H, C"):
+            MLPotential("dkmp").createSystem(self.topology(6, 8))
+
+    def test_nan_positions(self, model_path):
+        import openmm
+
+        system = self.add(model_path, self.topology(6, 1))
+        platform = openmm.Platform.getPlatformByName("Reference")
+        context = openmm.Context(system, openmm.VerletIntegrator(0.001), platform)
+        context.setPositions([[0, 0, 0], [float("nan"), 0, 0]])
+        with pytest.raises(openmm.OpenMMException, match=r"(?i)nan|finite"):
+            context.getState(getEnergy=True)

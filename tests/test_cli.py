@@ -1,0 +1,49 @@
+"""The ``dkmp`` command, as a user types it."""
+
+import json
+
+import pytest
+
+from dkmp_plugin import cli
+from dkmp_plugin.simulation import stack
+from tests.simulation.conftest import write_checkpoint
+
+
+def test_export_then_info(tmp_path, capsys):
+    write_checkpoint(tmp_path / "model.ckpt")
+    assert cli.main(["export", str(tmp_path / "model.ckpt"), str(tmp_path / "model.pt")]) == 0
+    assert "kcal/mol" in capsys.readouterr().out
+    assert cli.main(["info", str(tmp_path / "model.pt")]) == 0
+    described = json.loads(capsys.readouterr().out)
+    assert described["elements"] == [1, 6, 7, 8]
+    assert described["cutoff"] == 6.0
+    assert described["reference_energies"] == {"1": -0.5, "6": -38.0}
+
+
+def test_info_names_the_stack_and_the_ops(capsys):
+    status = cli.main(["info"])
+    text = capsys.readouterr().out
+    assert status == (0 if stack.installed_stack().torchforce else 1)
+    for expected in ("torchmd-net  3.", "ops:", "training: torchmd-train knows dkmp-c"):
+        assert expected in text
+
+
+def test_info_says_what_is_wrong_with_the_stack(monkeypatch, capsys):
+    real = stack.version
+    monkeypatch.setattr(stack, "version", lambda name: "8.6.1" if name == "openmm" else real(name))
+    assert cli.main(["info"]) == 1
+    text = capsys.readouterr().out
+    assert "openmm 8.6.1 is installed, 8.4.* is needed" in text
+    assert "pip install" in text
+
+
+def test_bad_input_is_an_error_message_not_a_traceback(tmp_path, capsys):
+    assert cli.main(["export", str(tmp_path / "none.ckpt"), str(tmp_path / "model.pt")]) == 2
+    assert "no such file" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_verb_lists_the_known_ones(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["fly"])
+    assert "export" in capsys.readouterr().err
