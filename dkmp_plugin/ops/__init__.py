@@ -19,7 +19,7 @@ _STATUS = _load()
 if _STATUS.native:
     from dkmp_plugin.ops import native as _implementation
 else:
-    from dkmp_plugin.ops import reference as _implementation
+    from dkmp_plugin.ops import reference as _implementation  # type: ignore[no-redef]
 
 
 def status() -> OpsStatus:

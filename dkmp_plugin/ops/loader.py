@@ -5,6 +5,7 @@ import warnings
 
 import torch
 
+from dkmp_plugin.ops import fakes
 from dkmp_plugin.ops.builder import BuildError, build
 from dkmp_plugin.ops.status import OpsStatus
 
@@ -21,6 +22,7 @@ def load() -> OpsStatus:
         # One real path only: the same library loaded from two paths aborts the process.
         library = os.path.realpath(result.library)
         torch.ops.load_library(library)
+        fakes.register()
     except (BuildError, OSError) as error:
         warnings.warn(
             "dkmp_plugin runs without its native ops, many times slower and with more memory: "
