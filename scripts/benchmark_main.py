@@ -1,0 +1,294 @@
+"""Speed and memory of the main job, beside peers and pure MM measured in the same run.
+
+Three tables (choose with --tables):
+  simulation  ML/MM against pure-MM step time, T4 lysozyme L99A + p-xylene, OpenMM CPU platform
+  potential   energy + forces on chignolin (166 atoms): exported DKMP^C (C=12 Å, L=6, d=128) against
+              schnetpack's PaiNN (if importable, see install_benchmark_peers.sh) and torchmd-net's
+              equivariant-transformer and graph-network of the same width and depth (5 Å)
+  graph       radius_shells, cutoff 12 Å, 2,489 to 30,327 atoms: time, peak memory, growth
+
+All timings: rounds of all contestants in turn, median [minimum, maximum]. Weights are random: they do not
+matter for speed. The structures are torchmd-net's benchmark files in DKMP_DATA (../shared/data).
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+import typing
+import warnings
+from pathlib import Path
+from typing import Any, Callable, Dict, List
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get("DKMP_DATA", ROOT.parent / "shared" / "data"))
+GRAPH_STRUCTURES = ("dhfr.pdb", "factorIX.pdb", "stmv.pdb")
+
+
+def interleaved(contestants: Dict[str, Callable[[], Any]], rounds: int) -> Dict[str, List[float]]:
+    """Milliseconds of every contestant in every round, after one round of warm-up."""
+    times: Dict[str, List[float]] = {name: [] for name in contestants}
+    for round_index in range(rounds + 1):
+        for name, run in contestants.items():
+            start = time.perf_counter()
+            run()
+            if round_index > 0:
+                times[name].append((time.perf_counter() - start) * 1e3)
+    return times
+
+
+def row(name: str, times: List[float]) -> str:
+    return f"{name:32s} {statistics.median(times):9.2f} [{min(times):.2f}, {max(times):.2f}] ms"
+
+
+def load_structure(name: str) -> Any:
+    import mdtraj
+
+    path = DATA / "torchmdnet-bench" / name
+    if not path.is_file():
+        raise SystemExit(f"{path} is missing; set DKMP_DATA to the folder of the shared data sets")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return mdtraj.load(str(path))
+
+
+# --- ML/MM against MM ------------------------------------------------------------------------------------
+
+
+def benchmark_simulation(rounds: int, threads: int) -> None:
+    import openmm
+    from openmm import unit
+    from openmmml import MLPotential
+
+    sys.path.insert(0, str(ROOT / "examples"))
+    from t4_lysozyme import load_complex
+
+    complex_ = load_complex()
+    potential = MLPotential("dkmp")
+    systems = {"pure MM (Amber ff96, OBC2)": complex_.system}
+    for interpolate in (False, True):
+        name = "ML/MM, interpolate=" + str(interpolate)
+        systems[name] = potential.createMixedSystem(
+            complex_.topology, complex_.system, complex_.ligand, interpolate=interpolate
+        )
+    contestants = {}
+    steps = 10
+    for name, system in systems.items():
+        integrator = openmm.LangevinMiddleIntegrator(300, 1.0, 0.001)
+        platform = openmm.Platform.getPlatformByName("CPU")
+        context = openmm.Context(system, integrator, platform, {"Threads": str(threads)})
+        context.setPositions(complex_.positions * unit.angstrom)
+        context.setVelocitiesToTemperature(300, 1)
+        contestants[name] = lambda context=context: context.getIntegrator().step(steps)
+    times = {
+        name: [value / steps for value in values] for name, values in interleaved(contestants, rounds).items()
+    }
+    mm = statistics.median(times["pure MM (Amber ff96, OBC2)"])
+    print(f"\n## Step time, T4 lysozyme L99A + p-xylene (2,621 atoms), OpenMM CPU, {threads} threads")
+    for name, values in times.items():
+        median = statistics.median(values)
+        print(f"{row(name, values)}  {86.4 / median:.3f} ns/day  {median / mm:.2f} x pure MM")
+
+
+# --- Energy and forces against peers ---------------------------------------------------------------------
+
+
+def torchmdnet_model(architecture: str, **changes: Any) -> torch.nn.Module:
+    from torchmdnet.models.model import create_model
+
+    settings = {
+        "model": architecture,
+        "embedding_dimension": 128,
+        "num_layers": 6,
+        "num_rbf": 32,
+        "rbf_type": "expnorm",
+        "trainable_rbf": False,
+        "activation": "silu",
+        "attn_activation": "silu",
+        "neighbor_embedding": True,
+        "distance_influence": "both",
+        "aggr": "add",
+        "cutoff_lower": 0.0,
+        "cutoff_upper": 5.0,
+        "max_z": 100,
+        "max_num_neighbors": 128,
+        "num_heads": 8,
+        "derivative": True,
+        "atom_filter": -1,
+        "prior_model": None,
+        "output_model": "Scalar",
+        "reduce_op": "add",
+        "precision": 32,
+        "vector_cutoff": True,
+        **changes,
+    }
+    return create_model(settings).eval()
+
+
+def exported_dkmp(z: torch.Tensor, pos: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """What TorchForce does with an exported module: freeze it, energy, backward."""
+    from dkmp_plugin.simulation.export import EnergyModel
+
+    model = EnergyModel(torchmdnet_model("dkmp-c", cutoff_upper=12.0, max_num_neighbors=0)).eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    module = torch.jit.freeze(torch.jit.script(model))
+
+    def run() -> torch.Tensor:
+        leaf = pos.clone().requires_grad_(True)
+        energy = module(z, leaf, None)
+        energy.backward()
+        return -leaf.grad
+
+    return run
+
+
+def painn(z: torch.Tensor, pos: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """PaiNN, d=128, 6 layers, 5 Å, with a neighbour search by all distances.
+
+    Raises:
+        ImportError: schnetpack is not installed.
+    """
+    import torch.utils.data.dataloader as dataloader
+
+    # schnetpack 2.1.1 imports a private name that newer torch has moved.
+    dataloader.T_co = typing.TypeVar("T_co", covariant=True)
+    import schnetpack
+    from schnetpack import properties
+
+    cutoff = 5.0
+    model = schnetpack.model.NeuralNetworkPotential(
+        representation=schnetpack.representation.PaiNN(
+            n_atom_basis=128,
+            n_interactions=6,
+            radial_basis=schnetpack.nn.GaussianRBF(n_rbf=32, cutoff=cutoff),
+            cutoff_fn=schnetpack.nn.CosineCutoff(cutoff),
+        ),
+        input_modules=[schnetpack.atomistic.PairwiseDistances()],
+        output_modules=[
+            schnetpack.atomistic.Atomwise(n_in=128, output_key="energy"),
+            schnetpack.atomistic.Forces(energy_key="energy", force_key="forces"),
+        ],
+    ).eval()
+
+    def run() -> torch.Tensor:
+        distances = torch.cdist(pos, pos)
+        within = (distances <= cutoff).fill_diagonal_(False)
+        receivers, senders = within.nonzero(as_tuple=True)
+        inputs = {
+            properties.Z: z,
+            properties.R: pos.clone(),
+            properties.idx_i: receivers,
+            properties.idx_j: senders,
+            properties.offsets: torch.zeros(len(receivers), 3),
+            properties.idx_m: torch.zeros_like(z),
+            properties.n_atoms: torch.tensor([len(z)]),
+            properties.cell: torch.zeros(1, 3, 3),
+            properties.pbc: torch.zeros(3, dtype=torch.bool),
+        }
+        return model(inputs)["forces"]
+
+    return run
+
+
+def benchmark_potential(rounds: int, threads: int) -> None:
+    structure = load_structure("chignolin.pdb")
+    z = torch.tensor([atom.element.atomic_number for atom in structure.topology.atoms])
+    pos = torch.tensor(structure.xyz[0] * 10)
+    batch = torch.zeros_like(z)
+    contestants: Dict[str, Callable[[], Any]] = {"dkmp-c, 12 Å, exported": exported_dkmp(z, pos)}
+    try:
+        contestants["PaiNN (schnetpack), 5 Å"] = painn(z, pos)
+    except ImportError as error:
+        print(f"PaiNN is left out: {error}; see scripts/install_benchmark_peers.sh")
+    for architecture in ("equivariant-transformer", "graph-network"):
+        model = torchmdnet_model(architecture)
+        contestants[architecture + ", 5 Å"] = lambda model=model: model(z, pos.clone(), batch)[1]
+    times = interleaved(contestants, rounds)
+    print(f"\n## Energy + forces, chignolin (166 atoms), d=128, 6 layers, float32, {threads} threads")
+    dkmp = statistics.median(times["dkmp-c, 12 Å, exported"])
+    for name, values in times.items():
+        print(f"{row(name, values)}  dkmp-c / this = {dkmp / statistics.median(values):.2f}")
+
+
+# --- The graph ---------------------------------------------------------------------------------------------
+
+
+def resident_memory(field: str) -> float:
+    """``VmRSS`` (now) or ``VmHWM`` (peak) of this process in MiB (Linux)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) / 1024
+    raise SystemExit(f"/proc/self/status has no {field}; the peak memory is measured on Linux only")
+
+
+def measure_graph(name: str, rounds: int) -> None:
+    """In a process of its own, so that the peak memory is this structure's: prints one line."""
+    from dkmp_plugin.ops import radius_shells
+
+    structure = load_structure(name)
+    pos = torch.tensor(structure.xyz[0] * 10)
+    batch = torch.zeros(len(pos), dtype=torch.long)
+    radius_shells(pos[:100], batch[:100], None, 12.0, 6, 1.0, 0)
+    # "5" resets the peak: importing needs more memory than the small structures.
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident_memory("VmRSS")
+    times = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        edge_index, _, _ = radius_shells(pos, batch, None, 12.0, 6, 1.0, 0)
+        times.append((time.perf_counter() - start) * 1e3)
+        peak = resident_memory("VmHWM") - before
+    result = [len(pos), edge_index.shape[1], statistics.median(times), min(times), max(times), peak]
+    print(" ".join(map(str, result)))
+
+
+def benchmark_graph(rounds: int, threads: int) -> None:
+    print(f"\n## radius_shells, cutoff 12 Å, 6 shells, overlap 1 Å, float32, {threads} threads")
+    # Rounds over the structures, one process each, so that a busy moment hits all of them.
+    samples: Dict[str, List[np.ndarray]] = {name: [] for name in GRAPH_STRUCTURES}
+    for _ in range(3):
+        for name in GRAPH_STRUCTURES:
+            command = [sys.executable, __file__, "--measure-graph", name, "--rounds", str(rounds)]
+            command += ["--threads", str(threads)]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            samples[name].append(np.array(done.stdout.split()[-6:], dtype=float))
+    first = None
+    for name, runs in samples.items():
+        atoms, edges = int(runs[0][0]), int(runs[0][1])
+        per_edge = np.median([values[2] / values[1] for values in runs]) * 1e6
+        per_atom = np.median([values[2] for values in runs]) / atoms * 1e3
+        first = first or (atoms, per_atom, per_edge)
+        print(
+            f"{name:14s} {atoms:6d} atoms {edges:9d} edges  {np.median([v[2] for v in runs]):8.1f} "
+            f"[{min(v[3] for v in runs):.1f}, {max(v[4] for v in runs):.1f}] ms  "
+            f"peak memory {np.median([v[5] for v in runs]):6.0f} MiB (edge list {edges * 28 / 2**20:.0f})  "
+            f"growth / linear in atoms {per_atom / first[1]:.2f}, in edges {per_edge / first[2]:.2f}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=15, help="rounds of every contestant (default 15)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch and OpenMM (default 2)")
+    tables = {"simulation": benchmark_simulation, "potential": benchmark_potential, "graph": benchmark_graph}
+    parser.add_argument("--tables", nargs="+", choices=tables, default=list(tables))
+    parser.add_argument("--measure-graph", metavar="STRUCTURE", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.measure_graph:
+        measure_graph(arguments.measure_graph, arguments.rounds)
+        return
+    for name in arguments.tables:
+        tables[name](arguments.rounds, arguments.threads)
+
+
+if __name__ == "__main__":
+    main()
