@@ -63,7 +63,8 @@ def load_topology(path: PathLike) -> Any:
             # mdtraj comments on force-field details of the file that do not matter here.
             warnings.simplefilter("ignore")
             return mdtraj.load_topology(str(path))
-    except (OSError, ValueError, TypeError, KeyError, IndexError) as error:
+    except Exception as error:
+        # Every format of mdtraj has error types of its own.
         raise ValueError(f"{path} cannot be read as a topology: {error}") from error
 
 

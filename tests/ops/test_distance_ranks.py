@@ -55,8 +55,10 @@ def test_blocks_do_not_matter(monkeypatch):
 @pytest.mark.parametrize("shear", [0.0, 3.0])
 def test_periodic(shear):
     box = torch.tensor([[8.0, 0, 0], [shear, 9.0, 0], [shear, -shear, 10.0]], dtype=torch.float64)
-    fractional = torch.rand(30, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    pos = (3 * fractional - 1) @ box
+    generator = torch.Generator().manual_seed(1)
+    fractional = torch.rand(30, 3, generator=generator, dtype=torch.float64)
+    cells = torch.randint(-1, 2, (30, 3), generator=generator)
+    pos = (fractional + cells) @ box
     assert torch.equal(distance_ranks(pos, 12, box=box), sorted_pairs(fractional @ box, 12, box))
     two = distance_ranks(
         torch.cat([pos, pos]), 12, torch.repeat_interleave(torch.arange(2), 30), torch.stack([box, 2 * box])

@@ -1,0 +1,50 @@
+"""Adenylate kinase: the real files where they are, the messages where they are not."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+from dkmp_plugin.datasets import DKMPAdK
+from dkmp_plugin.datasets.adk import chronological_parts
+from dkmp_plugin.datasets.trajectory_files import Run
+from tests.conftest import shared_data
+
+RUN_3 = shared_data() / "adk" / "dims_002.dcd"
+needs_run_3 = pytest.mark.skipif(
+    not RUN_3.is_file() or importlib.util.find_spec("MDAnalysisTests") is None,
+    reason="needs the package MDAnalysisTests and adk/dims_002.dcd in the folder DKMP_DATA",
+)
+
+
+@needs_run_3
+def test_dims_runs_and_the_persistence_error_of_the_issue():
+    data = DKMPAdK(str(RUN_3.parent), lag=20)
+    assert [len(run.positions) for run in data.runs] == [98, 102, 92]
+    assert [len(part) for part in data.split_indices] == [78 + 82, 72, 0]
+    assert len(data[0].z) == 3341
+    run = data.runs[2].positions.astype(np.float64)
+    assert np.square(run[20:] - run[:-20]).mean() == pytest.approx(1.63, abs=0.005)
+    assert np.square(run[1:] - run[:-1]).mean() == pytest.approx(0.122, abs=0.0005)
+
+
+@needs_run_3
+def test_backbone_and_held_out_training_run():
+    data = DKMPAdK(str(RUN_3.parent), selection="backbone", val=("run2",), test=("dims_002.dcd",))
+    assert len(data[0].z) == 855
+    assert [run.name for run in data.runs] == ["adk_dims.dcd", "adk_dims2.dcd", "dims_002.dcd"]
+    assert [len(part) for part in data.split_indices] == [97, 101, 91]
+
+
+def test_equilibrium_says_where_the_files_are(tmp_path):
+    with pytest.raises(ValueError, match=r"adk4AKE\.psf: no such file; download it from https://"):
+        DKMPAdK(str(tmp_path), protocol="equilibrium")
+    with pytest.raises(ValueError, match="protocol: 'md'"):
+        DKMPAdK(str(tmp_path), protocol="md")
+
+
+def test_chronological_split_of_the_benchmark():
+    run = Run("equilibrium", np.ones(1, dtype=np.int64), np.arange(4187.0).reshape(-1, 1, 1) * np.ones(3))
+    parts = chronological_parts(run)
+    assert [len(part.positions) for part in parts] == [2512, 838, 837]
+    assert np.array_equal(np.concatenate([part.positions for part in parts]), run.positions)

@@ -1,0 +1,189 @@
+"""Trajectory files to frame pairs: real formats, replicas, selections, and the input that is refused."""
+
+import mdtraj
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dkmp_plugin.datasets import DKMPTrajectory
+from dkmp_plugin.datasets.frame_pairs import FramePairs, random_rotation
+from dkmp_plugin.datasets.trajectory_files import (
+    Run,
+    check_frames,
+    find_jumps,
+    load_topology,
+    select_atoms,
+    superpose,
+)
+from dkmp_plugin.ops.ranks_reference import distance_ranks
+from tests.datasets.trajectory_fixtures import GLYCINES, topology, walk, write
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write(tmp_path / "top.pdb", GLYCINES[None])
+    write(tmp_path / "first.dcd", walk(12, 1))
+    write(tmp_path / "second.xtc", walk(9, 2))
+    write(tmp_path / "third.dcd", walk(7, 3))
+    return tmp_path
+
+
+def pairs(folder, **arguments):
+    defaults = {"topology": "top.pdb", "train": ["first.dcd"]}
+    return DKMPTrajectory(str(folder), **{**defaults, **arguments})
+
+
+def test_pairs_of_whole_runs(folder):
+    data = pairs(folder, train=["first.dcd", "second.xtc"], val=["third.dcd"], lag=3)
+    assert len(data) == 9 + 6 + 4
+    assert [len(part) for part in data.split_indices] == [15, 4, 0]
+    for idx, (start, run) in ((0, (0, walk(12, 1))), (8, (8, walk(12, 1))), (18, (3, walk(7, 3)))):
+        item = data[idx]
+        assert item.z.tolist() == [7, 6, 6, 8] * 2
+        assert np.allclose(item.pos, run[start], atol=1e-5)
+        assert np.allclose(item.y, run[start + 3] - run[start], atol=1e-5)
+    # XTC stores 0.01 Å.
+    assert np.allclose(data[9].pos, walk(9, 2)[0], atol=0.011)
+    assert data.metadata["lag"] == 3
+
+
+def test_selections(folder):
+    assert len(pairs(folder, selection="backbone")[0].z) == 8
+    assert pairs(folder, selection="name CA")[0].z.tolist() == [6, 6]
+    assert len(pairs(folder, selection="heavy")[0].z) == 8
+    water = mdtraj.Topology()
+    residue = water.add_residue("HOH", water.add_chain())
+    water.add_atom("O", mdtraj.element.oxygen, residue)
+    assert len(select_atoms(topology().join(water), "protein+ligand")) == 8
+    for selection, message in (("name XX", "matches none of the 8 atoms"), ("name (", "neither one of full")):
+        with pytest.raises(ValueError, match=message):
+            pairs(folder, selection=selection)
+
+
+def test_replicas_in_one_file_are_never_paired(folder):
+    """Three replicas back to back: the first border by time, the second by a jump of the atoms."""
+    frames = np.concatenate([walk(6, 1), walk(5, 2), walk(7, 3, shift=30.0)])
+    times = np.concatenate([np.arange(6.0), np.arange(5.0), np.arange(5.0, 12.0)])
+    write(folder / "all.xtc", frames, times)
+    data = pairs(folder, train=["all.xtc#0", "all.xtc#2"], val=["all.xtc#1"], lag=2)
+    assert [run.name for run in data.runs] == ["all.xtc#0", "all.xtc#2", "all.xtc#1"]
+    assert [len(run.positions) for run in data.runs] == [6, 7, 5]
+    assert [len(part) for part in data.split_indices] == [9, 3, 0]
+    assert len(pairs(folder, train=["all.xtc"], lag=2)) == 4 + 3 + 5
+    assert max(float(data[i].y.abs().max()) for i in range(len(data))) < 1
+    with pytest.raises(ValueError, match="#0 to #2"):
+        pairs(folder, train=["all.xtc#3"])
+
+
+@settings(deadline=None, max_examples=20)
+@given(lengths=st.lists(st.integers(3, 12), min_size=1, max_size=4), seed=st.integers(0, 1000))
+def test_jumps_are_where_replicas_meet(lengths, seed):
+    parts = [walk(length, seed + index, shift=20.0 * index) for index, length in enumerate(lengths)]
+    borders = np.cumsum(lengths)[:-1].tolist()
+    assert find_jumps(np.concatenate(parts), np.arange(sum(lengths))) == borders
+
+
+def test_ranks_come_from_the_first_frame_or_the_interval(folder):
+    run = walk(12, 1).astype(np.float32)
+    ranks = [distance_ranks(torch.from_numpy(run[t]), 4).int() for t in range(12)]
+    data = pairs(folder, num_neighbors=4)
+    assert all(torch.equal(data[t].neighbors, ranks[0]) for t in range(11))
+    again = pairs(folder, num_neighbors=4, rerank_interval=5)
+    assert all(torch.equal(again[t].neighbors, ranks[t - t % 5]) for t in range(11))
+    assert any(not torch.equal(ranks[0], other) for other in ranks)
+    assert "neighbors" not in pairs(folder)[0]
+
+
+def test_superposition(folder):
+    turned = walk(12, 1) @ random_rotation().numpy().T + 5.0
+    write(folder / "turned.dcd", turned)
+    moved = pairs(folder, train=["first.dcd"], val=["turned.dcd"], superpose="runs")
+    assert np.allclose(moved[11].pos, moved[0].pos, atol=1e-3)
+    assert np.allclose(moved[15].y, moved[4].y, atol=1e-3)
+    still = superpose(turned.astype(np.float32), GLYCINES, each_frame=True)
+    assert np.abs(still - GLYCINES).mean() < np.abs(walk(12, 1) - GLYCINES).mean()
+    with pytest.raises(ValueError, match="superpose: 'all'"):
+        pairs(folder, superpose="all")
+
+
+def test_augmentation_is_for_training_items_and_keeps_the_target(folder):
+    arguments = {"val": ["third.dcd"], "augment_noise": 0.1, "augment_rotation": True}
+    data, plain = pairs(folder, **arguments), pairs(folder, val=["third.dcd"])
+    item, original = data[2], plain[2]
+    assert not torch.allclose(item.pos, original.pos)
+    # The target frame is the original one, turned about the centroid of the noisy input.
+    target, expected = item.pos + item.y, original.pos + original.y
+    assert torch.allclose(torch.pdist(target), torch.pdist(expected), atol=1e-4)
+    assert torch.equal(data[13].pos, plain[13].pos) and torch.equal(data[13].y, plain[13].y)
+    matrix = random_rotation()
+    assert torch.allclose(matrix @ matrix.T, torch.eye(3), atol=1e-5)
+    assert torch.det(matrix) == pytest.approx(1, abs=1e-5)
+
+
+def test_periodic_boxes(folder):
+    write(folder / "boxed.xtc", walk(5), box=30.0)
+    assert torch.allclose(pairs(folder, train=["boxed.xtc"], periodic=True)[0].box, 30 * torch.eye(3)[None])
+    with pytest.raises(ValueError, match="no periodic box"):
+        pairs(folder, periodic=True)
+
+
+def test_files_that_do_not_belong_together(folder):
+    mdtraj.Trajectory(np.zeros((3, 5, 3)), None).save_dcd(str(folder / "five.dcd"))
+    with pytest.raises(ValueError, match=r"five\.dcd cannot be read with a topology of 8 atoms"):
+        pairs(folder, train=["five.dcd"])
+
+
+def test_truncated_dcd(folder):
+    content = (folder / "first.dcd").read_bytes()
+    (folder / "cut.dcd").write_bytes(content[: len(content) - 40])
+    with pytest.raises(ValueError, match=r"cut\.dcd is truncated: its last frame has"):
+        pairs(folder, train=["cut.dcd"])
+    (folder / "empty.dcd").write_bytes(b"")
+    with pytest.raises(ValueError, match="is empty"):
+        pairs(folder, train=["empty.dcd"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"lag": 12}, "first.dcd has 12 frames, lag 12 needs at least 13"),
+        ({"lag": 0}, "lag: 0"),
+        ({"train": ["absent.dcd"]}, "absent.dcd: no such file"),
+        ({"topology": "absent.pdb"}, "absent.pdb: no such file"),
+        ({"train": []}, "train: no run was given"),
+    ],
+)
+def test_bad_arguments(folder, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        pairs(folder, **arguments)
+
+
+def test_bad_positions(folder):
+    """Å written as nm and the other way round, NaN, and a molecule cut by the box."""
+    for name, positions, message in (
+        ("angstrom.dcd", 10 * walk(4), "mixes nm and Å"),
+        ("nanometer.dcd", 0.1 * walk(4), "mixes nm and Å"),
+        ("nan.dcd", np.where(np.arange(4)[:, None, None] == 2, np.nan, walk(4)), "frame 2 holds NaN"),
+        ("cut.dcd", walk(4) + 20.0 * (np.arange(8) > 5)[None, :, None], "make molecules whole"),
+    ):
+        write(folder / name, positions)
+        with pytest.raises(ValueError, match=message):
+            pairs(folder, train=[name])
+    check_frames("no bonds", walk(3), np.zeros((0, 2), dtype=int))
+
+
+def test_unreadable_topology(folder):
+    (folder / "broken.psf").write_text("no topology\n")
+    with pytest.raises(ValueError, match=r"broken\.psf cannot be read as a topology"):
+        load_topology(folder / "broken.psf")
+
+
+def test_superposing_different_systems():
+    runs = [Run(str(n), np.full(n, 6), np.zeros((4, n, 3), dtype=np.float32)) for n in (5, 6)]
+    assert len(FramePairs((runs, [], []), 1)) == 6
+    from dkmp_plugin.datasets.trajectory import superpose_runs
+
+    with pytest.raises(ValueError, match="different systems"):
+        superpose_runs(runs, runs[0], "runs")

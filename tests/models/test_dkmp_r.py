@@ -1,0 +1,188 @@
+"""What DKMP^R must satisfy: equivariance, batching, padding, scripting, and the settings it refuses."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dkmp_plugin.models import DKMPR
+from dkmp_plugin.models.elements import check_elements
+from dkmp_plugin.training.displacement import Displacement
+from dkmp_plugin.training.displacement_model import DisplacementModel, batched_ranks
+from tests.models.contract import rotation
+
+SHIFT = torch.tensor([3.0, -8.0, 40.0], dtype=torch.float64)
+VARIANTS = (
+    {},
+    {"attention_variant": "literal", "num_frequencies": 0},
+    {"canonical_frame": "none"},
+)
+
+
+def create_model(seed: int = 0, **changes) -> DisplacementModel:
+    """A small model in float64 whose head has been given weights (a fresh one predicts zero)."""
+    torch.manual_seed(seed)
+    model = DisplacementModel(DKMPR(16, 2, 4, 8, max_z=20, **changes), Displacement(16))
+    torch.nn.init.normal_(model.output_model.last.weight)
+    return model.double().eval()
+
+
+def displacement(model, z, pos, batch=None, box=None):
+    return model(z, pos, batch, box)[0]
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_translation(changes, molecule):
+    z, pos = molecule
+    model = create_model(**changes)
+    expected = displacement(model, z, pos)
+    assert expected.shape == pos.shape and expected.abs().max() > 1e-2
+    assert torch.allclose(displacement(model, z, pos + SHIFT), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("changes", VARIANTS[:2])
+def test_canonical_frame_makes_rotations_exact(changes, molecule):
+    z, pos = molecule
+    model = create_model(**changes)
+    expected = displacement(model, z, pos)
+    for seed in range(4):
+        turned = displacement(model, z, pos @ rotation(seed).T + SHIFT)
+        assert torch.allclose(turned, expected @ rotation(seed).T, atol=1e-9)
+
+
+def test_without_canonical_frame_rotations_matter(molecule):
+    z, pos = molecule
+    model = create_model(canonical_frame="none")
+    turned = displacement(model, z, pos @ rotation(1).T)
+    assert not torch.allclose(turned, displacement(model, z, pos) @ rotation(1).T, atol=1e-3)
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_permutation(changes, molecule):
+    z, pos = molecule
+    model = create_model(**changes)
+    order = torch.randperm(len(z), generator=torch.Generator().manual_seed(0))
+    expected = displacement(model, z, pos)[order]
+    assert torch.allclose(displacement(model, z[order], pos[order]), expected, atol=1e-9)
+
+
+@settings(deadline=None, max_examples=20)
+@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4), seed=st.integers(0, 1000))
+def test_batch_equals_single_systems_also_small_ones(sizes, seed):
+    """Systems with fewer than M + 1 = 9 atoms are padded, down to a single atom."""
+    generator = torch.Generator().manual_seed(seed)
+    z = torch.randint(1, 9, (sum(sizes),), generator=generator)
+    pos = 4 * torch.randn(sum(sizes), 3, generator=generator, dtype=torch.float64)
+    batch = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    model = create_model()
+    together = displacement(model, z, pos, batch)
+    assert torch.isfinite(together).all()
+    first = 0
+    for size in sizes:
+        part = slice(first, first + size)
+        # The frame of one or two atoms is arbitrary, but a function of the system alone.
+        assert torch.allclose(displacement(model, z[part], pos[part]), together[part], atol=1e-8)
+        first += size
+
+
+def test_every_layer_sees_its_own_ranks(molecule):
+    """Moving the farthest neighbour matters only through the layer that sees it."""
+    z, pos = molecule
+    representation = create_model(canonical_frame="none").representation_model
+    neighbors = representation.distance(pos, torch.zeros_like(z), None)
+    batch = torch.zeros_like(z)
+    before = representation.encode(z, pos, batch, neighbors)[0]
+    for column in (0, 4):
+        changed = neighbors.clone()
+        changed[:, column] = -1
+        assert not torch.allclose(representation.encode(z, pos, batch, changed)[0], before, atol=1e-6)
+    wider = torch.cat([neighbors, neighbors[:, :1]], 1)
+    assert torch.equal(representation.encode(z, pos, batch, wider)[0], before)
+
+
+def test_given_ranks_are_used_and_count_from_each_system(molecule):
+    z, pos = molecule
+    model = create_model()
+    moved = pos + 0.4 * torch.randn(pos.shape, generator=torch.Generator().manual_seed(3), dtype=pos.dtype)
+    ranks = model.representation_model.distance(pos, torch.zeros_like(z), None)
+    kept = model(z, moved, extra_args={"neighbors": ranks.int()})[0]
+    assert not torch.allclose(kept, displacement(model, z, moved), atol=1e-6)
+    both = model(
+        torch.cat([z, z]),
+        torch.cat([pos, moved]),
+        torch.repeat_interleave(torch.arange(2), len(z)),
+        extra_args={"neighbors": torch.cat([ranks, ranks])},
+    )[0]
+    assert torch.allclose(both[len(z) :], kept, atol=1e-9)
+    local = torch.tensor([[1, -1], [0, -1], [-1, -1]])
+    assert batched_ranks(local, torch.tensor([0, 0, 1])).tolist() == [[1, -1], [0, -1], [-1, -1]]
+    assert batched_ranks(local[:2].repeat(2, 1), torch.tensor([0, 0, 1, 1])).tolist()[2:] == [
+        [3, -1],
+        [2, -1],
+    ]
+
+
+def test_periodic_images_do_not_matter(molecule):
+    """Ranks and distances are those of nearest images: no atom may notice where the box begins."""
+    z, pos = molecule
+    box = torch.diag(torch.tensor([7.0, 8.0, 9.0], dtype=torch.float64))
+    representation = create_model(canonical_frame="none").representation_model
+    batch = torch.zeros_like(z)
+    image = pos.clone()
+    image[4] += box[0] - 2 * box[2]
+    assert torch.equal(representation.distance(pos, batch, box), representation.distance(image, batch, box))
+    columns = representation.distance(pos, batch, box)
+    for lattice in (box, box.unsqueeze(0)):
+        before = representation._distances(pos, columns, batch, lattice)
+        assert torch.allclose(representation._distances(image, columns, batch, lattice), before, atol=1e-9)
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_scripted_equals_eager(changes, molecule):
+    z, pos = molecule
+    representation = create_model(**changes).representation_model
+    batch = torch.zeros_like(z)
+    scripted = torch.jit.script(representation)
+    for _ in range(3):  # the profiling executor optimises in its second and third call
+        assert torch.allclose(scripted(z, pos, batch)[0], representation(z, pos, batch)[0], atol=1e-9)
+
+
+def test_fresh_head_is_persistence_and_every_weight_gets_a_gradient(molecule):
+    z, pos = molecule
+    for changes in VARIANTS:
+        model = create_model(**changes).train()
+        fresh = DisplacementModel(model.representation_model, Displacement(16)).double()
+        assert displacement(fresh, z, pos).abs().max() == 0
+        trained = create_model(**changes).train()
+        displacement(trained, z, pos).square().sum().backward()
+        for name, parameter in trained.named_parameters():
+            assert not parameter.requires_grad or parameter.grad is not None, name
+        assert trained.representation_model.trained_elements.nonzero().flatten().tolist() == [1, 6, 8]
+
+
+def test_elements():
+    check_elements([1, 6], [1, 6, 8])
+    with pytest.raises(ValueError, match=r"\[16\].*trained on \[1, 6\]"):
+        check_elements([1, 16], [1, 6])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"canonical_frame": "pca"}, "canonical_frame: 'pca'"),
+        ({"attention_variant": "both"}, "attention_variant: 'both'"),
+        ({"num_neighbors": 1, "num_layers": 2}, "at least one neighbour for each of the 2 layers"),
+        ({"num_heads": 5}, "num_heads: 5 .* divisor"),
+        ({"num_heads": 1}, "even number"),
+    ],
+)
+def test_impossible_settings(changes, message):
+    arguments = {"hidden_channels": 16, "num_layers": 2, "num_heads": 4, "num_neighbors": 8, **changes}
+    with pytest.raises(ValueError, match=message):
+        DKMPR(**arguments)
+
+
+def test_too_few_ranks(molecule):
+    z, pos = molecule
+    with pytest.raises(ValueError, match="3 columns, the model uses 8"):
+        create_model()(z, pos, extra_args={"neighbors": torch.zeros(len(z), 3, dtype=torch.int64)})
