@@ -5,7 +5,7 @@ import warnings
 
 import torch
 
-from dkmp_plugin.ops import fakes
+from dkmp_plugin.ops import fakes, fallback
 from dkmp_plugin.ops.builder import BuildError, build
 from dkmp_plugin.ops.status import OpsStatus
 
@@ -16,6 +16,7 @@ def load() -> OpsStatus:
     ``DKMP_PLUGIN_NATIVE=0`` chooses the reference without a warning.
     """
     if os.environ.get("DKMP_PLUGIN_NATIVE", "1") == "0":
+        fallback.register()
         return OpsStatus(False, None, None, "switched off by DKMP_PLUGIN_NATIVE=0")
     try:
         result = build()
@@ -31,5 +32,6 @@ def load() -> OpsStatus:
             RuntimeWarning,
             stacklevel=3,
         )
+        fallback.register()
         return OpsStatus(False, None, None, str(error))
     return OpsStatus(True, library, result.compiler, None)

@@ -1,0 +1,31 @@
+"""The operators' names without the native library: exported models that call them still load and run.
+
+A model exported where the native library was loaded calls ``torch.ops.dkmp_plugin.*``. On a machine
+without a compiler these names are defined here, on top of the pure-ATen reference.
+"""
+
+import torch
+
+from dkmp_plugin.ops import reference
+
+_SCHEMAS = {
+    "radius_shells": "(Tensor pos, Tensor batch, Tensor? box, float cutoff, int num_shells, float overlap, "
+    "int max_neighbors) -> (Tensor, Tensor, Tensor)",
+    "edge_vectors": "(Tensor pos, Tensor edge_index, Tensor cell_offsets, Tensor? box, Tensor batch) "
+    "-> Tensor",
+    "dilated_message": "(Tensor edge_vector, Tensor edge_index, Tensor ptr, int shell, Tensor query, "
+    "Tensor key, Tensor value, Tensor vector, Tensor table, int num_heads, float lower, float upper, float overlap, "
+    "float cutoff) -> (Tensor, Tensor)",
+}
+# Registrations last as long as this object.
+_LIBRARY: list[torch.library.Library] = []
+
+
+def register() -> None:
+    """Define the operators on top of the reference; call once, only without the native library."""
+    library = torch.library.Library("dkmp_plugin", "FRAGMENT")
+    for name, schema in _SCHEMAS.items():
+        library.define(name + schema)
+        # Composite: autograd differentiates what the reference is made of.
+        library.impl(name, getattr(reference, name), "CompositeImplicitAutograd")
+    _LIBRARY.append(library)
