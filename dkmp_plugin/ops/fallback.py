@@ -14,8 +14,8 @@ _SCHEMAS = {
     "edge_vectors": "(Tensor pos, Tensor edge_index, Tensor cell_offsets, Tensor? box, Tensor batch) "
     "-> Tensor",
     "dilated_message": "(Tensor edge_vector, Tensor edge_index, Tensor ptr, int shell, Tensor query, "
-    "Tensor key, Tensor value, Tensor vector, Tensor table, int num_heads, float lower, float upper, float overlap, "
-    "float cutoff) -> (Tensor, Tensor)",
+    "Tensor key, Tensor value, Tensor vector, Tensor table, int num_heads, float lower, float upper, "
+    "float overlap, float cutoff) -> (Tensor, Tensor)",
 }
 # Registrations last as long as this object.
 _LIBRARY: list[torch.library.Library] = []
