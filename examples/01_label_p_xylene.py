@@ -30,7 +30,7 @@ def parse_arguments() -> argparse.Namespace:
         "--splits", type=Path, help="npz for torchmd-net's `splits:` [splits.npz beside the output]"
     )
     parser.add_argument("--temperatures", type=float, nargs="+", default=[300.0, 500.0, 800.0], help="kelvin")
-    parser.add_argument("--train-runs", type=int, default=3, help="training runs per condition")
+    parser.add_argument("--train-runs", type=int, default=6, help="training runs per condition")
     parser.add_argument("--train-frames", type=int, default=125, help="labels per training run")
     parser.add_argument(
         "--val-frames", type=int, default=50, help="labels per validation run (one per condition)"

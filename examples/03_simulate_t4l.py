@@ -40,6 +40,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--model", type=Path, default=Path("runs/demo/model.pt"), help="exported model")
     parser.add_argument("--output", type=Path, default=Path("runs/demo/simulation"), help="folder to write")
+    parser.add_argument("--minimization-iterations", type=int, default=50, help="before the equilibration")
     parser.add_argument("--equilibration-steps", type=int, default=300, help="ML/MM steps before the first")
     parser.add_argument("--steps", type=int, default=2000, help="ML/MM steps of 1 fs")
     parser.add_argument("--block", type=int, default=100, help="ML/MM steps between pure-MM blocks")
@@ -181,7 +182,7 @@ def prepare(
     mm = make_context(t4_lysozyme.system, arguments)
     print("minimising ...", flush=True)
     mixed.setPositions(t4_lysozyme.positions * unit.angstrom)
-    openmm.LocalEnergyMinimizer.minimize(mixed, maxIterations=50)
+    openmm.LocalEnergyMinimizer.minimize(mixed, maxIterations=arguments.minimization_iterations)
     end_points = check_end_points(mixed, mm, potential.createMixedSystem(*common), arguments)
 
     mixed.setVelocitiesToTemperature(arguments.temperature * unit.kelvin, arguments.seed)

@@ -41,6 +41,7 @@ fi
 echo "setup: installing dkmp-plugin[$extras] into .venv (the first time this downloads several GB)"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$extras]"
 # Compiles the native operators now, so that no later step waits for it.
-.venv/bin/python -m dkmp_plugin.ops.build
+.venv/bin/python -m dkmp_plugin.ops.build ||
+    echo "setup: the native operators were not built (see above); everything works, but slower" >&2
 echo "$wanted" > "$stamp"
 echo "setup: done"

@@ -24,8 +24,8 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--train-runs", type=int, default=12, help="training runs per condition")
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--train-runs", type=int, default=8, help="training runs per condition")
+    parser.add_argument("--epochs", type=int, default=22, help="of training")
     parser.add_argument(
         "--seed", type=int, default=1001, help="of the sampling; the demo uses 1 and following"
     )
