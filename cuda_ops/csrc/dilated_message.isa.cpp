@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #include "dilated_message_kernel.h"
 
@@ -217,6 +218,25 @@ inline typename Types<Scalar, dual>::Wide blend(
   }
 }
 
+// A filter and its slope from the same four rows.
+template <class Wide>
+struct Filter {
+  Wide value, slope;
+};
+
+template <class Scalar, bool dual, class Number, class Wide = typename Types<Scalar, dual>::Wide>
+inline Filter<Wide> blend_with_slope(
+    const Array<Scalar, dual>& table, const Geometry<Number>& g, int64_t at, int64_t stride) {
+  if constexpr (!dual) {
+    const Lane<Scalar> r0 = load(table.values + at), r1 = load(table.values + at + stride),
+                       r2 = load(table.values + at + 2 * stride), r3 = load(table.values + at + 3 * stride);
+    return {(g.tap[0] * r0 + g.tap[1] * r1) + (g.tap[2] * r2 + g.tap[3] * r3),
+            (g.tap_slope[0] * r0 + g.tap_slope[1] * r1) + (g.tap_slope[2] * r2 + g.tap_slope[3] * r3)};
+  } else {
+    return {blend<Scalar, dual>(table, g.tap, at, stride), blend<Scalar, dual>(table, g.tap_slope, at, stride)};
+  }
+}
+
 // Scores of one head over a block of edges, values and derivatives apart so that sigmoids run in lanes.
 template <class Scalar, bool dual>
 struct Scores {
@@ -248,7 +268,8 @@ struct Scores {
   }
 };
 
-template <class Scalar, bool dual>
+// kWidth: the number of channels when known at compile time, which turns address arithmetic into constants; else 0.
+template <class Scalar, bool dual, int kWidth>
 void forward(
     const MessageSetup& setup, const EdgeRows& rows, const MessageInputs<Scalar>& inputs,
     const MessageInputs<Scalar>* directions, Scalar* scalar, Scalar* vector, int64_t begin, int64_t end) {
@@ -256,7 +277,7 @@ void forward(
   using Wide = typename Types<Scalar, dual>::Wide;
   constexpr int lanes = kLanes<Scalar>;
   const Arrays<Scalar, dual> x(inputs, directions);
-  const int64_t d = setup.width, stride = 4 * d;
+  const int64_t d = kWidth ? kWidth : setup.width, stride = 4 * d;
   Geometry<Number> geometry[kBlock];
   Scores<Scalar, dual> score, gate;
   Number scalar_weight[kBlock];
@@ -334,13 +355,13 @@ struct BackwardBlock {
 };
 
 // Recomputes one head's attention and the gradient of its scores.
-template <class Scalar, bool dual>
+template <class Scalar, bool dual, int kWidth>
 inline void differentiate_scores(
     const MessageSetup& setup, const Arrays<Scalar, dual>& x, const Scalar* grad_scalar, int64_t sender, int64_t head,
     BackwardBlock<Scalar, dual>& block, Scalar* score_gradient) {
   using Number = typename Types<Scalar, dual>::Number;
   using Wide = typename Types<Scalar, dual>::Wide;
-  const int64_t d = setup.width, stride = 4 * d, first = head * setup.head_width;
+  const int64_t d = kWidth ? kWidth : setup.width, stride = 4 * d, first = head * setup.head_width;
   Scores<Scalar, dual> score, gate, grad;
   for (int e = 0; e < block.count; ++e) {
     const auto& g = block.geometry[e];
@@ -371,14 +392,14 @@ inline void differentiate_scores(
 }
 
 // One lane vector of channels of one sender over a block of its edges.
-template <class Scalar, bool dual>
+template <class Scalar, bool dual, int kWidth>
 inline void differentiate_channels(
     const MessageSetup& setup, const Arrays<Scalar, dual>& x, const Scalar* grad_scalar, const Scalar* grad_vector,
     int64_t sender, int64_t c, bool add, BackwardBlock<Scalar, dual>& block, Scalar* key, Scalar* value,
     Scalar* vector, Scalar* table) {
   using Wide = typename Types<Scalar, dual>::Wide;
   using Plain = Lane<Scalar>;
-  const int64_t d = setup.width, stride = 4 * d, sent = sender * 3 * d + c;
+  const int64_t d = kWidth ? kWidth : setup.width, stride = 4 * d, sent = sender * 3 * d + c;
   const int64_t from = sender * kHarmonics * d + c;
   const Wide v0 = x.value.wide(sent), v1 = x.value.wide(sent + d), v2 = x.value.wide(sent + 2 * d);
   Wide to_key{}, to_v0{}, to_v1{}, to_v2{}, to_vector[kHarmonics] = {};
@@ -386,18 +407,18 @@ inline void differentiate_channels(
     const auto& g = block.geometry[e];
     EdgeSums<Wide>& sums = block.sums[e];
     const int64_t row = g.first_row * stride + c, received = int64_t(g.other) * kHarmonics * d + c;
-    const Wide f1 = blend<Scalar, dual>(x.table, g.tap, row + d, stride);
-    const Wide f3 = blend<Scalar, dual>(x.table, g.tap, row + 3 * d, stride);
+    const Filter<Wide> f1 = blend_with_slope<Scalar, dual>(x.table, g, row + d, stride);
+    const Filter<Wide> f3 = blend_with_slope<Scalar, dual>(x.table, g, row + 3 * d, stride);
     const Plain grad = load(grad_scalar + g.other * d + c);
     const Wide sent_grad = grad * v0, heard = block.attention[e] * sent_grad;
-    const Wide turned = g.weight * (v2 * f3);
+    const Wide turned = g.weight * (v2 * f3.value);
     Wide by_f[4] = {Wide{}, g.weight * heard, Wide{}, Wide{}};
-    to_v0 += (g.weight * block.attention[e]) * (grad * f1);
+    to_v0 += (g.weight * block.attention[e]) * (grad * f1.value);
     Wide along{}, projected{};
-    Wide by_weight = heard * f1;
+    Wide by_weight = heard * f1.value, by_filters = by_f[1] * f1.slope;
     if (setup.carries_vector) {
-      const Wide f2 = blend<Scalar, dual>(x.table, g.tap, row + 2 * d, stride);
-      const Wide carried = g.weight * (v1 * f2);
+      const Filter<Wide> f2 = blend_with_slope<Scalar, dual>(x.table, g, row + 2 * d, stride);
+      const Wide carried = g.weight * (v1 * f2.value);
       for (int m = 0; m < kHarmonics; ++m) {
         const Plain grad_m = load(grad_vector + received + m * d);
         along += grad_m * x.vector.wide(from + m * d);
@@ -407,8 +428,9 @@ inline void differentiate_channels(
       }
       const Wide v1_along = v1 * along;
       by_f[2] = g.weight * v1_along;
-      by_weight += v1_along * f2;
-      to_v1 += g.weight * (along * f2);
+      by_weight += v1_along * f2.value;
+      by_filters += by_f[2] * f2.slope;
+      to_v1 += g.weight * (along * f2.value);
     } else {
       for (int m = 0; m < kHarmonics; ++m) {
         const Plain grad_m = load(grad_vector + received + m * d);
@@ -418,17 +440,15 @@ inline void differentiate_channels(
     }
     const Wide v2_projected = v2 * projected;
     by_f[3] = g.weight * v2_projected;
-    sums.by_weight += by_weight + v2_projected * f3;
-    to_v2 += g.weight * (projected * f3);
-    Wide by_filters = by_f[1] * blend<Scalar, dual>(x.table, g.tap_slope, row + d, stride) +
-                      by_f[3] * blend<Scalar, dual>(x.table, g.tap_slope, row + 3 * d, stride);
-    if (setup.carries_vector)
-      by_filters += by_f[2] * blend<Scalar, dual>(x.table, g.tap_slope, row + 2 * d, stride);
+    sums.by_weight += by_weight + v2_projected * f3.value;
+    to_v2 += g.weight * (projected * f3.value);
+    by_filters += by_f[3] * f3.slope;
     if (setup.attention) {
       const Wide query = block.score_gradient[e] * x.query.wide(g.other * d + c);
       by_f[0] = query * x.key.wide(sender * d + c);
-      by_filters += by_f[0] * blend<Scalar, dual>(x.table, g.tap_slope, row, stride);
-      to_key += query * blend<Scalar, dual>(x.table, g.tap, row, stride);
+      const Filter<Wide> f0 = blend_with_slope<Scalar, dual>(x.table, g, row, stride);
+      by_filters += by_f[0] * f0.slope;
+      to_key += query * f0.value;
     }
     sums.by_filters += by_filters;
     if (table)
@@ -443,7 +463,7 @@ inline void differentiate_channels(
     for (int m = 0; m < kHarmonics; ++m) put<Scalar>(vector + from + m * d, to_vector[m], add);
 }
 
-template <class Scalar, bool dual>
+template <class Scalar, bool dual, int kWidth>
 void backward(
     const MessageSetup& setup, const EdgeRows& rows, const MessageInputs<Scalar>& inputs,
     const MessageInputs<Scalar>* directions, const Scalar* grad_scalar, const Scalar* grad_vector,
@@ -463,10 +483,10 @@ void backward(
       }
       for (int64_t head = 0; head < setup.num_heads; ++head) {
         if (setup.attention)
-          differentiate_scores<Scalar, dual>(setup, x, grad_scalar, j, head, block, score_gradient);
+          differentiate_scores<Scalar, dual, kWidth>(setup, x, grad_scalar, j, head, block, score_gradient);
         const int64_t first = head * setup.head_width;
         for (int64_t c = first; c < first + setup.head_width; c += kLanes<Scalar>)
-          differentiate_channels<Scalar, dual>(
+          differentiate_channels<Scalar, dual, kWidth>(
               setup, x, grad_scalar, grad_vector, j, c, add, block, key, value, vector, table);
       }
       for (int e = 0; e < block.count; ++e) {
@@ -481,7 +501,7 @@ void backward(
   }
 }
 
-template <class Scalar, bool dual>
+template <class Scalar, bool dual, int kWidth>
 void query_gradient(
     const MessageSetup& setup, const EdgeRows& rows, const MessageInputs<Scalar>& inputs,
     const MessageInputs<Scalar>* directions, const Scalar* score_gradient, Scalar* query, int64_t begin,
@@ -489,7 +509,7 @@ void query_gradient(
   using Number = typename Types<Scalar, dual>::Number;
   using Wide = typename Types<Scalar, dual>::Wide;
   const Arrays<Scalar, dual> x(inputs, directions);
-  const int64_t d = setup.width, stride = 4 * d;
+  const int64_t d = kWidth ? kWidth : setup.width, stride = 4 * d;
   Geometry<Number> geometry[kBlock];
   for (int64_t i = begin; i < end; ++i) {
     for (int64_t b = rows.start[i]; b < rows.start[i + 1]; b += kBlock) {
@@ -513,32 +533,54 @@ void query_gradient(
   }
 }
 
-// Chooses the plain or the dual instance by whether directions are given.
+// Calls run(width) with the width as a constant where an instance for it exists.
+template <class Run>
+inline void with_width(int64_t width, const Run& run) {
+#if DKMP_LANE_BYTES > 16
+  if (width == 128) return run(std::integral_constant<int, 128>());
+  if (width == 64) return run(std::integral_constant<int, 64>());
+#endif
+  run(std::integral_constant<int, 0>());
+}
+
+// Each entry chooses the instance by the width and by whether directions are given.
 template <class Scalar>
-MessageKernels<Scalar> make_kernels() {
-  MessageKernels<Scalar> kernels;
-  kernels.lanes = kLanes<Scalar>;
-  kernels.forward = [](const MessageSetup& setup, const EdgeRows& rows, const MessageInputs<Scalar>& inputs,
-                       const MessageInputs<Scalar>* directions, Scalar* scalar, Scalar* vector, int64_t begin,
-                       int64_t end) {
-    (directions ? forward<Scalar, true> : forward<Scalar, false>)(
+void forward_entry(
+    const MessageSetup& setup, const EdgeRows& rows, const MessageInputs<Scalar>& inputs,
+    const MessageInputs<Scalar>* directions, Scalar* scalar, Scalar* vector, int64_t begin, int64_t end) {
+  with_width(setup.width, [&](auto width) {
+    (directions ? forward<Scalar, true, width()> : forward<Scalar, false, width()>)(
         setup, rows, inputs, directions, scalar, vector, begin, end);
-  };
-  kernels.backward = [](const MessageSetup& setup, const EdgeRows& rows, const MessageInputs<Scalar>& inputs,
-                        const MessageInputs<Scalar>* directions, const Scalar* grad_scalar, const Scalar* grad_vector,
-                        Scalar* edge_vector, Scalar* key, Scalar* value, Scalar* vector, Scalar* table,
-                        Scalar* score_gradient, int64_t begin, int64_t end) {
-    (directions ? backward<Scalar, true> : backward<Scalar, false>)(
+  });
+}
+
+template <class Scalar>
+void backward_entry(
+    const MessageSetup& setup, const EdgeRows& rows, const MessageInputs<Scalar>& inputs,
+    const MessageInputs<Scalar>* directions, const Scalar* grad_scalar, const Scalar* grad_vector,
+    Scalar* edge_vector, Scalar* key, Scalar* value, Scalar* vector, Scalar* table, Scalar* score_gradient,
+    int64_t begin, int64_t end) {
+  with_width(setup.width, [&](auto width) {
+    (directions ? backward<Scalar, true, width()> : backward<Scalar, false, width()>)(
         setup, rows, inputs, directions, grad_scalar, grad_vector, edge_vector, key, value, vector, table,
         score_gradient, begin, end);
-  };
-  kernels.query_gradient = [](const MessageSetup& setup, const EdgeRows& rows, const MessageInputs<Scalar>& inputs,
-                              const MessageInputs<Scalar>* directions, const Scalar* score_gradient, Scalar* query,
-                              int64_t begin, int64_t end) {
-    (directions ? query_gradient<Scalar, true> : query_gradient<Scalar, false>)(
+  });
+}
+
+template <class Scalar>
+void query_entry(
+    const MessageSetup& setup, const EdgeRows& rows, const MessageInputs<Scalar>& inputs,
+    const MessageInputs<Scalar>* directions, const Scalar* score_gradient, Scalar* query, int64_t begin,
+    int64_t end) {
+  with_width(setup.width, [&](auto width) {
+    (directions ? query_gradient<Scalar, true, width()> : query_gradient<Scalar, false, width()>)(
         setup, rows, inputs, directions, score_gradient, query, begin, end);
-  };
-  return kernels;
+  });
+}
+
+template <class Scalar>
+MessageKernels<Scalar> make_kernels() {
+  return {kLanes<Scalar>, forward_entry<Scalar>, backward_entry<Scalar>, query_entry<Scalar>};
 }
 
 }  // namespace

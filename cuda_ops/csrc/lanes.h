@@ -29,27 +29,29 @@ inline void store(Scalar* to, const Lane<Scalar>& lane) {
   __builtin_memcpy(to, &lane, sizeof(lane));
 }
 
-// Sum over lanes by halving; the order is fixed, so results do not depend on anything but the level.
-template <class Scalar, int bytes, class Vector>
-inline Scalar sum_halves(const Vector& lane) {
-  if constexpr (bytes == int(sizeof(Scalar))) {
-    Scalar value;
-    __builtin_memcpy(&value, &lane, sizeof(value));
-    return value;
-  } else if constexpr (bytes == 2 * int(sizeof(Scalar))) {
-    Scalar pair[2];
-    __builtin_memcpy(pair, &lane, sizeof(pair));
-    return pair[0] + pair[1];
+// v with its lanes rotated by `shift`.
+template <int shift, class Vector, int... lane>
+inline Vector rotate(const Vector& v, std::integer_sequence<int, lane...>) {
+  constexpr int count = sizeof...(lane);
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(v, v, ((lane + shift) % count)...);
+#else
+  using Index = decltype(v < v);
+  return __builtin_shuffle(v, Index{((lane + shift) % count)...});
+#endif
+}
+
+// Sum over lanes by halving, in registers; the order is fixed, so results depend on nothing but the level.
+template <int count, int shift = count / 2, class Vector>
+inline auto sum_rotated(const Vector& v) {
+  if constexpr (shift == 0) {
+    return v[0];
   } else {
-    typedef Scalar Half __attribute__((vector_size(bytes / 2)));
-    Half low, high;
-    __builtin_memcpy(&low, &lane, sizeof(low));
-    __builtin_memcpy(&high, reinterpret_cast<const char*>(&lane) + sizeof(low), sizeof(high));
-    return sum_halves<Scalar, bytes / 2>(Half(low + high));
+    return sum_rotated<count, shift / 2>(Vector(v + rotate<shift>(v, std::make_integer_sequence<int, count>())));
   }
 }
-inline float sum_lanes(const Lane<float>& lane) { return sum_halves<float, DKMP_LANE_BYTES>(lane); }
-inline double sum_lanes(const Lane<double>& lane) { return sum_halves<double, DKMP_LANE_BYTES>(lane); }
+inline float sum_lanes(const Lane<float>& lane) { return sum_rotated<kLanes<float>>(lane); }
+inline double sum_lanes(const Lane<double>& lane) { return sum_rotated<kLanes<double>>(lane); }
 template <class T>
 inline auto sum_lanes(const Dual<T>& lane) -> Dual<decltype(sum_lanes(lane.v))> {
   return {sum_lanes(lane.v), sum_lanes(lane.t)};
