@@ -133,6 +133,8 @@ def validate(args: Mapping[str, Any]) -> None:
     _require(args["precision"] in (32, 64), "precision", args["precision"], "32 or 64")
     unit = args.get("energy_unit")
     _require(unit is None or unit in ENERGY_UNITS, "energy_unit", unit, f"one of {', '.join(ENERGY_UNITS)}")
+    schedule = args.get("lr_schedule", "plateau")
+    _require(schedule in LR_SCHEDULES, "lr_schedule", schedule, f"one of {', '.join(LR_SCHEDULES)}")
     if args["model"] == "dkmp-c":
         _validate_shells(args)
     else:

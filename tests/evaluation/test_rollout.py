@@ -1,0 +1,123 @@
+"""Rollouts, their errors beside trivial predictions, and the files they are written to."""
+
+import math
+
+import mdtraj
+import numpy as np
+import pytest
+import torch
+
+from dkmp_plugin.evaluation.rollout import (
+    FramePredictor,
+    evaluate_run,
+    load_displacement_model,
+    roll_out,
+    write_trajectory,
+)
+from dkmp_plugin.evaluation.trajectory_metrics import average_mse, final_mse, js_tic, next_mse
+from tests.datasets.trajectory_fixtures import GLYCINES, topology, walk
+from tests.displacement_checkpoint import write_checkpoint
+
+NUMBERS = np.array([7, 6, 6, 8] * 2)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "epoch=0.ckpt")
+
+
+@pytest.fixture
+def predictor(checkpoint):
+    return FramePredictor(load_displacement_model(checkpoint)[0], NUMBERS)
+
+
+def test_metrics_by_hand():
+    true = np.zeros((3, 2, 3))
+    rollout = true.copy()
+    rollout[1, 0, 0], rollout[2, :, 1] = 3.0, 2.0
+    assert next_mse(rollout, true) == pytest.approx((9 + 4 + 4) / 18)
+    assert average_mse(rollout, true) == pytest.approx((9 + 4 + 4) / 12)
+    assert final_mse(rollout, true) == pytest.approx(8 / 6)
+    with pytest.raises(ValueError, match="one shape"):
+        next_mse(rollout, true[:2])
+    with pytest.raises(ValueError, match="NaN"):
+        next_mse(rollout * np.nan, true)
+
+
+def test_rollout_is_repeated_prediction_and_rotation_equivariant(predictor):
+    frames = roll_out(predictor, GLYCINES, 3)
+    assert frames.shape == (4, 8, 3)
+    assert np.array_equal(predictor(predictor(predictor(frames[0]))), frames[3])
+    assert np.abs(frames[3] - frames[0]).max() > 0.01
+    turn = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    turned = roll_out(predictor, GLYCINES @ turn.T + 4.0, 3)
+    assert np.allclose(turned, frames @ turn.T + 4.0, atol=1e-3)
+    with pytest.raises(ValueError, match="from step 2 on"):
+        roll_out(lambda frame: frame + np.where(frame.max() > 10, np.nan, 5), GLYCINES, 5)
+
+
+def test_ranks_are_reused_until_they_are_due(checkpoint):
+    model, _ = load_displacement_model(checkpoint)
+    frames = walk(6, 5, step=0.8).astype(np.float32)
+    kept, anew = FramePredictor(model, NUMBERS), FramePredictor(model, NUMBERS, rerank_interval=2)
+    first = [kept(frame) for frame in frames]
+    second = [anew(frame) for frame in frames]
+    assert np.array_equal(first[0], second[0]) and np.array_equal(first[1], second[1])
+    assert not np.allclose(first[3], second[3])
+    fresh = FramePredictor(model, NUMBERS)
+    assert np.array_equal(second[4], fresh(frames[4]))
+    kept.restart()
+    assert np.array_equal(kept(frames[4]), second[4])
+
+
+def test_report(predictor):
+    run = walk(12, 3).astype(np.float32)
+    report, rollout = evaluate_run(predictor, run, 3, "walk")
+    assert (report.num_steps, report.num_atoms) == (3, 8) and len(rollout) == 4
+    assert report.errors["persistence"].next == pytest.approx(np.square(run[3:] - run[:-3]).mean())
+    assert report.errors["persistence"].final == pytest.approx(np.square(run[9] - run[0]).mean(), rel=1e-5)
+    line = report.errors["linear extrapolation"]
+    assert line.next == pytest.approx(np.square(2 * run[3:-3] - run[:-6] - run[6:]).mean(), rel=1e-5)
+    assert line.final == pytest.approx(np.square(run[0] + 3 * (run[3] - run[0]) - run[9]).mean(), rel=1e-5)
+    assert report.errors["model"].final == pytest.approx(np.square(rollout[3] - run[9]).mean(), rel=1e-5)
+    assert report.seconds_per_frame > 0 and "Å² per coordinate" in report.table()
+    with pytest.raises(ValueError, match="at least 2 lag"):
+        evaluate_run(predictor, run, 6)
+
+
+def test_js_divergence_of_modes():
+    pytest.importorskip("deeptime", reason="js_tic needs deeptime, an optional package")
+    rng = np.random.default_rng(0)
+    slow = np.cumsum(rng.normal(size=300)) * 0.1
+    run = GLYCINES + 0.02 * rng.normal(size=(300, 8, 3))
+    run[:, 4:] += slow[:, None, None] * np.array([0, 0.1, 0.2])
+    same = js_tic(run, run)
+    assert same == pytest.approx((0, 0), abs=1e-12)
+    still = js_tic(run[:1].repeat(300, 0), run)
+    assert 0.3 < still[0] <= math.log(2) + 1e-9
+    with pytest.raises(ValueError, match="T > lag"):
+        js_tic(run, run[:5], lag=4)
+
+
+@pytest.mark.parametrize("suffix", [".dcd", ".xtc", ".pdb"])
+def test_written_trajectories_open_again(tmp_path, suffix):
+    frames = walk(5)
+    write_trajectory(tmp_path / f"rollout{suffix}", frames, topology())
+    if suffix == ".pdb":
+        read = mdtraj.load(str(tmp_path / "rollout.pdb"))
+    else:
+        read = mdtraj.load(str(tmp_path / f"rollout{suffix}"), top=topology())
+    assert np.allclose(10 * read.xyz, frames, atol=0.011)
+    with pytest.raises(ValueError, match="8 atoms per frame"):
+        write_trajectory(tmp_path / "bad.dcd", frames, topology().subset([0, 1]))
+
+
+def test_refusals(checkpoint, tmp_path):
+    model, _ = load_displacement_model(checkpoint)
+    with pytest.raises(ValueError, match=r"elements \[16\]"):
+        FramePredictor(model, np.array([16, 6]))
+    contents = torch.load(checkpoint, weights_only=True)
+    other = {**contents["hyper_parameters"], "model": "tensornet"}
+    torch.save({**contents, "hyper_parameters": other}, tmp_path / "other.ckpt")
+    with pytest.raises(ValueError, match="'tensornet' model"):
+        load_displacement_model(tmp_path / "other.ckpt")

@@ -1,0 +1,149 @@
+"""DKMP^R inside OpenMM equals the rollout in PyTorch, on every platform; wrong uses are refused."""
+
+import mdtraj
+import numpy as np
+import pytest
+import torch
+
+from dkmp_plugin.evaluation.rollout import FramePredictor, load_displacement_model, roll_out
+from dkmp_plugin.simulation import DKMPPropagator, export_propagator, load_propagator, load_system
+from tests.datasets.trajectory_fixtures import GLYCINES, topology
+from tests.displacement_checkpoint import write_checkpoint
+
+NUMBERS = np.array([7, 6, 6, 8] * 2)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return write_checkpoint(tmp_path_factory.mktemp("propagator") / "epoch=0.ckpt")
+
+
+@pytest.fixture(scope="module")
+def model_path(checkpoint):
+    path = checkpoint.parent / "propagator.pt"
+    info = export_propagator(checkpoint, path)
+    assert (info.elements, info.num_neighbors, info.dataset["lag"]) == ([6, 7, 8], 4, 2)
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected(checkpoint):
+    return roll_out(FramePredictor(load_displacement_model(checkpoint)[0], NUMBERS), GLYCINES, 4)
+
+
+def positions(simulation):
+    state = simulation.context.getState(positions=True, velocities=True, energy=True)
+    assert np.abs(state.getVelocities(asNumpy=True)._value).max() == 0
+    assert state.getPotentialEnergy()._value == 0
+    return 10 * state.getPositions(asNumpy=True)._value
+
+
+@pytest.mark.parametrize("platform_name", ["Reference", "CPU", "OpenCL"])
+def test_equals_the_rollout(model_path, expected, platform_name):
+    import openmm
+
+    propagator = DKMPPropagator(model_path, topology().to_openmm(), GLYCINES / 10)
+    try:
+        platform = openmm.Platform.getPlatformByName(platform_name)
+        simulation = propagator.create_simulation(platform)
+    except openmm.OpenMMException as error:
+        pytest.skip(f"this machine has no {platform_name} platform: {error}")
+    for step in range(1, 5):
+        simulation.step(1)
+        assert np.allclose(positions(simulation), expected[step], atol=2e-5)
+
+
+def test_checkpoint_serves_as_well(checkpoint, expected):
+    simulation = DKMPPropagator(checkpoint, topology().to_openmm(), GLYCINES / 10).create_simulation()
+    simulation.step(2)
+    assert np.allclose(positions(simulation), expected[2], atol=2e-5)
+
+
+def test_atoms_that_are_not_selected_stay(model_path, expected):
+    """A selection in any order, embedded in a larger system with elements the model does not know."""
+    top = topology()
+    residue = top.add_residue("CL", top.add_chain())
+    top.add_atom("CL", mdtraj.element.chlorine, residue)
+    start = np.concatenate([GLYCINES, [[50.0, 0, 0]]]) / 10
+    simulation = DKMPPropagator(model_path, top.to_openmm(), start, atoms=range(8)).create_simulation()
+    simulation.step(3)
+    assert np.allclose(positions(simulation)[:8], expected[3], atol=2e-5)
+    assert np.allclose(positions(simulation)[8], [50.0, 0, 0])
+    with pytest.raises(ValueError, match=r"elements \[17\]"):
+        DKMPPropagator(model_path, top.to_openmm(), start)
+
+
+def test_periodic_box_of_the_topology_does_not_wrap(model_path, expected, tmp_path):
+    """Atoms outside of the topology's box stay where the model puts them, also in reporters' files."""
+    from openmm import unit
+    from openmm.app import DCDReporter
+
+    boxed = topology().to_openmm()
+    boxed.setUnitCellDimensions((0.4, 0.4, 0.4) * unit.nanometer)
+    simulation = DKMPPropagator(model_path, boxed, GLYCINES / 10 * unit.nanometer).create_simulation()
+    simulation.reporters.append(DCDReporter(str(tmp_path / "out.dcd"), 1))
+    simulation.step(2)
+    simulation.reporters.clear()
+    written = mdtraj.load(str(tmp_path / "out.dcd"), top=topology())
+    assert np.allclose(10 * written.xyz, expected[1:3], atol=1e-4)
+
+
+def test_reranking_follows_the_structure(checkpoint, model_path):
+    predictor = FramePredictor(load_displacement_model(checkpoint)[0], NUMBERS, rerank_interval=1)
+    spread = 3 * GLYCINES + np.random.default_rng(0).normal(size=GLYCINES.shape)
+    frames = roll_out(predictor, spread, 3)
+    propagator = DKMPPropagator(model_path, topology().to_openmm(), spread / 10, rerank=True)
+    simulation = propagator.create_simulation()
+    simulation.step(3)
+    assert np.allclose(positions(simulation), frames[3], atol=5e-5)
+
+
+def test_survives_serialisation(model_path, expected, tmp_path):
+    import openmm
+
+    propagator = DKMPPropagator(model_path, topology().to_openmm(), GLYCINES / 10)
+    text = openmm.XmlSerializer.serialize(propagator.create_system())
+    (tmp_path / "system.xml").write_text(text)
+    context = openmm.Context(load_system(tmp_path / "system.xml"), propagator.create_integrator())
+    context.setPositions(GLYCINES / 10)
+    context.getIntegrator().step(2)
+    moved = 10 * context.getState(positions=True).getPositions(asNumpy=True)._value
+    assert np.allclose(moved, expected[2], atol=2e-5)
+
+
+def test_bad_positions_and_atoms(model_path):
+    top = topology().to_openmm()
+    for start, atoms, message in (
+        (GLYCINES[:5], None, r"positions have shape \(5, 3\), \(8, 3\)"),
+        (GLYCINES * np.nan, None, "NaN"),
+        (GLYCINES, [8], "index 8"),
+        (GLYCINES, [], "empty selection"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            DKMPPropagator(model_path, top, start, atoms=atoms)
+
+
+def test_is_refused_as_a_potential(model_path, checkpoint):
+    from openmmml import MLPotential
+
+    for path in (model_path, checkpoint):
+        with pytest.raises(ValueError, match=r"DKMPPropagator|not a potential energy"):
+            MLPotential("dkmp", modelPath=str(path)).createSystem(topology().to_openmm())
+
+
+def test_bad_model_files(model_path, checkpoint, tmp_path):
+    (tmp_path / "text.pt").write_text("no model")
+    torch.jit.script(torch.nn.Identity()).save(str(tmp_path / "other.pt"))
+    content = model_path.read_bytes()
+    (tmp_path / "cut.pt").write_bytes(content[: len(content) // 2])
+    for name, message in (
+        ("absent.pt", "no such file"),
+        ("text.pt", "damaged or no model file"),
+        ("cut.pt", "damaged or no model file"),
+        ("other.pt", "is not an exported propagator"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_propagator(tmp_path / name)
+    with pytest.raises(ValueError, match="dtype: 'half'"):
+        export_propagator(checkpoint, tmp_path / "x.pt", dtype="half")
+    assert export_propagator(checkpoint, tmp_path / "double.pt", dtype="float64").dtype == "float64"

@@ -1,0 +1,117 @@
+"""The stock ``torchmd-train`` trains DKMP^R on a trajectory, with the dataset's own split."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from dkmp_plugin.evaluation.rollout import FramePredictor, load_displacement_model
+from dkmp_plugin.training.factory import create_dkmp_model
+from tests.conftest import hyper_parameters
+from tests.datasets.trajectory_fixtures import GLYCINES, write
+from tests.training.test_torchmd_train import checkpoints, torchmd_train
+
+
+def drift(num_frames, seed):
+    """Motion with a rule to learn: every frame lies 0.3 Å further along x (plus noise)."""
+    noise = 0.05 * np.random.default_rng(seed).normal(size=(num_frames, *GLYCINES.shape))
+    return GLYCINES + noise + np.array([0.3, 0, 0]) * np.arange(num_frames)[:, None, None]
+
+
+@pytest.fixture
+def displacement_configuration(tmp_path):
+    """``write_yaml(**changes)`` writes a configuration and returns its path."""
+    write(tmp_path / "top.pdb", GLYCINES[None])
+    write(tmp_path / "train.dcd", drift(60, 1))
+    write(tmp_path / "val.dcd", drift(20, 2))
+
+    def write_yaml(**changes) -> Path:
+        values = {
+            "dataset": "DKMPTrajectory",
+            "dataset_root": str(tmp_path),
+            "dataset_arg": {
+                "topology": "top.pdb",
+                "train": ["train.dcd"],
+                "val": ["val.dcd"],
+                "num_neighbors": 4,
+            },
+            "model": "dkmp-r",
+            "output_model": "Displacement",
+            "num_layers": 2,
+            "embedding_dimension": 16,
+            "num_heads": 4,
+            "max_num_neighbors": 4,
+            "canonical_frame": "none",
+            "lr_schedule": "cosine",
+            "lr": 5.0e-3,
+            "lr_min": 1.0e-6,
+            "y_weight": 1.0,
+            "neg_dy_weight": 0.0,
+            "num_epochs": 6,
+            "save_interval": 1,
+            "batch_size": 4,
+            "num_workers": 0,
+            "ngpus": 1,
+            "log_dir": str(tmp_path / "log"),
+            **changes,
+        }
+        path = tmp_path / "dkmp_r.yaml"
+        path.write_text(yaml.safe_dump(values))
+        return path
+
+    return write_yaml
+
+
+def test_learns_resumes_and_predicts(displacement_configuration, tmp_path):
+    path = displacement_configuration()
+    done = torchmd_train("--conf", path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "split by the dataset: train 59, val 19, test 0" in done.stdout
+    last = checkpoints(path)[-1]
+    contents = torch.load(last, weights_only=True)
+    assert contents["epoch"] == 5 and contents["global_step"] == 6 * 15
+    assert contents["dkmp_plugin"]["dataset"]["lag"] == 1
+    rate = contents["optimizer_states"][0]["param_groups"][0]["lr"]
+    assert rate == pytest.approx(1e-6, abs=1e-7)  # the cosine has come to its end
+
+    model, _ = load_displacement_model(last)
+    predictor = FramePredictor(model, np.array([7, 6, 6, 8] * 2))
+    run = drift(20, 2).astype(np.float32)
+    errors = [np.square(predictor(before) - after).mean() for before, after in pairwise(run)]
+    still = np.square(run[1:] - run[:-1]).mean()
+    assert np.mean(errors) < 0.6 * still
+
+    resumed = torchmd_train("--load-model", last, "--conf", displacement_configuration(num_epochs=7))
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    assert torch.load(checkpoints(path)[-1], weights_only=True)["epoch"] == 6
+
+
+def test_two_processes_with_gloo(displacement_configuration):
+    path = displacement_configuration(num_epochs=1)
+    done = torchmd_train("--conf", path, processes=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert torch.load(checkpoints(path)[-1], weights_only=True)["global_step"] == 8  # half of 15, rounded up
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"output_model": "Scalar"}, "output_model: 'Scalar' was given, Displacement"),
+        ({"derivative": True}, "derivative: True was given, false"),
+        ({"standardize": True}, "standardize: True was given, false"),
+        ({"displacement_scale": 0.0}, "displacement_scale: 0.0 was given, a positive length"),
+        ({"num_frequencies": -1}, "num_frequencies: -1 was given"),
+        ({"max_num_neighbors": 1}, "at least one neighbour for each of the 3 layers"),
+        ({"lr_schedule": "cosin"}, "lr_schedule: 'cosin' was given, one of plateau, cosine"),
+    ],
+)
+def test_impossible_configurations(changes, expected):
+    values = hyper_parameters(
+        model="dkmp-r", output_model="Displacement", derivative=False, max_num_neighbors=6
+    )
+    create_dkmp_model(values)
+    with pytest.raises(ValueError, match=expected):
+        create_dkmp_model({**values, **changes})
