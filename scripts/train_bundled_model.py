@@ -55,11 +55,13 @@ def make_model(arguments: argparse.Namespace) -> Dict[str, Any]:
     run(
         *(command("torchmd-train"), "--conf", "examples/dkmp.yaml", "--dataset-root", labels),
         *("--splits", WORK / "splits.npz", "--log-dir", WORK / "training", "--num-epochs", arguments.epochs),
+        *("--lr-factor", 0.75),
     )
     run(
         *(sys.executable, "examples/02_evaluate.py", "--checkpoint", WORK / "training", "--labels", labels),
         *("--output", WORK / "evaluation.json", "--keep-best", WORK / "best.ckpt"),
     )
+    BUNDLED.mkdir(exist_ok=True)
     run(command("dkmp"), "export", WORK / "best.ckpt", BUNDLED / "p_xylene.pt")
     return json.loads((WORK / "evaluation.json").read_text())
 
