@@ -30,6 +30,20 @@ def _info(arguments: argparse.Namespace) -> int:
     return 0 if healthy else 1
 
 
+def _rollout(arguments: argparse.Namespace) -> int:
+    from dkmp_plugin.evaluation.rollout_files import roll_out_trajectory
+
+    reports = roll_out_trajectory(
+        arguments.checkpoint,
+        arguments.topology,
+        arguments.trajectory,
+        arguments.output,
+        arguments.rerank_interval,
+    )
+    print("\n\n".join(report.table() for report in reports))
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dkmp", description="Dilated message-passing potentials (DKMP).")
     verbs = parser.add_subparsers(dest="verb", required=True)
@@ -46,6 +60,18 @@ def _parser() -> argparse.ArgumentParser:
     info = verbs.add_parser("info", help="describe this installation, or an exported model")
     info.add_argument("model", nargs="?", help="model file (.pt) to describe")
     info.set_defaults(run=_info)
+
+    rollout = verbs.add_parser("rollout", help="run a dkmp-r model forward and compare it with a trajectory")
+    rollout.add_argument("checkpoint", help="dkmp-r checkpoint written by torchmd-train (.ckpt)")
+    rollout.add_argument("topology", help="topology of the whole system (PDB, PSF, prmtop, ...)")
+    rollout.add_argument("trajectory", help="true trajectory; FILE#2 takes only the third run in it")
+    rollout.add_argument(
+        "--output", help="file for the predicted trajectory (.dcd or .xtc; a .pdb beside it)"
+    )
+    rollout.add_argument(
+        "--rerank-interval", type=int, default=0, help="rank neighbours anew after this many steps (0: never)"
+    )
+    rollout.set_defaults(run=_rollout)
     return parser
 
 

@@ -15,7 +15,7 @@ from dkmp_plugin.evaluation.rollout import (
     write_trajectory,
 )
 from dkmp_plugin.evaluation.trajectory_metrics import average_mse, final_mse, js_tic, next_mse
-from tests.datasets.trajectory_fixtures import GLYCINES, topology, walk
+from tests.datasets.trajectory_fixtures import GLYCINES, topology, walk, write
 from tests.displacement_checkpoint import write_checkpoint
 
 NUMBERS = np.array([7, 6, 6, 8] * 2)
@@ -110,6 +110,24 @@ def test_written_trajectories_open_again(tmp_path, suffix):
     assert np.allclose(10 * read.xyz, frames, atol=0.011)
     with pytest.raises(ValueError, match="8 atoms per frame"):
         write_trajectory(tmp_path / "bad.dcd", frames, topology().subset([0, 1]))
+
+
+def test_command_line(checkpoint, tmp_path, capsys):
+    """Two replicas in one file: two reports, two rollouts."""
+    from dkmp_plugin.cli import main
+
+    write(tmp_path / "top.pdb", GLYCINES[None])
+    write(tmp_path / "runs.dcd", np.concatenate([walk(9, 1), walk(7, 2, shift=40.0)]))
+    arguments = ["rollout", str(checkpoint), str(tmp_path / "top.pdb"), str(tmp_path / "runs.dcd")]
+    assert main([*arguments, "--output", str(tmp_path / "out.dcd")]) == 0
+    printed = capsys.readouterr().out
+    assert "runs.dcd#0: 8 atoms, lag 2, rollout of 4 steps" in printed and "runs.dcd#1" in printed
+    written = mdtraj.load(str(tmp_path / "out_0.dcd"), top=str(tmp_path / "out_0.pdb"))
+    model, _ = load_displacement_model(checkpoint)
+    expected = roll_out(FramePredictor(model, NUMBERS), walk(9, 1)[0], 4)
+    assert np.allclose(10 * written.xyz, expected, atol=1e-3)
+    assert main([*arguments[:3], str(tmp_path / "absent.dcd")]) == 2
+    assert "absent.dcd: no such file" in capsys.readouterr().err
 
 
 def test_refusals(checkpoint, tmp_path):

@@ -1,0 +1,63 @@
+"""``dkmp rollout``: a trained DKMP^R on a trajectory file, errors printed, rollout written."""
+
+from pathlib import Path
+from typing import List, Optional, Union
+
+from dkmp_plugin.datasets.trajectory_files import load_runs, load_topology, select_atoms
+from dkmp_plugin.evaluation.rollout import (
+    FramePredictor,
+    RolloutReport,
+    evaluate_run,
+    load_displacement_model,
+    write_trajectory,
+)
+
+
+def roll_out_trajectory(
+    checkpoint: Union[str, Path],
+    topology: Union[str, Path],
+    trajectory: Union[str, Path],
+    output: Optional[Union[str, Path]] = None,
+    rerank_interval: int = 0,
+) -> List[RolloutReport]:
+    """Compares a model with every uninterrupted run of a trajectory file.
+
+    Atoms and lag are those of the training; they come from the checkpoint.
+
+    Args:
+        checkpoint: ``dkmp-r`` checkpoint (``.ckpt``) of torchmd-train.
+        topology: topology file of the whole system.
+        trajectory: trajectory file; ``FILE#2`` takes only the third run in it.
+        output: trajectory file to write the rollout to (.dcd or .xtc), with a PDB file of its first frame
+            beside it; with several runs each name gets the number of its run.
+        rerank_interval: rank neighbours anew after this many predictions; 0 for never.
+
+    Returns:
+        One report per run.
+
+    Raises:
+        ValueError: files that are unreadable, do not fit each other or the model, or a model that was trained
+            on superposed frames without a canonical frame.
+    """
+    model, dataset = load_displacement_model(checkpoint)
+    if dataset.get("superpose", "none") != "none" and not model.representation_model.use_frame:
+        raise ValueError(
+            f"{checkpoint} was trained on superposed frames (superpose: {dataset['superpose']}) and knows no "
+            "other orientation; train with canonical_frame: principal"
+        )
+    selection, stride = dataset.get("selection", "full"), dataset.get("stride", 1)
+    chemistry = load_topology(topology)
+    runs = load_runs(trajectory, chemistry, selection, stride)
+    reports = []
+    for index, run in enumerate(runs):
+        predictor = FramePredictor(model, run.numbers, rerank_interval)
+        report, rollout = evaluate_run(predictor, run.positions, dataset["lag"], run.name)
+        reports.append(report)
+        if output is not None:
+            path = Path(output)
+            if len(runs) > 1:
+                path = path.with_name(f"{path.stem}_{index}{path.suffix}")
+            selected = chemistry.subset(select_atoms(chemistry, selection))
+            write_trajectory(path, rollout, selected)
+            write_trajectory(path.with_suffix(".pdb"), rollout[:1], selected)
+    return reports
