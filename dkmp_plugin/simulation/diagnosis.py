@@ -19,10 +19,15 @@ def describe_installation() -> Tuple[str, bool]:
     stack = installed_stack()
     lines = [f"dkmp-plugin {__version__}, Python {platform.python_version()}"]
     lines += [f"  {package:12s} {found or 'not installed'}" for package, found in stack.versions.items()]
-    problems: List[str] = list(stack.problems)
-    lines.append(f"stack:    {'torchforce' if stack.torchforce else 'not the torchforce stack'}")
-    if stack.torchforce:
+    problems: List[str] = [] if stack.backend else list(stack.problems)
+    if stack.backend == "pythonforce":
+        lines.append("stack:    latest")
+        lines.append("backend:  PythonForce (no TorchForce: " + "; ".join(stack.problems) + ")")
+    elif stack.torchforce:
+        lines.append("stack:    torchforce")
         lines.append("backend:  TorchForce on " + ", ".join(_torchforce_platforms(problems)))
+    else:
+        lines.append("stack:    no backend works")
     lines.append("ops:      " + _operators())
     lines.append("training: " + _hook(problems))
     lines += [f"problem:  {problem}" for problem in problems]

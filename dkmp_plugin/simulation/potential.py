@@ -9,7 +9,7 @@ from typing import Any, Iterable, List, Optional, Tuple
 from openmmml.mlpotential import MLPotentialImpl, MLPotentialImplFactory
 
 BUNDLED_MODEL = Path(__file__).parent / "bundled" / "p_xylene.pt"
-_BACKENDS = ("auto", "torchforce")
+_BACKENDS = ("auto", "torchforce", "pythonforce")
 
 
 class DKMPPotentialImplFactory(MLPotentialImplFactory):
@@ -24,7 +24,8 @@ class DKMPPotentialImplFactory(MLPotentialImplFactory):
             name: ``dkmp``.
             modelPath: A model exported with ``dkmp export`` (``.pt``) or a training checkpoint
                 (``.ckpt``); without it a small bundled model of p-xylene.
-            backend: ``torchforce``, or ``auto``, which picks the backend that works on the installed stack.
+            backend: ``torchforce``, ``pythonforce``, or ``auto``, which picks the one that works on the
+                installed stack (TorchForce where it can run).
             **args: Refused.
 
         Raises:
@@ -33,7 +34,7 @@ class DKMPPotentialImplFactory(MLPotentialImplFactory):
         _refuse_unknown(args, "MLPotential", "modelPath, backend")
         if backend not in _BACKENDS:
             raise ValueError(f"backend: {backend!r} was given, one of {', '.join(_BACKENDS)} is expected")
-        return DKMPPotentialImpl(name, modelPath)
+        return DKMPPotentialImpl(name, modelPath, backend)
 
 
 class DKMPPotentialImpl(MLPotentialImpl):
@@ -42,10 +43,12 @@ class DKMPPotentialImpl(MLPotentialImpl):
     Args:
         name: ``dkmp``.
         model_path: Exported model or checkpoint, None for the bundled one.
+        backend: ``auto``, ``torchforce`` or ``pythonforce``.
     """
 
-    def __init__(self, name: str, model_path: Optional[str]) -> None:
+    def __init__(self, name: str, model_path: Optional[str], backend: str = "auto") -> None:
         self.name = name
+        self.backend = backend
         self.model_path = BUNDLED_MODEL if model_path is None else Path(model_path)
 
     def addForces(
@@ -57,7 +60,7 @@ class DKMPPotentialImpl(MLPotentialImpl):
         charge: Optional[int] = None,
         **args: Any,
     ) -> None:
-        """Add a TorchForce for the given atoms (called by openmm-ml).
+        """Add the force for the given atoms (called by openmm-ml).
 
         Args:
             topology: ``openmm.app.Topology`` of the whole system.
@@ -65,20 +68,18 @@ class DKMPPotentialImpl(MLPotentialImpl):
             atoms: Indices of the atoms to model, in any order; None for all.
             forceGroup: Force group of the new force.
             charge: Total charge of the modelled atoms; must be the one the model was trained on.
-            **args: ``precision`` is not ours; anything else is refused.
+            **args: Refused.
 
         Raises:
             ValueError: If the atoms, their elements, the charge or the box do not fit the model.
-            RuntimeError: If TorchForce cannot work on the installed stack.
+            RuntimeError: If the backend cannot work on the installed stack.
         """
         _refuse_unknown(args, "createSystem and createMixedSystem", "charge")
-        from dkmp_plugin.simulation.stack import require_torchforce
+        from dkmp_plugin.simulation.stack import prepare_backend
 
-        require_torchforce()
-        import openmmtorch
+        backend = prepare_backend(self.backend)
         import torch
 
-        from dkmp_plugin.simulation.force_module import OpenMMEnergy
         from dkmp_plugin.simulation.modelled_atoms import modelled_atoms
 
         model, info = _load(self.model_path)
@@ -89,13 +90,9 @@ class DKMPPotentialImpl(MLPotentialImpl):
         periodic = box is not None or system.usesPeriodicBoundaryConditions()
         if periodic and indices is not None and box is not None:
             _check_box(box, info)
-        module = OpenMMEnergy(
-            model,
-            info,
-            torch.tensor(atomic_numbers, dtype=torch.long),
-            None if indices is None else torch.tensor(indices, dtype=torch.long),
-        )
-        force = openmmtorch.TorchForce(torch.jit.script(module.eval()))
+        numbers = torch.tensor(atomic_numbers, dtype=torch.long)
+        make_force = _torch_force if backend == "torchforce" else _python_force
+        force = make_force(model, info, numbers, indices, periodic)
         force.setUsesPeriodicBoundaryConditions(periodic)
         force.setForceGroup(forceGroup)
         force.setName("DKMP")
@@ -104,6 +101,31 @@ class DKMPPotentialImpl(MLPotentialImpl):
     def getMLLongRange(self) -> bool:
         """DKMP^C includes no separate long-range term (asked for by openmm-ml >= 1.8)."""
         return False
+
+
+def _torch_force(model: Any, info: Any, numbers: Any, indices: Optional[List[int]], periodic: bool) -> Any:
+    import openmmtorch
+    import torch
+
+    from dkmp_plugin.simulation.force_module import OpenMMEnergy
+
+    # TorchForce passes all particles: the module picks its own.
+    atoms = None if indices is None else torch.tensor(indices, dtype=torch.long)
+    return openmmtorch.TorchForce(torch.jit.script(OpenMMEnergy(model, info, numbers, atoms).eval()))
+
+
+def _python_force(model: Any, info: Any, numbers: Any, indices: Optional[List[int]], periodic: bool) -> Any:
+    import openmm
+    import torch
+
+    from dkmp_plugin.simulation.force_module import OpenMMEnergy
+    from dkmp_plugin.simulation.python_force import PythonForceComputation
+
+    module = torch.jit.script(OpenMMEnergy(model, info, numbers, None).eval())
+    force = openmm.PythonForce(PythonForceComputation(module, periodic))
+    if indices is not None:
+        force.setParticles(indices)
+    return force
 
 
 def _refuse_unknown(args: dict, where: str, known: str) -> None:

@@ -10,6 +10,8 @@ from typing import Dict, List, Optional
 # Measured: other combinations crash the process or fail at run time (DESIGN, section 2).
 TORCHFORCE_PINS = {"torch": "2.9", "openmm": "8.4", "openmmtorch": "1.5"}
 _INSTALL = "pip install 'dkmp-plugin[torchforce]'"
+# The first series in which PythonForce takes a subset of the particles and clones without crashing.
+PYTHONFORCE_OPENMM = (8, 6)
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,19 @@ class Stack:
         """Whether this is the stack on which TorchForce is known to work."""
         return not self.problems
 
+    @property
+    def pythonforce(self) -> bool:
+        """Whether OpenMM is new enough for PythonForce."""
+        openmm = self.versions["openmm"]
+        return openmm is not None and tuple(map(int, openmm.split(".")[:2])) >= PYTHONFORCE_OPENMM
+
+    @property
+    def backend(self) -> Optional[str]:
+        """The backend that ``auto`` stands for: ``torchforce``, ``pythonforce``, or None."""
+        if self.torchforce:
+            return "torchforce"
+        return "pythonforce" if self.pythonforce else None
+
 
 def installed_stack() -> Stack:
     """Look up the installed versions without importing anything."""
@@ -45,6 +60,33 @@ def installed_stack() -> Stack:
         except PackageNotFoundError:
             versions[package] = None
     return Stack(versions)
+
+
+def prepare_backend(backend: str = "auto") -> str:
+    """Make a backend usable in this process.
+
+    Args:
+        backend: ``torchforce``, ``pythonforce``, or ``auto`` for the best that the stack allows.
+
+    Returns:
+        ``torchforce`` or ``pythonforce``.
+
+    Raises:
+        RuntimeError: If the backend cannot work with the installed packages.
+    """
+    stack = installed_stack()
+    chosen = stack.backend if backend == "auto" else backend
+    if chosen == "pythonforce":
+        if not stack.pythonforce:
+            wanted = ".".join(map(str, PYTHONFORCE_OPENMM))
+            raise RuntimeError(
+                f"PythonForce needs openmm {wanted} or newer, {stack.versions['openmm']} is installed; use "
+                "backend='torchforce', or: pip install 'dkmp-plugin[latest]'"
+            )
+        return chosen
+    # Also where nothing works: the error names what TorchForce needs.
+    require_torchforce()
+    return "torchforce"
 
 
 def require_torchforce() -> None:

@@ -19,11 +19,11 @@ def load_system(xml_path: Union[str, Path]) -> Any:
 
     Raises:
         ValueError: If the file is missing or not a serialised System.
-        RuntimeError: If TorchForce cannot work on the installed stack.
+        RuntimeError: If no backend works on the installed stack.
     """
-    from dkmp_plugin.simulation.stack import require_torchforce
+    from dkmp_plugin.simulation.stack import prepare_backend
 
-    require_torchforce()
+    prepare_backend()
     import openmm
 
     import dkmp_plugin.ops  # noqa: F401  (registers the operators)

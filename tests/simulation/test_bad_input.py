@@ -108,12 +108,30 @@ class TestStack:
         assert package in str(error.value)
         assert stack.TORCHFORCE_PINS[package] in str(error.value)
 
+    def test_each_stack_has_its_backend(self, monkeypatch):
+        installed = {"torch": "2.13.0", "openmm": "8.6.1", "openmmml": "1.8", "torchmd-net": "3.1.0"}
+        missing = metadata.PackageNotFoundError
+
+        def lookup(name):
+            if name not in installed:
+                raise missing(name)
+            return installed[name]
+
+        monkeypatch.setattr(stack, "version", lookup)
+        assert stack.prepare_backend("auto") == "pythonforce"
+        with pytest.raises(RuntimeError, match="openmmtorch is not installed"):
+            stack.prepare_backend("torchforce")
+        installed["openmm"] = "8.4.0"
+        with pytest.raises(RuntimeError, match=r"PythonForce needs openmm 8\.6.*8\.4\.0"):
+            stack.prepare_backend("pythonforce")
+        with pytest.raises(RuntimeError, match="torchforce"):
+            stack.prepare_backend("auto")
+
 
 class TestMolecules:
     @pytest.fixture(autouse=True)
     def openmm_modules(self):
-        if not stack.installed_stack().torchforce:
-            pytest.skip("TorchForce needs the torchforce stack")
+        stack.prepare_backend()
 
     def topology(self, *numbers, box=None):
         from openmm import app, unit

@@ -6,8 +6,6 @@ import sys
 
 import pytest
 
-from dkmp_plugin.simulation.stack import installed_stack
-
 ENERGY = (
     "import sys, torch, openmm\n"
     "from openmm import app\n"
@@ -32,7 +30,6 @@ def run(program, *arguments, native):
     return done.stdout
 
 
-@pytest.mark.skipif(not installed_stack().torchforce, reason="TorchForce needs the torchforce stack")
 def test_exported_with_and_without(model_path, checkpoint, tmp_path):
     expected = float(run(ENERGY, model_path, native="1").splitlines()[-1])
     assert float(run(ENERGY, model_path, native="0").splitlines()[-1]) == pytest.approx(expected, rel=1e-9)
