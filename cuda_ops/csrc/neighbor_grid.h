@@ -31,8 +31,8 @@ struct CellOffset {
 template <class Scalar>
 struct Neighbor {
   int atom;  // index within the system
-  CellOffset offset;
   Scalar distance;
+  uint64_t offset;  // packed CellOffset, which sorts like the offset itself
 };
 
 inline int64_t floor_divide(int64_t a, int64_t b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
@@ -259,7 +259,7 @@ class NeighborGrid {
     }
     const Scalar distance = std::sqrt(vector[0] * vector[0] + vector[1] * vector[1] + vector[2] * vector[2]);
     const bool itself = i == j && offset.n[0] == 0 && offset.n[1] == 0 && offset.n[2] == 0;
-    if (distance < Scalar(cutoff_) && !itself) found(Neighbor<Scalar>{int(j), offset, distance});
+    if (distance < Scalar(cutoff_) && !itself) found(Neighbor<Scalar>{int(j), distance, offset.packed()});
   }
 
   const Scalar* pos_;

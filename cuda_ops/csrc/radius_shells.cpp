@@ -21,7 +21,7 @@ namespace {
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 constexpr const char* kName = "radius_shells";
-constexpr int64_t kReceiversPerChunk = 32;
+constexpr int64_t kReceiversPerChunk = 64;
 constexpr double kBytesPerEdge = 2 * sizeof(int64_t) + 3 * sizeof(int32_t);
 // While sorting, an edge is held a second time in compact form.
 constexpr double kWorkBytesPerEdge = 16.0;
@@ -86,32 +86,32 @@ struct Settings {
 template <class Scalar>
 class SortedNeighbors {
  public:
-  explicit SortedNeighbors(int64_t num_atoms) : senders_(num_atoms), slot_(num_atoms) {}
+  explicit SortedNeighbors(int64_t num_atoms) : senders_(num_atoms), last_(num_atoms) {}
 
   const std::vector<Neighbor<Scalar>>& of(const NeighborGrid<Scalar>& grid, int64_t atom) {
     found_.clear();
-    bool several_images = false;
+    previous_.clear();
     grid.search(atom, candidates_, [&](const Neighbor<Scalar>& neighbor) {
-      several_images |= !senders_.insert(neighbor.atom);
-      slot_[neighbor.atom] = int(found_.size());
+      previous_.push_back(senders_.insert(neighbor.atom) ? -1 : last_[neighbor.atom]);
+      last_[neighbor.atom] = int(found_.size());
       found_.push_back(neighbor);
     });
     sorted_.clear();
-    if (several_images) {
-      senders_.drain([](int64_t) {});
-      sorted_ = found_;
-      std::sort(sorted_.begin(), sorted_.end(), [](const Neighbor<Scalar>& a, const Neighbor<Scalar>& b) {
-        return a.atom != b.atom ? a.atom < b.atom : a.offset.packed() < b.offset.packed();
-      });
-    } else {
-      senders_.drain([&](int64_t sender) { sorted_.push_back(found_[slot_[sender]]); });
-    }
+    senders_.drain([&](int64_t sender) {
+      const size_t first = sorted_.size();
+      for (int k = last_[sender]; k >= 0; k = previous_[k]) sorted_.push_back(found_[k]);
+      if (sorted_.size() - first > 1)
+        std::sort(sorted_.begin() + first, sorted_.end(), [](const Neighbor<Scalar>& a, const Neighbor<Scalar>& b) {
+          return a.offset < b.offset;
+        });
+    });
     return sorted_;
   }
 
  private:
   SortedSet senders_;
-  std::vector<int> slot_, candidates_;
+  // Images of one sender form a chain through found_: the last one found, and the one before each.
+  std::vector<int> last_, previous_, candidates_;
   std::vector<Neighbor<Scalar>> found_, sorted_;
 };
 
@@ -183,7 +183,7 @@ class ShellSearch {
   }
 
   void run() {
-    at::parallel_for(0, int64_t(chunks_.size()), 4, [&](int64_t begin, int64_t end) {
+    at::parallel_for(0, int64_t(chunks_.size()), 1, [&](int64_t begin, int64_t end) {
       std::unique_ptr<SortedNeighbors<Scalar>> neighbors;
       for (int64_t c = begin, system = -1; c < end; ++c) {
         if (chunks_[c].system != system) {
@@ -219,7 +219,7 @@ class ShellSearch {
     Tensor offsets = settings_.periodic ? at::empty({total, 3}, at::kInt) : at::zeros({1, 3}, at::kInt).expand({total, 3});
     int64_t* receivers = edge_index.data_ptr<int64_t>();
     int* images = settings_.periodic ? offsets.data_ptr<int>() : nullptr;
-    at::parallel_for(0, int64_t(chunks_.size()), 4, [&](int64_t begin, int64_t end) {
+    at::parallel_for(0, int64_t(chunks_.size()), 1, [&](int64_t begin, int64_t end) {
       for (int64_t c = begin; c < end; ++c)
         write_chunk(chunks_[c], next.data(), receivers, receivers + total, images);
     });
@@ -245,7 +245,7 @@ class ShellSearch {
         shells_.locate(neighbor.distance, per_width, &edge.first_shell, &edge.last_shell);
         for (int l = edge.first_shell; l <= edge.last_shell; ++l) ++counts[l];
         chunk.edges.push_back(edge);
-        if (settings_.periodic) chunk.offsets.push_back(neighbor.offset.packed());
+        if (settings_.periodic) chunk.offsets.push_back(neighbor.offset);
       }
       note_count(int64_t(found.size()));
     }
