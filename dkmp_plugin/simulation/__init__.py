@@ -1,4 +1,4 @@
-"""From a trained checkpoint to a running simulation: export, OpenMM.
+"""From a trained checkpoint to a running simulation: export, OpenMM, ASE.
 
 The names are resolved on first use: openmm-ml imports ``dkmp_plugin.simulation.potential`` whenever it is
 imported itself, and that must stay light.
@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
+    "DKMPCalculator": "ase_calculator",
     "DKMPPropagator": "propagator",
     "ModelInfo": "model_file",
     "export_model": "export",

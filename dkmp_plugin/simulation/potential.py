@@ -4,7 +4,7 @@ openmm-ml imports every registered potential when it is imported itself, so this
 """
 
 from pathlib import Path
-from typing import Any, Iterable, List, Optional, Tuple
+from typing import Any, Iterable, List, Optional
 
 from openmmml.mlpotential import MLPotentialImpl, MLPotentialImplFactory
 
@@ -80,11 +80,13 @@ class DKMPPotentialImpl(MLPotentialImpl):
         backend = prepare_backend(self.backend)
         import torch
 
+        from dkmp_plugin.models.elements import check_elements
+        from dkmp_plugin.simulation.model_source import load_model
         from dkmp_plugin.simulation.modelled_atoms import modelled_atoms
 
-        model, info = _load(self.model_path)
+        model, info = load_model(self.model_path)
         indices, atomic_numbers = modelled_atoms(topology, atoms)
-        _check_elements(atomic_numbers, info, self.model_path)
+        check_elements(atomic_numbers, info.elements, self.model_path.name)
         _check_charge(charge, info, self.model_path)
         box = topology.getPeriodicBoxVectors()
         periodic = box is not None or system.usesPeriodicBoundaryConditions()
@@ -132,30 +134,6 @@ def _refuse_unknown(args: dict, where: str, known: str) -> None:
     if args:
         raise ValueError(
             f"{where}: unknown argument {', '.join(sorted(args))}; the potential 'dkmp' takes {known}"
-        )
-
-
-def _load(path: Path) -> Tuple[Any, Any]:
-    if path.suffix == ".ckpt":
-        from dkmp_plugin.simulation.export import script_checkpoint
-
-        return script_checkpoint(path)
-    from dkmp_plugin.simulation.model_file import load_model_file
-
-    return load_model_file(path)
-
-
-def _check_elements(atomic_numbers: List[int], info: Any, path: Path) -> None:
-    missing = sorted(set(atomic_numbers) - set(info.elements))
-    if missing:
-        from openmm.app import Element
-
-        def symbols(numbers: Iterable[int]) -> str:
-            return ", ".join(Element.getByAtomicNumber(number).symbol for number in numbers)
-
-        raise ValueError(
-            f"the molecule holds {symbols(missing)}, but {path.name} was trained on {symbols(info.elements)} "
-            "only; give the modelPath of a model trained on these elements"
         )
 
 

@@ -1,0 +1,79 @@
+"""DKMP^C models as a calculator of ASE."""
+
+from pathlib import Path
+from typing import Any, List, Optional, Union
+
+import numpy as np
+import torch
+from ase import units
+from ase.calculators.calculator import Calculator, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from dkmp_plugin.models.elements import check_elements
+from dkmp_plugin.simulation.model_source import load_model
+from dkmp_plugin.simulation.units import kilojoule_per_mole
+
+
+class DKMPCalculator(Calculator):
+    """Energy (eV), forces (eV/Å) and, for periodic systems, stress (eV/Å^3) of a DKMP^C model.
+
+    The energy is relative to the reference energies recorded in the model file (``dkmp info``). Atoms are
+    periodic in all three directions or in none.
+
+    Args:
+        model_path: A model exported with ``dkmp export`` (``.pt``) or a training checkpoint (``.ckpt``).
+        **kwargs: Passed to ASE's ``Calculator``.
+
+    Raises:
+        ValueError: If the file is not a readable DKMP^C model.
+    """
+
+    implemented_properties: List[str] = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012
+
+    def __init__(self, model_path: Union[str, Path], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.model_path = Path(model_path)
+        self.model, self.info = load_model(self.model_path)
+        self._dtype = torch.float64 if self.info.dtype == "float64" else torch.float32
+        self._electronvolt = kilojoule_per_mole(self.info.energy_unit) * units.kJ / units.mol
+
+    def calculate(
+        self,
+        atoms: Any = None,
+        properties: Optional[List[str]] = None,
+        system_changes: List[str] = all_changes,
+    ) -> None:
+        """Compute what was asked for (called by ASE).
+
+        Args:
+            atoms: ``ase.Atoms``.
+            properties: Names of the wanted properties.
+            system_changes: What changed since the last call.
+
+        Raises:
+            ValueError: If the atoms do not fit the model, or hold NaN positions.
+        """
+        super().calculate(atoms, properties, system_changes)
+        atoms = self.atoms
+        check_elements(atoms.numbers.tolist(), self.info.elements, self.model_path.name)
+        if len(set(atoms.pbc)) > 1:
+            raise ValueError(f"pbc: {atoms.pbc} was given, periodic in all directions or in none is expected")
+        if not np.isfinite(atoms.positions).all():
+            raise ValueError("positions hold NaN or infinity; the dynamics or the input file is broken")
+        numbers = torch.from_numpy(atoms.numbers).long()
+        positions = torch.tensor(atoms.positions, dtype=self._dtype, requires_grad=True)
+        if not atoms.pbc.any():
+            energy = self.model(numbers, positions, None)
+            (gradient,) = torch.autograd.grad(energy, positions)
+        else:
+            # Derivative with respect to a strain of box and positions together: the virial.
+            strain = torch.zeros(3, 3, dtype=self._dtype, requires_grad=True)
+            deformation = torch.eye(3, dtype=self._dtype) + (strain + strain.T) / 2
+            box = torch.tensor(atoms.cell.array, dtype=self._dtype) @ deformation
+            energy = self.model(numbers, positions @ deformation, box)
+            gradient, virial = torch.autograd.grad(energy, (positions, strain))
+            stress = virial.double().numpy() * self._electronvolt / atoms.get_volume()
+            self.results["stress"] = full_3x3_to_voigt_6_stress(stress)
+        self.results["energy"] = energy.item() * self._electronvolt
+        self.results["free_energy"] = self.results["energy"]
+        self.results["forces"] = -gradient.double().numpy() * self._electronvolt
