@@ -31,6 +31,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--train-runs", type=int, default=8, help="training runs per condition")
     parser.add_argument("--epochs", type=int, default=22, help="of training")
     parser.add_argument(
+        "--only-export", action="store_true", help="export and describe the training that is there"
+    )
+    parser.add_argument(
         "--seed", type=int, default=1001, help="of the sampling; the demo uses 1 and following"
     )
     return parser.parse_args()
