@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import List, Tuple
 
 from dkmp_plugin.datasets.frame_pairs import FramePairs
-from dkmp_plugin.datasets.trajectory import superpose_runs
+from dkmp_plugin.datasets.trajectory import superpose_runs, without_drift
 from dkmp_plugin.datasets.trajectory_files import Run, load_runs, load_topology
 
 PROTOCOLS = ("dims", "equilibrium")
@@ -54,6 +54,8 @@ class DKMPAdK(FramePairs):
         val: DIMS files in ``root`` for validation; ``run1`` or ``run2`` moves that run out of training.
         test: DIMS files in ``root`` for test, in the same way.
         superpose: see :func:`dkmp_plugin.datasets.trajectory.superpose_runs`.
+        remove_drift: superpose every frame of the training runs onto the one before. How a molecule drifts
+            and tumbles as a whole cannot be predicted from its structure: it is noise in the targets.
         num_neighbors: see :class:`FramePairs`.
         rerank_interval: see :class:`FramePairs`.
         augment_rotation: see :class:`FramePairs`.
@@ -73,6 +75,7 @@ class DKMPAdK(FramePairs):
         val: Tuple[str, ...] = ("dims_002.dcd",),
         test: Tuple[str, ...] = (),
         superpose: str = "none",
+        remove_drift: bool = False,
         num_neighbors: int = 0,
         rerank_interval: int = 0,
         augment_rotation: bool = False,
@@ -89,6 +92,7 @@ class DKMPAdK(FramePairs):
             raise ValueError(f"protocol: {protocol!r} was given, one of {', '.join(PROTOCOLS)} is expected")
         reference = parts[0][0]
         train, validation, held_out = (superpose_runs(part, reference, superpose) for part in parts)
+        train = without_drift(train) if remove_drift else train
         super().__init__(
             (train, validation, held_out),
             lag,

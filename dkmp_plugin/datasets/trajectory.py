@@ -4,8 +4,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import List, Sequence
 
+from dkmp_plugin.datasets import trajectory_files
 from dkmp_plugin.datasets.frame_pairs import FramePairs
-from dkmp_plugin.datasets.trajectory_files import Run, load_runs, load_topology, same_atoms, superpose
+from dkmp_plugin.datasets.trajectory_files import (
+    Run,
+    load_runs,
+    load_topology,
+    same_atoms,
+    superpose,
+)
 
 SUPERPOSITIONS = ("none", "runs", "frames")
 
@@ -32,6 +39,11 @@ def superpose_runs(runs: Sequence[Run], reference: Run, how: str) -> List[Run]:
     return [replace(run, positions=superpose(run.positions, start, how == "frames")) for run in runs]
 
 
+def without_drift(runs: Sequence[Run]) -> List[Run]:
+    """The runs without overall motion; see :func:`trajectory_files.remove_drift`."""
+    return [replace(run, positions=trajectory_files.remove_drift(run.positions)) for run in runs]
+
+
 class DKMPTrajectory(FramePairs):
     """Frame pairs of trajectories of one or several systems with one topology.
 
@@ -50,6 +62,8 @@ class DKMPTrajectory(FramePairs):
         stride: keep every stride-th frame.
         superpose: ``none``, ``runs`` or ``frames``; see :func:`superpose_runs`.
         periodic: hand the periodic box to the model.
+        remove_drift: superpose every frame of the training runs onto the one before. How a molecule drifts
+            and tumbles as a whole cannot be predicted from its structure: it is noise in the targets.
         num_neighbors: see :class:`FramePairs`.
         rerank_interval: see :class:`FramePairs`.
         augment_rotation: see :class:`FramePairs`.
@@ -72,6 +86,7 @@ class DKMPTrajectory(FramePairs):
         stride: int = 1,
         superpose: str = "none",
         periodic: bool = False,
+        remove_drift: bool = False,
         num_neighbors: int = 0,
         rerank_interval: int = 0,
         augment_rotation: bool = False,
@@ -87,6 +102,8 @@ class DKMPTrajectory(FramePairs):
             if runs:
                 runs = superpose_runs(runs, parts[0][0] if parts and parts[0] else runs[0], superpose)
             parts.append(runs)
+        if remove_drift:
+            parts[0] = without_drift(parts[0])
         super().__init__(
             (parts[0], parts[1], parts[2]),
             lag,

@@ -301,6 +301,21 @@ def superpose(positions: np.ndarray, reference: np.ndarray, each_frame: bool) ->
     return moved
 
 
+def remove_drift(positions: np.ndarray) -> np.ndarray:
+    """Superposes every frame of a run onto the one before: no overall motion, the path itself stays.
+
+    Args:
+        positions: (T, n, 3) in Å.
+
+    Returns:
+        (T, n, 3) float32; the first frame as given.
+    """
+    moved = positions.copy()
+    for index in range(1, len(positions)):
+        moved[index] = superpose(positions[index : index + 1], moved[index - 1], each_frame=True)[0]
+    return moved
+
+
 def same_atoms(runs: Sequence[Run]) -> bool:
     """Whether all runs are of the same system."""
     return all(np.array_equal(run.numbers, runs[0].numbers) for run in runs)

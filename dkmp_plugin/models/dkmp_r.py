@@ -155,6 +155,9 @@ class DKMPR(nn.Module):
             DilatedAttentionLayer(hidden_channels, num_heads, activation, attention_variant)
             for _ in range(num_layers)
         )
+        self.literal = attention_variant == "literal"
+        self.norm = nn.Identity() if self.literal else nn.LayerNorm(hidden_channels)
+        self.coordinate_skip = nn.Identity() if self.literal else nn.Linear(3, hidden_channels)
         self.register_buffer("trained_elements", torch.zeros(max_z, dtype=torch.bool))
         self.reset_parameters()
         self.to(dtype)
@@ -167,6 +170,9 @@ class DKMPR(nn.Module):
         for layer in self.layers:
             assert isinstance(layer, DilatedAttentionLayer)
             layer.reset_parameters()
+        for module in (self.norm, self.coordinate_skip):
+            if isinstance(module, (nn.LayerNorm, nn.Linear)):
+                module.reset_parameters()
 
     def forward(
         self,
@@ -235,6 +241,9 @@ class DKMPR(nn.Module):
             distance = self._distances(pos, columns, batch, box)
             structure = layer(structure, elements, columns, distance)
             first += self.neighbors_per_layer
+        if not self.literal:
+            # The head sees the coordinates themselves too: slow displacements are smooth in them.
+            structure = self.norm(structure) + self.coordinate_skip(0.1 * coordinates)
         return structure, frame, z, pos, batch
 
     def _distances(self, pos: Tensor, neighbors: Tensor, batch: Tensor, box: Optional[Tensor]) -> Tensor:

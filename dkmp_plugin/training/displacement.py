@@ -36,7 +36,6 @@ class Displacement(nn.Module):
         self.allow_prior_model = False
         self.reduce_op = reduce_op
         self.displacement_scale = displacement_scale
-        self.norm = nn.LayerNorm(hidden_channels, dtype=dtype)
         self.hidden = nn.Linear(hidden_channels, hidden_channels, dtype=dtype)
         self.activation = act_class_mapping[activation]()
         self.last = nn.Linear(hidden_channels, 3, dtype=dtype)
@@ -44,7 +43,6 @@ class Displacement(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw all weights anew; the last layer starts at zero."""
-        self.norm.reset_parameters()
         self.hidden.reset_parameters()
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)
@@ -71,7 +69,7 @@ class Displacement(nn.Module):
         Returns:
             (N, 3) in Å.
         """
-        displacement = self.displacement_scale * self.last(self.activation(self.hidden(self.norm(x))))
+        displacement = self.displacement_scale * self.last(self.activation(self.hidden(x)))
         if v is not None:
             displacement = torch.bmm(v, displacement.unsqueeze(2)).squeeze(2)
         return displacement

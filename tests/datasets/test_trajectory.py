@@ -108,6 +108,25 @@ def test_superposition(folder):
         pairs(folder, superpose="all")
 
 
+def test_drift_is_removed_from_training_runs_only(folder):
+    """Tumbling and translation go, internal motion stays, and consecutive frames are at their closest."""
+    turns = np.cumsum(np.full(12, 0.2))
+    tumbling = [
+        frame @ np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]]) + a
+        for a, frame in zip(turns, walk(12, 1), strict=True)
+    ]
+    write(folder / "tumbling.dcd", np.array(tumbling))
+    data = pairs(folder, train=["tumbling.dcd"], val=["tumbling.dcd"], remove_drift=True)
+    plain = pairs(folder, train=["tumbling.dcd"], val=["tumbling.dcd"])
+    still = np.mean([float(data[i].y.square().mean()) for i in range(11)])
+    assert still < 0.1 * np.mean([float(plain[i].y.square().mean()) for i in range(11)])
+    assert torch.allclose(data[0].pos, plain[0].pos)
+    for i in range(11):
+        assert torch.allclose(torch.pdist(data[i].pos), torch.pdist(plain[i].pos), atol=1e-3)
+        assert data[i].y.mean(0).abs().max() < 1e-4
+        assert torch.equal(data[11 + i].pos, plain[11 + i].pos)
+
+
 def test_augmentation_is_for_training_items_and_keeps_the_target(folder):
     arguments = {"val": ["third.dcd"], "augment_noise": 0.1, "augment_rotation": True}
     data, plain = pairs(folder, **arguments), pairs(folder, val=["third.dcd"])
