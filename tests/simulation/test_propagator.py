@@ -7,10 +7,14 @@ import torch
 
 from dkmp_plugin.evaluation.rollout import FramePredictor, load_displacement_model, roll_out
 from dkmp_plugin.simulation import DKMPPropagator, export_propagator, load_propagator, load_system
+from dkmp_plugin.simulation.stack import installed_stack
 from tests.datasets.trajectory_fixtures import GLYCINES, topology
 from tests.displacement_checkpoint import write_checkpoint
 
 NUMBERS = np.array([7, 6, 6, 8] * 2)
+pytestmark = pytest.mark.skipif(
+    not installed_stack().torchforce, reason="the propagator is a TorchForce: it needs the torchforce stack"
+)
 
 
 @pytest.fixture(scope="module")
