@@ -11,6 +11,7 @@ from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 DKMP_MODELS: Tuple[str, ...] = ("dkmp-c", "dkmp-r")
 CANONICAL_FRAMES: Tuple[str, ...] = ("none", "principal")
 ATTENTION_VARIANTS: Tuple[str, ...] = ("split", "literal")
+PARTITIONS: Tuple[str, ...] = ("dilated", "one-shot", "random", "reuse-25")
 LR_SCHEDULES: Tuple[str, ...] = ("plateau", "cosine")
 ENERGY_UNITS: Tuple[str, ...] = ("eV", "kcal/mol", "kJ/mol", "hartree")
 
@@ -66,6 +67,13 @@ HYPERPARAMETERS: Tuple[Hyperparameter, ...] = (
         int,
         32,
         "dkmp-r: plane waves of the coordinate embedding; 0 is the paper's linear embedding",
+    ),
+    Hyperparameter(
+        "partition",
+        str,
+        "dilated",
+        "dkmp-r: which distance ranks each layer sees; all but 'dilated' are there for comparison",
+        PARTITIONS,
     ),
     Hyperparameter(
         "displacement_scale",

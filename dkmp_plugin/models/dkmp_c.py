@@ -67,12 +67,19 @@ class DilatedGraph(nn.Module):
         return edge_vectors(pos, edge_index, cell_offsets, box, batch), edge_index, ptr
 
 
-class ShellGeometry(nn.Module):
-    """Borders of one shell and the interval on which its messages do not vanish."""
+class RadiusShell(nn.Module):
+    """One shell: its borders, the interval on which its messages do not vanish, and their sum.
+
+    Args:
+        shell: Index of the shell, counted from the centre.
+        num_shells: Number of shells.
+        cutoff: Outer cutoff in Å.
+        overlap: Width of the smooth border between shells in Å.
+    """
 
     def __init__(self, shell: int, num_shells: int, cutoff: float, overlap: float) -> None:
         super().__init__()
-        self.shell = shell
+        self.index = shell
         self.cutoff = cutoff
         self.overlap = overlap
         # The last border is the cutoff itself, bit for bit: the ops compare with it.
@@ -81,10 +88,40 @@ class ShellGeometry(nn.Module):
         self.start = max(0.0, self.lower - overlap / 2)
         self.end = min(cutoff, self.upper + overlap / 2)
 
-    def message_scale(self) -> float:
-        """1 / sqrt(expected number of neighbours): keeps sums over far shells at order one."""
+        # 1 / sqrt(expected number of neighbours): keeps sums over far shells at order one.
         volume = 4.0 / 3.0 * math.pi * (self.end**3 - self.start**3)
-        return 1.0 / math.sqrt(max(1.0, _ATOM_DENSITY * volume))
+        self.scale = 1.0 / math.sqrt(max(1.0, _ATOM_DENSITY * volume))
+
+    def forward(
+        self,
+        edge_vector: Tensor,
+        edge_index: Tensor,
+        ptr: Tensor,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        vector: Tensor,
+        table: Tensor,
+        num_heads: int,
+    ) -> Tuple[Tensor, Tensor]:
+        """Messages summed over this shell's edges; arguments as ``dkmp_plugin.ops.dilated_message``."""
+        message, vector_message = dilated_message(
+            edge_vector,
+            edge_index,
+            ptr,
+            self.index,
+            query,
+            key,
+            value,
+            vector,
+            table,
+            num_heads,
+            self.lower,
+            self.upper,
+            self.overlap,
+            self.cutoff,
+        )
+        return self.scale * message, self.scale * vector_message
 
 
 class DilatedLayer(nn.Module):
@@ -100,7 +137,7 @@ class DilatedLayer(nn.Module):
         trainable_rbf: Whether the radial basis has parameters.
         activation: Name of the activation function of the update.
         num_heads: Number of attention heads.
-        geometry: The shell this layer sees.
+        shell: The shell this layer sees.
         dtype: Floating-point type.
     """
 
@@ -112,17 +149,16 @@ class DilatedLayer(nn.Module):
         trainable_rbf: bool,
         activation: str,
         num_heads: int,
-        geometry: ShellGeometry,
+        shell: RadiusShell,
         dtype: torch.dtype,
     ) -> None:
         super().__init__()
         d = hidden_channels
         self.hidden_channels = d
         self.num_heads = num_heads
-        self.geometry = geometry
-        self.message_scale = geometry.message_scale()
+        self.shell = shell
         self.filters = RadialFilters(
-            4 * d, rbf_type, num_rbf, geometry.start, geometry.end, geometry.cutoff, trainable_rbf, dtype
+            4 * d, rbf_type, num_rbf, shell.start, shell.end, shell.cutoff, trainable_rbf, dtype
         )
         self.norm = nn.LayerNorm(d, dtype=dtype)
         self.query_key = nn.Linear(d, 2 * d, dtype=dtype)
@@ -159,31 +195,25 @@ class DilatedLayer(nn.Module):
         Returns:
             Updated ``x`` and ``vector``.
         """
-        geometry = self.geometry
         normed = self.norm(x)
         query, key = self.query_key(normed).chunk(2, dim=-1)
-        message, vector_message = dilated_message(
+        message, vector_message = self.shell(
             edge_vector,
             edge_index,
             ptr,
-            geometry.shell,
             query,
             key,
             self.value(normed),
             vector,
             self.filters(),
             self.num_heads,
-            geometry.lower,
-            geometry.upper,
-            geometry.overlap,
-            geometry.cutoff,
         )
         left, right = self.vector_projection(vector).chunk(2, dim=-1)
         invariant = (left * right).sum(dim=1)
-        update = self.update(torch.cat([self.message_scale * message, invariant], dim=-1))
+        update = self.update(torch.cat([message, invariant], dim=-1))
         shift, scale, gate = update.chunk(3, dim=-1)
         x = x + shift + scale * invariant
-        vector = vector + self.message_scale * vector_message + gate.unsqueeze(1) * left
+        vector = vector + vector_message + gate.unsqueeze(1) * left
         return x, vector
 
 
@@ -198,7 +228,7 @@ class NeighborEmbedding(nn.Module):
         num_rbf: Number of radial basis functions.
         rbf_type: ``expnorm`` or ``gauss``.
         trainable_rbf: Whether the radial basis has parameters.
-        geometry: The first shell.
+        shell: The first shell.
         max_z: Number of elements the embedding holds.
         dtype: Floating-point type.
     """
@@ -209,18 +239,17 @@ class NeighborEmbedding(nn.Module):
         num_rbf: int,
         rbf_type: str,
         trainable_rbf: bool,
-        geometry: ShellGeometry,
+        shell: RadiusShell,
         max_z: int,
         dtype: torch.dtype,
     ) -> None:
         super().__init__()
         d = hidden_channels
-        self.geometry = geometry
-        self.message_scale = geometry.message_scale()
+        self.shell = shell
         self.embedding = nn.Embedding(max_z, d, dtype=dtype)
         self.neighbor_values = nn.Embedding(max_z, 3 * d, dtype=dtype)
         self.filters = RadialFilters(
-            4 * d, rbf_type, num_rbf, geometry.start, geometry.end, geometry.cutoff, trainable_rbf, dtype
+            4 * d, rbf_type, num_rbf, shell.start, shell.end, shell.cutoff, trainable_rbf, dtype
         )
         self.combine = nn.Linear(2 * d, d, dtype=dtype)
         self.reset_parameters()
@@ -240,25 +269,11 @@ class NeighborEmbedding(nn.Module):
         element = self.embedding(z)
         none = element.new_zeros((0, element.shape[1]))
         no_vector = element.new_zeros((0, 8, element.shape[1]))
-        geometry = self.geometry
-        message, vector = dilated_message(
-            edge_vector,
-            edge_index,
-            ptr,
-            geometry.shell,
-            none,
-            none,
-            self.neighbor_values(z),
-            no_vector,
-            self.filters(),
-            1,
-            geometry.lower,
-            geometry.upper,
-            geometry.overlap,
-            geometry.cutoff,
+        values = self.neighbor_values(z)
+        message, vector = self.shell(
+            edge_vector, edge_index, ptr, none, none, values, no_vector, self.filters(), 1
         )
-        x = self.combine(torch.cat([element, self.message_scale * message], dim=-1))
-        return x, self.message_scale * vector
+        return self.combine(torch.cat([element, message], dim=-1)), vector
 
 
 class DKMPC(nn.Module):
@@ -307,7 +322,7 @@ class DKMPC(nn.Module):
     ) -> None:
         super().__init__()
         num_shells = num_layers if num_shells is None else num_shells
-        shells = [ShellGeometry(s, num_shells, cutoff_upper, shell_overlap) for s in range(num_shells)]
+        shells = [RadiusShell(s, num_shells, cutoff_upper, shell_overlap) for s in range(num_shells)]
         self.max_z = max_z
         self.distance = DilatedGraph(cutoff_upper, num_shells, shell_overlap, max_num_neighbors, box_vecs)
         self.embedding = NeighborEmbedding(

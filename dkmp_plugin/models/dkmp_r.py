@@ -16,6 +16,7 @@ from dkmp_plugin.models.canonical_frame import (
     principal_frames,
 )
 from dkmp_plugin.models.dilated_attention_layer import ATTENTION_VARIANTS, DilatedAttentionLayer
+from dkmp_plugin.models.partition import rank_columns
 from dkmp_plugin.ops.ranks_reference import distance_ranks, minimum_image
 
 # Wave lengths of the coordinate embedding are drawn around 2 pi / 0.3 Å: about the size of a residue.
@@ -115,6 +116,7 @@ class DKMPR(nn.Module):
         canonical_frame: ``none`` or ``principal``.
         attention_variant: ``split`` or ``literal``.
         num_frequencies: Plane waves of the coordinate embedding; 0 for the paper's linear embedding.
+        partition: Which ranks each layer sees; see :func:`rank_columns`.
         box_vecs: Constant box, (3, 3) in Å, or None.
         dtype: Of the parameters.
 
@@ -126,6 +128,7 @@ class DKMPR(nn.Module):
     """
 
     trained_elements: Tensor
+    columns: Tensor
 
     def __init__(
         self,
@@ -138,6 +141,7 @@ class DKMPR(nn.Module):
         canonical_frame: str = "principal",
         attention_variant: str = "split",
         num_frequencies: int = 32,
+        partition: str = "dilated",
         box_vecs: Optional[Tensor] = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -146,9 +150,10 @@ class DKMPR(nn.Module):
             hidden_channels, num_layers, num_heads, num_neighbors, canonical_frame, attention_variant
         )
         self.hidden_channels = hidden_channels
-        self.neighbors_per_layer = num_neighbors // num_layers
+        per_layer = num_neighbors // num_layers
         self.use_frame = canonical_frame == "principal"
-        self.distance = RankedGraph(self.neighbors_per_layer * num_layers, box_vecs)
+        self.distance = RankedGraph(per_layer * num_layers, box_vecs)
+        self.register_buffer("columns", rank_columns(partition, num_layers, per_layer), persistent=False)
         self.embedding = nn.Embedding(max_z, hidden_channels)
         self.coordinate_embedding = CoordinateEmbedding(hidden_channels, num_frequencies, activation)
         self.layers = nn.ModuleList(
@@ -235,12 +240,10 @@ class DKMPR(nn.Module):
                 coordinates = torch.bmm(coordinates.unsqueeze(1), frame).squeeze(1)
         elements = self.embedding(z)
         structure = self.coordinate_embedding(coordinates, elements)
-        first = 0
-        for layer in self.layers:
-            columns = neighbors[:, first : first + self.neighbors_per_layer].contiguous()
-            distance = self._distances(pos, columns, batch, box)
-            structure = layer(structure, elements, columns, distance)
-            first += self.neighbors_per_layer
+        for index, layer in enumerate(self.layers):
+            seen = neighbors.index_select(1, self.columns[index])
+            distance = self._distances(pos, seen, batch, box)
+            structure = layer(structure, elements, seen, distance)
         if not self.literal:
             # The head sees the coordinates themselves too: slow displacements are smooth in them.
             structure = self.norm(structure) + self.coordinate_skip(0.1 * coordinates)

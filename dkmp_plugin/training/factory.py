@@ -80,6 +80,7 @@ def create_representation(args: Dict[str, Any], dtype: torch.dtype) -> nn.Module
             canonical_frame=args.get("canonical_frame", "principal"),
             attention_variant=args.get("attention_variant", "split"),
             num_frequencies=args.get("num_frequencies", 32),
+            partition=args.get("partition", "dilated"),
             box_vecs=None if box is None else torch.tensor(box, dtype=dtype),
             dtype=dtype,
         )

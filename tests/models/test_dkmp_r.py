@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from dkmp_plugin.models import DKMPR
 from dkmp_plugin.models.elements import check_elements
+from dkmp_plugin.models.partition import PARTITIONS, rank_columns
 from dkmp_plugin.training.displacement import Displacement
 from dkmp_plugin.training.displacement_model import DisplacementModel, batched_ranks
 from tests.models.contract import rotation
@@ -16,6 +17,7 @@ VARIANTS = (
     {},
     {"attention_variant": "literal", "num_frequencies": 0},
     {"canonical_frame": "none"},
+    {"canonical_frame": "none", "partition": "random"},
 )
 
 
@@ -98,6 +100,18 @@ def test_every_layer_sees_its_own_ranks(molecule):
         assert not torch.allclose(representation.encode(z, pos, batch, changed)[0], before, atol=1e-6)
     wider = torch.cat([neighbors, neighbors[:, :1]], 1)
     assert torch.equal(representation.encode(z, pos, batch, wider)[0], before)
+
+
+def test_partitions():
+    """Mutually exclusive, ordered and complete is the dilated one; the others break what they should."""
+    dilated, one_shot, random, reuse = (rank_columns(name, 3, 8) for name in PARTITIONS)
+    assert dilated.flatten().tolist() == list(range(24))
+    assert (one_shot == torch.arange(8)).all()
+    assert sorted(random.flatten().tolist()) == list(range(24)) and not torch.equal(random, dilated)
+    for layer in (1, 2):
+        assert len(set(reuse[layer].tolist()) & set(reuse[layer - 1].tolist())) == 2
+    with pytest.raises(ValueError, match="partition: 'nearest'"):
+        rank_columns("nearest", 3, 8)
 
 
 def test_given_ranks_are_used_and_count_from_each_system(molecule):
