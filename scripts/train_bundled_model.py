@@ -1,7 +1,8 @@
 """Makes the bundled p-xylene model, dkmp_plugin/simulation/bundled/p_xylene.pt, and the page beside it.
 
-More labels and a longer training than the demo; everything else is the demo's own steps. Intermediate
-files land in runs/bundled/. An existing label file is kept.
+By default with more labels and a longer training than the demo; everything else is the demo's own steps.
+Intermediate files land in runs/bundled/; an existing label file is kept. With --existing, the model of a
+training that is there (the demo's, say) is exported instead.
 """
 
 import argparse
@@ -20,7 +21,8 @@ from dkmp_plugin.files import replaced_on_success
 from dkmp_plugin.simulation import load_model_file
 
 ROOT = Path(__file__).resolve().parent.parent
-WORK = ROOT / "runs/bundled"
+# Relative to ROOT, where all commands run: checkpoints remember these paths.
+WORK = Path("runs/bundled")
 BUNDLED = ROOT / "dkmp_plugin/simulation/bundled"
 
 
@@ -31,7 +33,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--train-runs", type=int, default=8, help="training runs per condition")
     parser.add_argument("--epochs", type=int, default=22, help="of training")
     parser.add_argument(
-        "--only-export", action="store_true", help="export and describe the training that is there"
+        "--existing",
+        type=Path,
+        help="a folder with p_xylene.h5 and training/, e.g. runs/demo: export what was trained there",
     )
     parser.add_argument(
         "--seed", type=int, default=1001, help="of the sampling; the demo uses 1 and following"
@@ -61,20 +65,22 @@ def train(labels: Path, epochs: int) -> None:
 
 def make_model(arguments: argparse.Namespace) -> Dict[str, Any]:
     """Labels, trains, evaluates and exports; returns the evaluation."""
-    labels = WORK / "p_xylene.h5"
-    if not labels.exists():
-        run(
-            *(sys.executable, "examples/01_label_p_xylene.py", "--output", labels),
-            *("--train-runs", arguments.train_runs, "--seed", arguments.seed),
-        )
-    if not arguments.only_export:
+    folder = arguments.existing or WORK
+    labels = folder / "p_xylene.h5"
+    if arguments.existing is None:
+        if not labels.exists():
+            run(
+                *(sys.executable, "examples/01_label_p_xylene.py", "--output", labels),
+                *("--train-runs", arguments.train_runs, "--seed", arguments.seed),
+            )
         train(labels, arguments.epochs)
+    evaluation = WORK / "evaluation.json"
     run(
-        *(sys.executable, "examples/02_evaluate.py", "--checkpoint", WORK / "training", "--labels", labels),
-        *("--output", WORK / "evaluation.json", "--keep-best", WORK / "best.ckpt"),
+        *(sys.executable, "examples/02_evaluate.py", "--checkpoint", folder / "training"),
+        *("--labels", labels, "--output", evaluation, "--keep-best", WORK / "best.ckpt"),
     )
     export(WORK / "best.ckpt", BUNDLED / "p_xylene.pt")
-    return json.loads((WORK / "evaluation.json").read_text())
+    return json.loads(evaluation.read_text())
 
 
 def export(checkpoint: Path, output: Path) -> None:
@@ -126,6 +132,7 @@ Mean absolute errors in {unit} and {unit}/Å, beside the trivial baseline (mean 
 
 
 def main() -> None:
+    os.chdir(ROOT)
     evaluation = make_model(parse_arguments())
     with replaced_on_success(BUNDLED / "README.md") as temporary:
         temporary.write_text(model_page(evaluation), encoding="utf-8")

@@ -1,31 +1,5 @@
-"""p-xylene in T4 lysozyme L99A, from the data files of openmmtools."""
+"""Fixtures of this folder."""
 
-import sys
-from pathlib import Path
+from tests.p_xylene import p_xylene, p_xylene_topology, t4_lysozyme
 
-import pytest
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-@pytest.fixture(scope="session")
-def t4_lysozyme():
-    sys.path.insert(0, str(EXAMPLES))
-    try:
-        from t4_lysozyme import load_complex
-    finally:
-        sys.path.remove(str(EXAMPLES))
-    return load_complex()
-
-
-@pytest.fixture(scope="session")
-def p_xylene(t4_lysozyme):
-    """System of the ligand alone, atomic numbers, positions (18, 3) in Å."""
-    from dkmp_plugin.labeling.extraction import atomic_numbers, extract_molecule
-
-    ligand = t4_lysozyme.ligand
-    return (
-        extract_molecule(t4_lysozyme.system, ligand),
-        atomic_numbers(t4_lysozyme.topology, ligand),
-        t4_lysozyme.positions[ligand],
-    )
+__all__ = ["p_xylene", "p_xylene_topology", "t4_lysozyme"]
