@@ -1,4 +1,4 @@
-"""Dilated K-star graphs by distance: every edge within the cutoff, sorted into radius shells.
+"""Dilated K-star graphs: radius shells (every edge within a cutoff) and distance ranks (M nearest atoms).
 
 Shell l of L (0-based) holds the edges with l C/L <= r < (l+1) C/L (paper eq. 3). With ``overlap`` > 0 the
 interval grows by overlap/2 at its inner borders, so that smooth windows can hand an edge over from one shell
@@ -12,8 +12,9 @@ from torch import Tensor
 
 from dkmp_plugin import ops
 
-__all__ = ["RadiusShells", "edge_vectors", "radius_shells"]
+__all__ = ["RadiusShells", "distance_ranks", "edge_vectors", "radius_shells"]
 
+distance_ranks = ops.distance_ranks
 edge_vectors = ops.edge_vectors
 
 

@@ -31,7 +31,7 @@ struct CellOffset {
 template <class Scalar>
 struct Neighbor {
   int atom;  // index within the system
-  Scalar distance;
+  Scalar distance, squared;
   uint64_t offset;  // packed CellOffset, which sorts like the offset itself
 };
 
@@ -41,11 +41,13 @@ template <class Scalar>
 class NeighborGrid {
  public:
   // pos: the system's atoms, (n, 3). box: 9 values, rows are lattice vectors, or nullptr for open boundaries.
-  NeighborGrid(const Scalar* pos, int64_t num_atoms, const Scalar* box, double cutoff)
-      : pos_(pos), num_atoms_(num_atoms), box_(box), cutoff_(cutoff) {
-    set_cell();
-    choose_divisions();
-    sort_atoms();
+  // Cells suit searches of about `typical_radius`; none may exceed `largest_radius`.
+  NeighborGrid(
+      const Scalar* pos, int64_t num_atoms, const Scalar* box, double typical_radius, double largest_radius)
+      : pos_(pos), num_atoms_(num_atoms), box_(box) {
+    set_cell(typical_radius);
+    choose_divisions(typical_radius);
+    sort_atoms(largest_radius);
   }
 
   // Volume of the box in cubic angstrom; infinite for open systems.
@@ -53,27 +55,34 @@ class NeighborGrid {
   // False when a packed cell offset could overflow: positions absurdly many boxes away.
   bool offsets_fit() const { return offsets_fit_; }
 
-  // Calls found(Neighbor) for each neighbour of `atom` closer than the cutoff, itself excluded.
+  // Calls found(Neighbor) for each neighbour of `atom` closer than `radius`, itself excluded.
   // `candidates` is scratch memory kept by the caller.
   template <class Found>
-  void search(int64_t atom, std::vector<int>& candidates, Found&& found) const {
+  void search(int64_t atom, double radius, std::vector<int>& candidates, Found&& found) const {
+    // The candidate search may round differently from the exact test that follows, so it looks a little farther.
+    const Range range{Scalar(radius), radius * (1.0 + 1e-6) + slack_};
     int64_t low[3], high[3];
-    for (int k = 0; k < 3; ++k) cell_range(atom, k, reach_, &low[k], &high[k]);
+    for (int k = 0; k < 3; ++k) cell_range(atom, k, range.reach, &low[k], &high[k]);
     for (int64_t cx = low[0]; cx <= high[0]; ++cx) {
       const double dx = slab_distance(atom, 0, cx);
       int64_t low_y = low[1], high_y = high[1];
-      if (orthogonal_ && !narrow(atom, 1, dx * dx, &low_y, &high_y)) continue;
+      if (orthogonal_ && !narrow(atom, 1, range.reach, dx * dx, &low_y, &high_y)) continue;
       for (int64_t cy = low_y; cy <= high_y; ++cy) {
         const double dy = slab_distance(atom, 1, cy);
         int64_t low_z = low[2], high_z = high[2];
-        if (orthogonal_ && !narrow(atom, 2, dx * dx + dy * dy, &low_z, &high_z)) continue;
-        search_column(atom, cx, cy, low_z, high_z, candidates, found);
+        if (orthogonal_ && !narrow(atom, 2, range.reach, dx * dx + dy * dy, &low_z, &high_z)) continue;
+        search_column(atom, range, cx, cy, low_z, high_z, candidates, found);
       }
     }
   }
 
  private:
-  void set_cell() {
+  struct Range {
+    Scalar radius;  // exact limit
+    double reach;   // limit of the candidate search
+  };
+
+  void set_cell(double typical_radius) {
     if (box_) {
       for (int k = 0; k < 9; ++k) cell_[k] = double(box_[k]);
     } else {
@@ -87,7 +96,7 @@ class NeighborGrid {
       cell_.fill(0.0);
       for (int k = 0; k < 3; ++k) {
         origin_[k] = low[k];
-        cell_[4 * k] = std::max((high[k] - low[k]) * (1.0 + 1e-6), 1e-3 * cutoff_);
+        cell_[4 * k] = std::max((high[k] - low[k]) * (1.0 + 1e-6), 1e-3 * typical_radius);
       }
     }
     invert();
@@ -108,10 +117,10 @@ class NeighborGrid {
                 (a[3] * a[7] - a[4] * a[6]) / det, (a[1] * a[6] - a[0] * a[7]) / det, (a[0] * a[4] - a[1] * a[3]) / det};
   }
 
-  // Cells of about a third of the cutoff follow its sphere closely; larger where that would leave them empty.
-  void choose_divisions() {
+  // Cells of about a third of the radius follow its sphere closely; larger where that would leave them empty.
+  void choose_divisions(double radius) {
     const double atoms = double(std::max<int64_t>(num_atoms_, 1));
-    double edge = std::max(cutoff_ / 3.0, std::min(cutoff_, std::cbrt(2.0 * volume_ / atoms)));
+    double edge = std::max(radius / 3.0, std::min(radius, std::cbrt(2.0 * volume_ / atoms)));
     for (;; edge *= 1.3) {
       double cells = 1.0;
       for (int k = 0; k < 3; ++k) {
@@ -122,7 +131,7 @@ class NeighborGrid {
     }
   }
 
-  void sort_atoms() {
+  void sort_atoms(double largest_radius) {
     const int64_t cells = divisions_[0] * divisions_[1] * divisions_[2];
     std::vector<int> cell_of(num_atoms_);
     wrap_.assign(box_ ? 3 * num_atoms_ : 0, 0);
@@ -149,7 +158,7 @@ class NeighborGrid {
       ++start_[index + 1];
     }
     for (int64_t c = 0; c < cells; ++c) start_[c + 1] += start_[c];
-    set_reach(largest, farthest);
+    set_slack(largest, farthest, largest_radius);
 
     std::vector<int> next(start_.begin(), start_.end() - 1);
     for (auto* axis : {&x_, &y_, &z_}) axis->resize(num_atoms_);
@@ -163,15 +172,15 @@ class NeighborGrid {
     }
   }
 
-  // The candidate search may round differently from the exact test that follows, so it looks a little farther.
-  void set_reach(double largest, int64_t farthest) {
+  // Rounding errors of positions, of their wrapped copies and of lattice shifts.
+  void set_slack(double largest, int64_t farthest, double radius) {
     double boxes = 0.0;
     for (double value : cell_) boxes = std::max(boxes, std::abs(value));
     double images = double(farthest) + 1.0;
-    for (int k = 0; k < 3; ++k) images = std::max(images, double(farthest) + cutoff_ / height_[k] + 2.0);
+    for (int k = 0; k < 3; ++k) images = std::max(images, double(farthest) + radius / height_[k] + 2.0);
     offsets_fit_ = !box_ || 2.0 * images < double(CellOffset::kLimit);
-    const double extent = largest + cutoff_ + 3.0 * boxes * (box_ ? images : 1.0);
-    reach_ = cutoff_ * (1.0 + 1e-6) + 32.0 * double(std::numeric_limits<Scalar>::epsilon()) * extent;
+    const double extent = largest + radius + 3.0 * boxes * (box_ ? images : 1.0);
+    slack_ = 32.0 * double(std::numeric_limits<Scalar>::epsilon()) * extent;
   }
 
   double home_position(int64_t i, int k) const {
@@ -197,8 +206,8 @@ class NeighborGrid {
     return std::max(0.0, layers - 1e-6) * height_[k] / double(divisions_[k]);
   }
 
-  bool narrow(int64_t atom, int k, double used, int64_t* low, int64_t* high) const {
-    const double left = reach_ * reach_ - used;
+  bool narrow(int64_t atom, int k, double reach, double used, int64_t* low, int64_t* high) const {
+    const double left = reach * reach - used;
     if (left <= 0.0) return false;
     cell_range(atom, k, std::sqrt(left), low, high);
     return true;
@@ -206,8 +215,8 @@ class NeighborGrid {
 
   template <class Found>
   void search_column(
-      int64_t atom, int64_t cx, int64_t cy, int64_t low_z, int64_t high_z, std::vector<int>& candidates,
-      Found&& found) const {
+      int64_t atom, const Range& range, int64_t cx, int64_t cy, int64_t low_z, int64_t high_z,
+      std::vector<int>& candidates, Found&& found) const {
     const int64_t nx = floor_divide(cx, divisions_[0]), ny = floor_divide(cy, divisions_[1]);
     const int64_t row =
         ((cx - nx * divisions_[0]) * divisions_[1] + (cy - ny * divisions_[1])) * divisions_[2];
@@ -217,13 +226,14 @@ class NeighborGrid {
       const int begin = start_[row + first], end = start_[row + last + 1];
       if (begin == end) continue;
       const CellOffset image{{int(nx), int(ny), int(nz)}};
-      const int count = near_candidates(atom, image, begin, end, candidates);
-      for (int c = 0; c < count; ++c) test_exactly(atom, candidates[c], image, found);
+      const int count = near_candidates(atom, range.reach, image, begin, end, candidates);
+      for (int c = 0; c < count; ++c) test_exactly(atom, range.radius, candidates[c], image, found);
     }
   }
 
   int near_candidates(
-      int64_t atom, const CellOffset& image, int begin, int end, std::vector<int>& candidates) const {
+      int64_t atom, double reach, const CellOffset& image, int begin, int end,
+      std::vector<int>& candidates) const {
     if (int(candidates.size()) < end - begin) candidates.resize(end - begin);
     Scalar center[3];
     for (int k = 0; k < 3; ++k) {
@@ -231,7 +241,7 @@ class NeighborGrid {
       for (int m = 0; m < 3; ++m) shift += image.n[m] * cell_[3 * m + k];
       center[k] = Scalar(home_position(atom, k) - shift);
     }
-    const Scalar limit = Scalar(reach_ * reach_);
+    const Scalar limit = Scalar(reach * reach);
     const Scalar *x = x_.data(), *y = y_.data(), *z = z_.data();
     int* kept = candidates.data();
     int count = 0;
@@ -245,7 +255,7 @@ class NeighborGrid {
 
   // (pos[j] - pos[i]) + n @ box is exactly the negative of its reverse, so both directions get the same distance.
   template <class Found>
-  void test_exactly(int64_t i, int slot, const CellOffset& image, Found&& found) const {
+  void test_exactly(int64_t i, Scalar radius, int slot, const CellOffset& image, Found&& found) const {
     const int64_t j = atom_[slot];
     CellOffset offset{{0, 0, 0}};
     Scalar vector[3];
@@ -257,16 +267,16 @@ class NeighborGrid {
         vector[k] = vector[k] + shift;
       }
     }
-    const Scalar distance = std::sqrt(vector[0] * vector[0] + vector[1] * vector[1] + vector[2] * vector[2]);
+    const Scalar squared = vector[0] * vector[0] + vector[1] * vector[1] + vector[2] * vector[2];
+    const Scalar distance = std::sqrt(squared);
     const bool itself = i == j && offset.n[0] == 0 && offset.n[1] == 0 && offset.n[2] == 0;
-    if (distance < Scalar(cutoff_) && !itself) found(Neighbor<Scalar>{int(j), distance, offset.packed()});
+    if (distance < radius && !itself) found(Neighbor<Scalar>{int(j), distance, squared, offset.packed()});
   }
 
   const Scalar* pos_;
   int64_t num_atoms_;
   const Scalar* box_;
-  double cutoff_;
-  double reach_ = 0.0;
+  double slack_ = 0.0;
   double volume_ = 0.0;
   bool orthogonal_ = false;
   bool offsets_fit_ = true;

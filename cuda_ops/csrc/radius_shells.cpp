@@ -14,6 +14,7 @@
 #include "free_memory.h"
 #include "neighbor_grid.h"
 #include "sorted_set.h"
+#include "systems.h"
 
 namespace dkmp {
 namespace {
@@ -56,10 +57,6 @@ struct FoundEdge {
   int16_t first_shell, last_shell;
 };
 
-struct System {
-  int64_t first_atom, num_atoms, index;
-};
-
 // Edges of a run of receivers, in final order but for the shells.
 struct Chunk {
   int64_t system, begin, end;  // receivers, as indices of the whole batch
@@ -86,12 +83,12 @@ struct Settings {
 template <class Scalar>
 class SortedNeighbors {
  public:
-  explicit SortedNeighbors(int64_t num_atoms) : senders_(num_atoms), last_(num_atoms) {}
+  SortedNeighbors(int64_t num_atoms, double cutoff) : cutoff_(cutoff), senders_(num_atoms), last_(num_atoms) {}
 
   const std::vector<Neighbor<Scalar>>& of(const NeighborGrid<Scalar>& grid, int64_t atom) {
     found_.clear();
     previous_.clear();
-    grid.search(atom, candidates_, [&](const Neighbor<Scalar>& neighbor) {
+    grid.search(atom, cutoff_, candidates_, [&](const Neighbor<Scalar>& neighbor) {
       previous_.push_back(senders_.insert(neighbor.atom) ? -1 : last_[neighbor.atom]);
       last_[neighbor.atom] = int(found_.size());
       found_.push_back(neighbor);
@@ -109,47 +106,12 @@ class SortedNeighbors {
   }
 
  private:
+  double cutoff_;
   SortedSet senders_;
   // Images of one sender form a chain through found_: the last one found, and the one before each.
   std::vector<int> last_, previous_, candidates_;
   std::vector<Neighbor<Scalar>> found_, sorted_;
 };
-
-std::vector<System> split_systems(const int64_t* batch, int64_t num_atoms) {
-  std::vector<System> systems;
-  for (int64_t i = 0; i < num_atoms; ++i) {
-    TORCH_CHECK_VALUE(
-        batch[i] >= 0 && (i == 0 || batch[i] >= batch[i - 1]), kName,
-        ": batch must be non-negative and sorted, but atom ", i, " has system ", batch[i],
-        "; order the atoms by system");
-    if (i == 0 || batch[i] != batch[i - 1]) systems.push_back({i, 0, batch[i]});
-    ++systems.back().num_atoms;
-  }
-  return systems;
-}
-
-template <class Scalar>
-void check_values(const Tensor& pos, const OptionalTensor& box) {
-  const Scalar* p = pos.const_data_ptr<Scalar>();
-  for (int64_t i = 0; i < pos.numel(); ++i)
-    TORCH_CHECK_VALUE(
-        std::isfinite(p[i]), kName, ": pos holds NaN or infinite values (atom ", i / 3,
-        "); check the structure or the time step");
-  if (!box) return;
-  const Scalar* boxes = box->const_data_ptr<Scalar>();
-  for (int64_t b = 0; b < box->numel() / 9; ++b) {
-    double a[9], lengths = 1.0;
-    for (int k = 0; k < 9; ++k) a[k] = double(boxes[9 * b + k]);
-    for (int k = 0; k < 9; ++k) TORCH_CHECK_VALUE(std::isfinite(a[k]), kName, ": box holds NaN or infinite values");
-    for (int k = 0; k < 9; k += 3) lengths *= std::sqrt(a[k] * a[k] + a[k + 1] * a[k + 1] + a[k + 2] * a[k + 2]);
-    const double volume = std::abs(
-        a[0] * (a[4] * a[8] - a[5] * a[7]) - a[1] * (a[3] * a[8] - a[5] * a[6]) + a[2] * (a[3] * a[7] - a[4] * a[6]));
-    TORCH_CHECK_VALUE(
-        volume > 1e-6 * lengths, kName,
-        ": box is singular (its rows, the lattice vectors, span no volume); pass box=None for a system without "
-        "periodic boundaries");
-  }
-}
 
 template <class Scalar>
 class ShellSearch {
@@ -168,7 +130,7 @@ class ShellSearch {
     for (size_t s = 0; s < systems_.size(); ++s) {
       const System& system = systems_[s];
       const Scalar* cell = box ? boxes + (single ? 0 : 9 * system.index) : nullptr;
-      grids_.emplace_back(p + 3 * system.first_atom, system.num_atoms, cell, settings.cutoff);
+      grids_.emplace_back(p + 3 * system.first_atom, system.num_atoms, cell, settings.cutoff, settings.cutoff);
       const NeighborGrid<Scalar>& grid = grids_.back();
       const double density = double(system.num_atoms) / grid.volume();
       expected += 4.19 * std::pow(settings.cutoff, 3) * density * double(system.num_atoms);
@@ -188,7 +150,7 @@ class ShellSearch {
       for (int64_t c = begin, system = -1; c < end; ++c) {
         if (chunks_[c].system != system) {
           system = chunks_[c].system;
-          neighbors = std::make_unique<SortedNeighbors<Scalar>>(systems_[system].num_atoms);
+          neighbors = std::make_unique<SortedNeighbors<Scalar>>(systems_[system].num_atoms, settings_.cutoff);
         }
         search_chunk(chunks_[c], *neighbors);
       }
@@ -327,14 +289,10 @@ std::tuple<Tensor, Tensor, Tensor> radius_shells_cpu(
     check_box_shape(kName, *box, pos);
     cells = box->contiguous();
   }
-  const Tensor systems_of = batch.contiguous(), positions = pos.contiguous();
-  std::vector<System> systems = split_systems(systems_of.const_data_ptr<int64_t>(), pos.size(0));
-  if (box && box->numel() != 9 && !systems.empty())
-    TORCH_CHECK_VALUE(
-        box->size(0) > systems.back().index, kName, ": box holds ", box->size(0), " boxes but batch names system ",
-        systems.back().index, "; give one box per system or a single (3, 3) box");
+  const Tensor positions = pos.contiguous();
+  std::vector<System> systems = split_systems(kName, batch, box);
   return AT_DISPATCH_FLOATING_TYPES(pos.scalar_type(), kName, [&] {
-    check_values<scalar_t>(positions, cells);
+    check_values<scalar_t>(kName, positions, cells);
     ShellSearch<scalar_t> search(positions, std::move(systems), cells, settings);
     search.run();
     return search.collect();

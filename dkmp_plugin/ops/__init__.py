@@ -12,13 +12,15 @@ from torch import Tensor
 from dkmp_plugin.ops.loader import load as _load
 from dkmp_plugin.ops.status import OpsStatus
 
-__all__ = ["OpsStatus", "dilated_message", "edge_vectors", "radius_shells", "status"]
+__all__ = ["OpsStatus", "dilated_message", "distance_ranks", "edge_vectors", "radius_shells", "status"]
 
 _STATUS = _load()
 
 if _STATUS.native:
     from dkmp_plugin.ops import native as _implementation
+    from dkmp_plugin.ops import native as _ranks
 else:
+    from dkmp_plugin.ops import ranks_reference as _ranks  # type: ignore[no-redef]
     from dkmp_plugin.ops import reference as _implementation  # type: ignore[no-redef]
 
 
@@ -122,3 +124,26 @@ def dilated_message(
         overlap,
         cutoff,
     )
+
+
+def distance_ranks(
+    pos: Tensor, num_neighbors: int, batch: Optional[Tensor] = None, box: Optional[Tensor] = None
+) -> Tensor:
+    """The nearest atoms of each atom in ascending distance; ties go to the lower index.
+
+    Args:
+        pos: (N, 3) angstrom, float32 or float64.
+        num_neighbors: number of columns M, at least 1.
+        batch: (N,) int64 non-decreasing system index; None for one system.
+        box: (3, 3) or (B, 3, 3) lattice vectors as rows, angstrom; each atom then counts once, at its
+            nearest periodic image. None for open boundaries.
+
+    Returns:
+        (N, M) int64 atom indices without the atom itself, -1 where the system has fewer atoms. Layer l
+        (0-based) of L uses the columns [l K, (l + 1) K) with K = M // L (paper eq. 4).
+
+    Raises:
+        ValueError: bad shapes, unsorted batch, NaN positions or a singular box.
+    """
+    cell: Optional[Tensor] = None if box is None else box.to(pos.dtype)
+    return _ranks.distance_ranks(pos, num_neighbors, batch, cell)

@@ -8,7 +8,7 @@ from typing import Optional, Tuple
 import torch
 from torch import Tensor
 
-from dkmp_plugin.ops import reference
+from dkmp_plugin.ops import ranks_reference, reference
 
 
 def radius_shells(
@@ -85,3 +85,12 @@ def dilated_message(
         overlap,
         cutoff,
     )
+
+
+def distance_ranks(
+    pos: Tensor, num_neighbors: int, batch: Optional[Tensor] = None, box: Optional[Tensor] = None
+) -> Tensor:
+    """Native :func:`dkmp_plugin.ops.distance_ranks`."""
+    if pos.device.type != "cpu":
+        return ranks_reference.distance_ranks(pos, num_neighbors, batch, box)
+    return torch.ops.dkmp_plugin.distance_ranks(pos, num_neighbors, batch, box)
