@@ -24,7 +24,8 @@ SELECTIONS = {
 }
 # Typical lengths in Å of covalent bonds and of the gap between neighbouring selected atoms.
 _BOND_RANGE = (0.7, 2.6)
-_LONGEST_BOND = 4.0
+# Topologies with guessed bonds hold a few wrong ones of 4 to 6 Å; a molecule cut by the box is longer.
+_LONGEST_BOND = 10.0
 # A jump is this many times the median step and moves atoms by at least this much (root mean square, Å).
 _JUMP_FACTOR, _JUMP_MINIMUM = 4.0, 1.0
 _CHUNK_FRAMES = 100
@@ -179,13 +180,16 @@ def read_frames(
     return together, np.concatenate(times), box
 
 
-def check_frames(name: str, positions: np.ndarray, bonds: np.ndarray) -> None:
+def check_frames(
+    name: str, positions: np.ndarray, bonds: np.ndarray, boxes: Optional[np.ndarray] = None
+) -> None:
     """Refuses frames that cannot be what they claim to be.
 
     Args:
         name: What to call the frames in errors.
         positions: (T, n, 3) in Å.
         bonds: (b, 2) indices of bonded atoms; may be empty.
+        boxes: (T, 3, 3) in Å, or None.
 
     Raises:
         ValueError: NaN positions, bonds of impossible length (unit mix-up), or molecules cut by the box.
@@ -203,7 +207,10 @@ def check_frames(name: str, positions: np.ndarray, bonds: np.ndarray) -> None:
             "mixes nm and Å, or the topology belongs to another system"
         )
     frame, bond = np.unravel_index(int(np.argmax(lengths)), lengths.shape)
-    if lengths[frame, bond] > _LONGEST_BOND:
+    longest = _LONGEST_BOND
+    if boxes is not None:
+        longest = min(longest, 0.5 * float(np.linalg.norm(boxes, axis=2).min()))
+    if lengths[frame, bond] > longest:
         raise ValueError(
             f"{name}: in frame {frame} atoms {bonds[bond, 0]} and {bonds[bond, 1]} are bonded but "
             f"{lengths[frame, bond]:.1f} Å apart: a molecule is cut by the periodic box; make molecules "
@@ -255,7 +262,7 @@ def load_runs(
     name, _, wanted = str(path).partition("#")
     atoms = select_atoms(topology, selection)
     positions, times, boxes = read_frames(name, topology, atoms, stride)
-    check_frames(name, positions, _bonds_among(topology, atoms))
+    check_frames(name, positions, _bonds_among(topology, atoms), boxes)
     if periodic and boxes is None:
         raise ValueError(f"{name} has no periodic box; set periodic: false")
     numbers = atomic_numbers(topology, atoms)
