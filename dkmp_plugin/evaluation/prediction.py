@@ -10,7 +10,7 @@ from torch_geometric.data import Dataset
 from torch_geometric.loader import DataLoader
 
 # ModelCheckpoint of torchmd-train: epoch=12-val_loss=0.1234-test_loss=0.0000.ckpt
-_VALIDATION_LOSS = re.compile(r"val_loss=([0-9.]+(?:e[-+]?[0-9]+)?|nan|inf)")
+_VALIDATION_LOSS = re.compile(r"val_loss=([0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?|nan|inf)")
 
 
 def best_checkpoint(log_dir: Union[str, Path]) -> Path:

@@ -10,7 +10,7 @@ def test_best_checkpoint_has_the_lowest_validation_loss(tmp_path):
     for name in (
         "epoch=1-val_loss=12.5000-test_loss=0.0000.ckpt",
         "epoch=8-val_loss=9.7000-test_loss=0.0000.ckpt",
-        "epoch=9-val_loss=10.1000-test_loss=0.0000.ckpt",
+        "epoch=9-val_loss=10.1000.ckpt",  # torchmd-train without a test set
         "epoch=3-val_loss=nan-test_loss=0.0000.ckpt",
         "other.ckpt",
     ):
