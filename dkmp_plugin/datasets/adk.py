@@ -60,6 +60,7 @@ class DKMPAdK(FramePairs):
         rerank_interval: see :class:`FramePairs`.
         augment_rotation: see :class:`FramePairs`.
         augment_noise: see :class:`FramePairs`.
+        augment_smoothing: see :class:`FramePairs`.
 
     Raises:
         ValueError: unknown protocol, missing files (the message says where they come from), or as
@@ -80,6 +81,7 @@ class DKMPAdK(FramePairs):
         rerank_interval: int = 0,
         augment_rotation: bool = False,
         augment_noise: float = 0.0,
+        augment_smoothing: int = 0,
     ) -> None:
         folder = Path(root).expanduser()
         if selection == "backbone":
@@ -100,6 +102,7 @@ class DKMPAdK(FramePairs):
             rerank_interval,
             augment_rotation,
             augment_noise,
+            augment_smoothing,
             {"system": "adenylate kinase", "protocol": protocol, "selection": selection},
         )
 

@@ -34,6 +34,9 @@ class FramePairs(Dataset):
             frame of the run throughout (paper, appendix E).
         augment_rotation: Turn training items at random: for models without a canonical frame.
         augment_noise: Standard deviation in Å of noise added to training inputs; the target frame stays.
+        augment_smoothing: Half width w in frames of a running average over training data: every second input
+            is averaged over 2 w + 1 frames, because frames of a rollout carry no thermal noise; every target is
+            averaged, because its noise only hides the mean that is to be learned. 0 for none.
         metadata: What a checkpoint should record.
 
     Raises:
@@ -48,6 +51,7 @@ class FramePairs(Dataset):
         rerank_interval: int = 0,
         augment_rotation: bool = False,
         augment_noise: float = 0.0,
+        augment_smoothing: int = 0,
         metadata: Optional[dict] = None,
     ) -> None:
         super().__init__()
@@ -67,6 +71,7 @@ class FramePairs(Dataset):
         self.rerank_interval = rerank_interval
         self.augment_rotation = augment_rotation
         self.augment_noise = augment_noise
+        self.augment_smoothing = augment_smoothing
         self._ranks: dict = {}
         self._items: List[Tuple[int, int]] = []
         self.split_indices = self._split(runs)
@@ -91,8 +96,10 @@ class FramePairs(Dataset):
     def get(self, idx: int) -> Data:
         number, frame = self._items[idx]
         run = self.runs[number]
-        pos = torch.from_numpy(np.array(run.positions[frame], dtype=np.float32))
-        target = torch.from_numpy(np.array(run.positions[frame + self.lag], dtype=np.float32))
+        width = self.augment_smoothing if idx < self._num_training else 0
+        smooth_input = width > 0 and bool(torch.rand(()) < 0.5)
+        pos = _average(run, frame, width if smooth_input else 0)
+        target = _average(run, frame + self.lag, width)
         item = Data(z=torch.from_numpy(run.numbers), pos=pos, y=target - pos)
         if run.boxes is not None:
             item.box = torch.from_numpy(np.array(run.boxes[frame])).unsqueeze(0)
@@ -121,6 +128,13 @@ class FramePairs(Dataset):
             item.pos = (item.pos - center) @ rotation.T + center
             item.y = item.y @ rotation.T
         return item
+
+
+def _average(run: Run, frame: int, width: int) -> Tensor:
+    """Mean position over frames ``frame - width`` to ``frame + width``, fewer at the ends of the run."""
+    width = min(width, frame, len(run.positions) - 1 - frame)
+    frames = [run.positions[index] for index in range(frame - width, frame + width + 1)]
+    return torch.from_numpy(np.mean(np.asarray(frames, dtype=np.float32), axis=0))
 
 
 def random_rotation() -> Tensor:

@@ -98,6 +98,7 @@ class DKMPMISATO(FramePairs):
         rerank_interval: see :class:`FramePairs`.
         augment_rotation: see :class:`FramePairs`.
         augment_noise: see :class:`FramePairs`.
+        augment_smoothing: see :class:`FramePairs`.
 
     Raises:
         ValueError: missing or damaged files, listed complexes that are not in the file, positions in nm.
@@ -114,6 +115,7 @@ class DKMPMISATO(FramePairs):
         rerank_interval: int = 0,
         augment_rotation: bool = False,
         augment_noise: float = 0.0,
+        augment_smoothing: int = 0,
     ) -> None:
         folder = Path(root).expanduser()
         source = _open(folder / file)
@@ -131,6 +133,7 @@ class DKMPMISATO(FramePairs):
             rerank_interval,
             augment_rotation,
             augment_noise,
+            augment_smoothing,
             {"system": "MISATO", "max_training_atoms": max_training_atoms},
         )
 

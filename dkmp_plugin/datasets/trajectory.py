@@ -68,6 +68,7 @@ class DKMPTrajectory(FramePairs):
         rerank_interval: see :class:`FramePairs`.
         augment_rotation: see :class:`FramePairs`.
         augment_noise: see :class:`FramePairs`.
+        augment_smoothing: see :class:`FramePairs`.
 
     Raises:
         ValueError: files that are missing, damaged or do not belong together, a selection that matches
@@ -91,6 +92,7 @@ class DKMPTrajectory(FramePairs):
         rerank_interval: int = 0,
         augment_rotation: bool = False,
         augment_noise: float = 0.0,
+        augment_smoothing: int = 0,
     ) -> None:
         folder = Path(root).expanduser()
         chemistry = load_topology(folder / topology)
@@ -111,5 +113,6 @@ class DKMPTrajectory(FramePairs):
             rerank_interval,
             augment_rotation,
             augment_noise,
+            augment_smoothing,
             {"selection": selection, "stride": stride, "superpose": superpose},
         )

@@ -141,6 +141,23 @@ def test_augmentation_is_for_training_items_and_keeps_the_target(folder):
     assert torch.det(matrix) == pytest.approx(1, abs=1e-5)
 
 
+def test_smoothing_averages_training_data_only(folder):
+    run = walk(12, 1)
+    data = pairs(folder, val=["third.dcd"], augment_smoothing=2)
+    inputs = {"plain": run[4], "averaged": run[2:7].mean(0)}
+    seen = set()
+    torch.manual_seed(0)
+    for _ in range(20):
+        item = data[4]
+        (which,) = (name for name, frame in inputs.items() if np.allclose(item.pos, frame, atol=1e-4))
+        seen.add(which)
+        assert np.allclose(item.pos + item.y, run[3:8].mean(0), atol=1e-4)
+    assert seen == {"plain", "averaged"}
+    # At the end of a run the window shrinks.
+    assert np.allclose(data[10].pos + data[10].y, run[11], atol=1e-4)
+    assert np.allclose(data[11].y, walk(7, 3)[1] - walk(7, 3)[0], atol=1e-4)
+
+
 def test_periodic_boxes(folder):
     write(folder / "boxed.xtc", walk(5), box=30.0)
     assert torch.allclose(pairs(folder, train=["boxed.xtc"], periodic=True)[0].box, 30 * torch.eye(3)[None])
