@@ -47,7 +47,7 @@ def draw(path: Path, true: np.ndarray, rollout: np.ndarray, alpha_carbons: np.nd
     import matplotlib.pyplot as plt
 
     frames = np.unique(np.linspace(0, len(true) - 1, 5).round().astype(int))
-    figure, axes = plt.subplots(2, len(frames), figsize=(3 * len(frames), 6), squeeze=False)
+    figure, axes = plt.subplots(2, len(frames), figsize=(3 * len(frames), 6), layout="constrained")
     center = true[0].mean(axis=0)
     error = np.linalg.norm(rollout - true, axis=2)[:, alpha_carbons]
     points = None
@@ -60,11 +60,11 @@ def draw(path: Path, true: np.ndarray, rollout: np.ndarray, alpha_carbons: np.nd
             points = axis.scatter(
                 x, y, c=colors, s=8, vmin=0, vmax=max(1.0, float(error.max())), cmap="viridis"
             )
-            axis.set(aspect="equal", xticks=[], yticks=[], xlim=(-32, 32), ylim=(-32, 32))
+            axis.set(aspect="equal", xticks=[], yticks=[], xlim=(-38, 38), ylim=(-38, 38))
         axes[0][column].set_title(f"frame {frame * lag}")
     axes[0][0].set_ylabel("true")
     axes[1][0].set_ylabel("DKMP$^R$ rollout")
-    figure.colorbar(points, ax=axes, label="error of C$_\\alpha$ (Å)")
+    figure.colorbar(points, ax=axes, shrink=0.6, label="error of C$_\\alpha$ (Å)")
     figure.savefig(path, dpi=100)
     plt.close(figure)
 

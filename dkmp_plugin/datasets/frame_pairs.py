@@ -35,8 +35,8 @@ class FramePairs(Dataset):
         augment_rotation: Turn training items at random: for models without a canonical frame.
         augment_noise: Standard deviation in Å of noise added to training inputs; the target frame stays.
         augment_smoothing: Half width w in frames of a running average over training data: every second input
-            is averaged over 2 w + 1 frames, because frames of a rollout carry no thermal noise; every target is
-            averaged, because its noise only hides the mean that is to be learned. 0 for none.
+            is averaged over 2 w + 1 frames, because frames of a rollout carry no thermal noise; every target
+            is, because its noise only hides the mean that is to be learned. 0 for none.
         metadata: What a checkpoint should record.
 
     Raises:
