@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torchmdnet.models.utils import act_class_mapping
 
-from dkmp_plugin.ops.attention_reference import dilated_attention
+from dkmp_plugin.ops import dilated_attention
 
 ATTENTION_VARIANTS = ("split", "literal")
 

@@ -12,14 +12,24 @@ from torch import Tensor
 from dkmp_plugin.ops.loader import load as _load
 from dkmp_plugin.ops.status import OpsStatus
 
-__all__ = ["OpsStatus", "dilated_message", "distance_ranks", "edge_vectors", "radius_shells", "status"]
+__all__ = [
+    "OpsStatus",
+    "dilated_attention",
+    "dilated_message",
+    "distance_ranks",
+    "edge_vectors",
+    "radius_shells",
+    "status",
+]
 
 _STATUS = _load()
 
 if _STATUS.native:
+    from dkmp_plugin.ops import native as _attention
     from dkmp_plugin.ops import native as _implementation
     from dkmp_plugin.ops import native as _ranks
 else:
+    from dkmp_plugin.ops import attention_reference as _attention  # type: ignore[no-redef]
     from dkmp_plugin.ops import ranks_reference as _ranks  # type: ignore[no-redef]
     from dkmp_plugin.ops import reference as _implementation  # type: ignore[no-redef]
 
@@ -147,3 +157,33 @@ def distance_ranks(
     """
     cell: Optional[Tensor] = None if box is None else box.to(pos.dtype)
     return _ranks.distance_ranks(pos, num_neighbors, batch, cell)
+
+
+def dilated_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    neighbors: Tensor,
+    bias: Optional[Tensor] = None,
+    scale: Optional[float] = None,
+) -> Tensor:
+    """Attention of every atom over its own list of neighbours (DKMP^R, paper section 3.2.2).
+
+    ``out_ih = sum_k softmax_k(scale (q_ih . k_jh + bias_ik)) v_jh`` with ``j = neighbors[i, k]``. Nothing of
+    shape (N, K, H, D) is stored by the native op. Its result does not depend on the number of threads.
+
+    Args:
+        query: (N, H, D) float32 or float64, H and D at least 1. D is best a multiple of 16 (float32) or 8.
+        key: (N, H, D).
+        value: (N, H, D).
+        neighbors: (N, K) int64 or int32, -1 where there is none; fewer than 2^31 atoms and 2^32 entries.
+        bias: (N, K) added to the logits before scaling, the same for all heads; None for none.
+        scale: factor of the logits; 1/sqrt(D) by default.
+
+    Returns:
+        (N, H, D); zeros for an atom without neighbours. Differentiable twice in query, key, value and bias.
+
+    Raises:
+        ValueError: a shape, dtype or index is outside what the op accepts.
+    """
+    return _attention.dilated_attention(query, key, value, neighbors, bias, scale)

@@ -25,6 +25,11 @@ def check_dilated_attention_input(
             f"dilated_attention: query, key and value have shapes {list(query.shape)}, {list(key.shape)} and "
             f"{list(value.shape)}, expected one common shape (N, H, D)"
         )
+    if query.size(1) == 0 or query.size(2) == 0:
+        raise ValueError(
+            f"dilated_attention: query has shape {list(query.shape)}, expected at least one head and one "
+            "channel per head"
+        )
     if query.dtype != torch.float32 and query.dtype != torch.float64:
         raise ValueError("dilated_attention: query must be float32 or float64; convert it with .float()")
     if key.dtype != query.dtype or value.dtype != query.dtype:
@@ -46,6 +51,8 @@ def check_dilated_attention_input(
             f"dilated_attention: bias has shape {list(bias.shape)}, expected that of neighbors, "
             f"{list(neighbors.shape)}"
         )
+    if bias is not None and bias.dtype != query.dtype:
+        raise ValueError("dilated_attention: bias must have the same dtype as query")
 
 
 def _attend(

@@ -6,7 +6,7 @@ without a compiler these names are defined here, on top of the pure-ATen referen
 
 import torch
 
-from dkmp_plugin.ops import reference
+from dkmp_plugin.ops import attention_reference, reference
 
 _SCHEMAS = {
     "radius_shells": "(Tensor pos, Tensor batch, Tensor? box, float cutoff, int num_shells, float overlap, "
@@ -16,6 +16,8 @@ _SCHEMAS = {
     "dilated_message": "(Tensor edge_vector, Tensor edge_index, Tensor ptr, int shell, Tensor query, "
     "Tensor key, Tensor value, Tensor vector, Tensor table, int num_heads, float lower, float upper, "
     "float overlap, float cutoff) -> (Tensor, Tensor)",
+    "dilated_attention": "(Tensor query, Tensor key, Tensor value, Tensor neighbors, Tensor? bias=None, "
+    "float? scale=None) -> Tensor",
 }
 # Registrations last as long as this object.
 _LIBRARY: list[torch.library.Library] = []
@@ -27,5 +29,6 @@ def register() -> None:
     for name, schema in _SCHEMAS.items():
         library.define(name + schema)
         # Composite: autograd differentiates what the reference is made of.
-        library.impl(name, getattr(reference, name), "CompositeImplicitAutograd")
+        module = attention_reference if name == "dilated_attention" else reference
+        library.impl(name, getattr(module, name), "CompositeImplicitAutograd")
     _LIBRARY.append(library)

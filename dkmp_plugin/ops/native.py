@@ -8,7 +8,7 @@ from typing import Optional, Tuple
 import torch
 from torch import Tensor
 
-from dkmp_plugin.ops import ranks_reference, reference
+from dkmp_plugin.ops import attention_reference, ranks_reference, reference
 
 
 def radius_shells(
@@ -94,3 +94,17 @@ def distance_ranks(
     if pos.device.type != "cpu":
         return ranks_reference.distance_ranks(pos, num_neighbors, batch, box)
     return torch.ops.dkmp_plugin.distance_ranks(pos, num_neighbors, batch, box)
+
+
+def dilated_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    neighbors: Tensor,
+    bias: Optional[Tensor],
+    scale: Optional[float],
+) -> Tensor:
+    """Native :func:`dkmp_plugin.ops.dilated_attention`."""
+    if query.device.type != "cpu":
+        return attention_reference.dilated_attention(query, key, value, neighbors, bias, scale)
+    return torch.ops.dkmp_plugin.dilated_attention(query, key, value, neighbors, bias, scale)

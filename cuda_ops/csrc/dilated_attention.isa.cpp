@@ -1,0 +1,494 @@
+// Inner loops of dilated_attention, compiled once per instruction-set level into the namespace DKMP_ISA.
+//
+// Nothing here includes ATen or standard containers: inline functions compiled for a high level must never be
+// the copy that the linker keeps for everyone. Neighbours are scored in tiles of as many as a vector has lanes, so
+// that one transposed sum replaces a horizontal sum per neighbour. Kernels are templates on plain or dual numbers:
+// the dual instances are directional derivatives, from which the double backward is built without a third kernel.
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#include "dilated_attention_kernel.h"
+
+namespace dkmp {
+namespace DKMP_ISA {
+namespace {
+
+#include "dual.h"
+#include "lanes.h"
+#include "dual_arrays.h"
+#include "transpose_sum.h"
+
+constexpr int64_t kCacheLine = 64;
+constexpr int kStatistics = int(kAttentionStatistics);
+
+template <class Scalar, bool dual>
+struct Arrays {
+  Array<Scalar, dual> query, key, value, bias;
+
+  Arrays(const AttentionInputs<Scalar>& x, const AttentionInputs<Scalar>* p)
+      : query{x.query, p ? p->query : nullptr},
+        key{x.key, p ? p->key : nullptr},
+        value{x.value, p ? p->value : nullptr},
+        bias{x.bias, p ? p->bias : nullptr} {}
+};
+
+template <class Scalar>
+inline int64_t whole_tiles(int64_t count) {
+  return (count + kLanes<Scalar> - 1) / kLanes<Scalar> * kLanes<Scalar>;
+}
+
+// Numbers stored as values and tangents apart, so that both load as lane vectors.
+template <class Scalar, bool dual>
+struct Buffer {
+  Scalar *values, *tangents;
+
+  typename Types<Scalar, dual>::Wide wide(int64_t at) const {
+    if constexpr (dual) {
+      return {load(values + at), load(tangents + at)};
+    } else {
+      return load(values + at);
+    }
+  }
+  typename Types<Scalar, dual>::Number number(int64_t at) const {
+    if constexpr (dual) {
+      return {values[at], tangents[at]};
+    } else {
+      return values[at];
+    }
+  }
+  Buffer from(int64_t at) const { return {values + at, tangents + at}; }
+  void set(int64_t at, const Scalar& x) const { values[at] = x; }
+  void set(int64_t at, const Dual<Scalar>& x) const {
+    values[at] = x.v;
+    tangents[at] = x.t;
+  }
+  void set_wide(int64_t at, const Lane<Scalar>& x) const { store(values + at, x); }
+  void set_wide(int64_t at, const Dual<Lane<Scalar>>& x) const {
+    store(values + at, x.v);
+    store(tangents + at, x.t);
+  }
+};
+
+// e^x, exactly zero where it would underflow: a logit of -inf is no neighbour.
+template <class Scalar>
+inline Lane<Scalar> weight_of(const Lane<Scalar>& x) {
+  const Lane<Scalar> zero{};
+  return x < zero - ExpConstants<Scalar>::limit ? zero : exponential<Scalar>(x);
+}
+template <class Scalar>
+inline Dual<Lane<Scalar>> weight_of(const Dual<Lane<Scalar>>& x) {
+  const Lane<Scalar> weight = weight_of<Scalar>(x.v), zero{};
+  return {weight, x.v < zero - ExpConstants<Scalar>::limit ? zero : weight * x.t};
+}
+
+// One lane vector wide broadcast of a number.
+template <class Scalar>
+inline Lane<Scalar> spread(Scalar x) {
+  return Lane<Scalar>{} + x;
+}
+template <class Scalar>
+inline Dual<Lane<Scalar>> spread(const Dual<Scalar>& x) {
+  return {Lane<Scalar>{} + x.v, Lane<Scalar>{} + x.t};
+}
+
+// Largest lane, by halving; a NaN lane is passed over.
+template <class Scalar, int bytes = DKMP_LANE_BYTES, class Vector>
+inline Scalar largest_lane(const Vector& lane) {
+  if constexpr (bytes == int(sizeof(Scalar))) {
+    Scalar value;
+    __builtin_memcpy(&value, &lane, sizeof(value));
+    return value;
+  } else if constexpr (bytes == 2 * int(sizeof(Scalar))) {
+    Scalar pair[2];
+    __builtin_memcpy(pair, &lane, sizeof(pair));
+    return pair[0] > pair[1] ? pair[0] : pair[1];
+  } else {
+    typedef Scalar Half __attribute__((vector_size(bytes / 2)));
+    Half low, high;
+    __builtin_memcpy(&low, &lane, sizeof(low));
+    __builtin_memcpy(&high, reinterpret_cast<const char*>(&lane) + sizeof(low), sizeof(high));
+    return largest_lane<Scalar, bytes / 2>(Half(low > high ? low : high));
+  }
+}
+
+// Lane e: the dot product of `here` (one head of one atom) with the same head of atom others[e].
+// `vectors` lane vectors of the head are held in registers.
+template <class Scalar, int vectors, class Here, class There>
+inline auto dot_tile(
+    const AttentionSetup& setup, const Here& here, int64_t atom, const There& there, const int32_t* others,
+    int64_t head) {
+  constexpr int lanes = kLanes<Scalar>, step = vectors * lanes;
+  using Product = decltype(here.wide(0) * there.wide(0));
+  const int64_t row = setup.num_heads * setup.head_width, first = head * setup.head_width;
+  decltype(here.wide(0)) held[vectors];
+#pragma GCC unroll 8
+  for (int x = 0; x < vectors; ++x) held[x] = here.wide(atom * row + first + x * lanes);
+  return transpose_sum<Scalar>([&](int e) {
+    const int64_t from = int64_t(others[e]) * row + first;
+    Product sum = held[0] * there.wide(from);
+#pragma GCC unroll 8
+    for (int x = 1; x < vectors; ++x) sum += held[x] * there.wide(from + x * lanes);
+    for (int64_t c = step; c < setup.head_width; c += lanes)
+      sum += here.wide(atom * row + first + c) * there.wide(from + c);
+    return sum;
+  });
+}
+
+// Adds weights[t] times channels c.. of atom others[t], for all t, to `to` + c: `vectors` lane vectors of each of
+// `heads` heads, which lie one after the other when there is more than one.
+template <class Scalar, int vectors, int heads, class Weights, class Source>
+inline void add_channels(
+    const Weights& weights, int64_t stride, const Source& source, int64_t row, const int32_t* others, int64_t count,
+    int64_t c, Scalar* to, bool add) {
+  constexpr int lanes = kLanes<Scalar>;
+  using Product = decltype(weights.number(0) * source.wide(0));
+  Product sums[heads * vectors] = {};
+  for (int64_t t = 0; t < count; ++t) {
+    const int64_t from = int64_t(others[t]) * row + c;
+#pragma GCC unroll 8
+    for (int h = 0; h < heads; ++h) {
+      const auto weight = weights.number(h * stride + t);
+#pragma GCC unroll 8
+      for (int x = 0; x < vectors; ++x)
+        sums[h * vectors + x] += weight * source.wide(from + (h * vectors + x) * lanes);
+    }
+  }
+#pragma GCC unroll 8
+  for (int x = 0; x < heads * vectors; ++x) put<Scalar>(to + c + x * lanes, sums[x], add);
+}
+
+// The same for all channels of a row; weights of head h begin at h * stride.
+template <class Scalar, int vectors, class Weights, class Source>
+inline void add_rows(
+    const AttentionSetup& setup, const Weights& weights, int64_t stride, const Source& source, const int32_t* others,
+    int64_t count, Scalar* to, bool add) {
+  constexpr int lanes = kLanes<Scalar>, together = 8 / vectors;
+  const int64_t width = setup.head_width, row = setup.num_heads * width;
+  int64_t head = 0;
+  if (width == vectors * lanes)
+    for (; head + together <= setup.num_heads; head += together)
+      add_channels<Scalar, vectors, together>(
+          weights.from(head * stride), stride, source, row, others, count, head * width, to, add);
+  for (; head < setup.num_heads; ++head)
+    for (int64_t c = 0; c < width; c += vectors * lanes)
+      add_channels<Scalar, vectors, 1>(
+          weights.from(head * stride), stride, source, row, others, count, head * width + c, to, add);
+}
+
+// The neighbours of one receiver without the -1 entries, filled up to whole tiles with copies of the last.
+template <class Scalar, bool dual>
+struct Receiver {
+  int64_t count, padded;
+  int32_t *atom, *slot;
+  Buffer<Scalar, dual> bias;
+
+  void collect(const AttentionSetup& setup, const Array<Scalar, dual>& biases, int64_t row) {
+    const int64_t first = row * setup.num_neighbors;
+    count = 0;
+    for (int64_t k = 0; k < setup.num_neighbors; ++k) {
+      const int32_t other =
+          setup.wide_neighbors ? int32_t(setup.wide_neighbors[first + k]) : setup.narrow_neighbors[first + k];
+      atom[count] = other;
+      slot[count] = int32_t(k);
+      count += other >= 0;
+    }
+    padded = whole_tiles<Scalar>(count);
+    for (int64_t t = count; t < padded; ++t) atom[t] = atom[count - 1];
+    if (biases.values) {
+      for (int64_t t = 0; t < count; ++t) bias.set(t, biases.number(first + slot[t]));
+    }
+  }
+};
+
+// Scratch memory of one thread, cut out of one array. Sizes in Scalars; an index takes one Scalar's place.
+template <class Scalar, bool dual>
+struct Workspace {
+  Receiver<Scalar, dual> receiver;
+  Buffer<Scalar, dual> weights, gradients;  // (H, K rounded up)
+  int64_t stride;
+
+  Workspace(const AttentionSetup& setup, Scalar* memory) : stride(whole_tiles<Scalar>(setup.num_neighbors + 1)) {
+    const int64_t all = setup.num_heads * stride;
+    receiver.atom = reinterpret_cast<int32_t*>(memory);
+    receiver.slot = reinterpret_cast<int32_t*>(memory + stride);
+    receiver.bias = {memory + 2 * stride, memory + 3 * stride};
+    for (int64_t t = 0; t < 2 * stride; ++t) memory[2 * stride + t] = 0;
+    memory += 4 * stride;
+    weights = {memory, memory + all};
+    gradients = {memory + 2 * all, memory + 3 * all};
+  }
+  static int64_t size(const AttentionSetup& setup) {
+    return (4 + 4 * setup.num_heads) * whole_tiles<Scalar>(setup.num_neighbors + 1);
+  }
+  Buffer<Scalar, dual> weights_of(int64_t head) const { return weights.from(head * stride); }
+  Buffer<Scalar, dual> gradients_of(int64_t head) const { return gradients.from(head * stride); }
+};
+
+// Replaces dot products by exponentials of the logits less the largest; returns that and 1 / their sum.
+template <class Scalar, bool dual>
+inline typename Types<Scalar, dual>::Number exponentials(
+    const AttentionSetup& setup, const Receiver<Scalar, dual>& receiver, const Buffer<Scalar, dual>& scores,
+    Scalar* largest) {
+  using Wide = typename Types<Scalar, dual>::Wide;
+  using Number = typename Types<Scalar, dual>::Number;
+  constexpr int lanes = kLanes<Scalar>;
+  const Scalar scale = Scalar(setup.scale), lowest = -__builtin_inf();
+  for (int64_t t = 0; t < receiver.padded; t += lanes)
+    scores.set_wide(t, scale * (scores.wide(t) + receiver.bias.wide(t)));
+  for (int64_t t = receiver.count; t < receiver.padded; ++t) scores.set(t, Number{} + lowest);
+  Lane<Scalar> most = spread<Scalar>(lowest);
+  for (int64_t t = 0; t < receiver.padded; t += lanes) {
+    const Lane<Scalar> score = load(scores.values + t);
+    most = score > most ? score : most;
+  }
+  const Scalar top = largest_lane<Scalar>(most);
+  Wide sum{};
+  for (int64_t t = 0; t < receiver.padded; t += lanes) {
+    const Wide weight = weight_of<Scalar>(scores.wide(t) - spread<Scalar>(top));
+    scores.set_wide(t, weight);
+    sum += weight;
+  }
+  *largest = top;
+  return reciprocal(sum_lanes(sum));
+}
+
+template <class Scalar>
+inline void prefetch_row(const Scalar* row, int64_t width) {
+  for (int64_t c = 0; c < width; c += kCacheLine / int64_t(sizeof(Scalar))) __builtin_prefetch(row + c);
+}
+
+template <class Scalar, bool dual, int vectors>
+__attribute__((flatten)) void forward(
+    const AttentionSetup& setup, const AttentionInputs<Scalar>& inputs, const AttentionInputs<Scalar>* directions,
+    Scalar* to, Scalar* memory, int64_t begin, int64_t end) {
+  using Wide = typename Types<Scalar, dual>::Wide;
+  constexpr int lanes = kLanes<Scalar>;
+  const Arrays<Scalar, dual> x(inputs, directions);
+  Workspace<Scalar, dual> work(setup, memory);
+  const int64_t row = setup.num_heads * setup.head_width;
+  for (int64_t i = begin; i < end; ++i) {
+    Receiver<Scalar, dual>& receiver = work.receiver;
+    receiver.collect(setup, x.bias, i);
+    for (int64_t t = 0; t < receiver.padded; t += lanes) {
+      for (int e = 0; e < lanes; ++e) prefetch_row(x.value.values + receiver.atom[t + e] * row, row);
+      for (int64_t head = 0; head < setup.num_heads; ++head)
+        work.weights_of(head).set_wide(
+            t, dot_tile<Scalar, vectors>(setup, x.query, i, x.key, receiver.atom + t, head));
+    }
+    for (int64_t head = 0; head < setup.num_heads; ++head) {
+      const Buffer<Scalar, dual> weights = work.weights_of(head);
+      Scalar largest;
+      if (receiver.count > 0) {
+        const Wide inverse = spread<Scalar>(exponentials(setup, receiver, weights, &largest));
+        for (int64_t t = 0; t < receiver.padded; t += lanes) weights.set_wide(t, weights.wide(t) * inverse);
+      }
+    }
+    add_rows<Scalar, vectors>(
+        setup, work.weights, work.stride, x.value, receiver.atom, receiver.count, to + i * row, false);
+  }
+}
+
+// Gradient of the dot products from weights (exponentials) and their gradients, in place of the latter.
+template <class Scalar, bool dual>
+inline void score_gradients(
+    const AttentionSetup& setup, const Receiver<Scalar, dual>& receiver, const Buffer<Scalar, dual>& weights,
+    const Buffer<Scalar, dual>& gradients, Scalar* statistics) {
+  using Wide = typename Types<Scalar, dual>::Wide;
+  using Number = typename Types<Scalar, dual>::Number;
+  constexpr int lanes = kLanes<Scalar>;
+  const Number inverse = exponentials(setup, receiver, weights, &statistics[0]);
+  Wide sum{};
+  // Filled-up entries have weight zero, but the gradient of a copied neighbour may be infinite.
+  for (int64_t t = receiver.count; t < receiver.padded; ++t) gradients.set(t, Number{});
+  for (int64_t t = 0; t < receiver.padded; t += lanes) {
+    const Wide weight = weights.wide(t) * spread<Scalar>(inverse);
+    weights.set_wide(t, weight);
+    sum += weight * gradients.wide(t);
+  }
+  const Number mean = sum_lanes(sum);
+  const Scalar scale = Scalar(setup.scale);
+  for (int64_t t = 0; t < receiver.padded; t += lanes)
+    gradients.set_wide(t, scale * (weights.wide(t) * (gradients.wide(t) - spread<Scalar>(mean))));
+  statistics[1] = plain(inverse);
+  statistics[2] = result(inverse);
+  statistics[3] = plain(mean);
+  statistics[4] = result(mean);
+}
+
+template <class Scalar, bool dual, int vectors>
+__attribute__((flatten)) void receivers(
+    const AttentionSetup& setup, const AttentionInputs<Scalar>& inputs, const AttentionInputs<Scalar>* directions,
+    const Scalar* grad, Scalar* query, Scalar* bias, Scalar* statistics, Scalar* memory, int64_t begin,
+    int64_t end) {
+  using Number = typename Types<Scalar, dual>::Number;
+  constexpr int lanes = kLanes<Scalar>;
+  const Arrays<Scalar, dual> x(inputs, directions);
+  const Array<Scalar, false> upstream{grad, nullptr};
+  Workspace<Scalar, dual> work(setup, memory);
+  const int64_t row = setup.num_heads * setup.head_width;
+  for (int64_t i = begin; i < end; ++i) {
+    Receiver<Scalar, dual>& receiver = work.receiver;
+    receiver.collect(setup, x.bias, i);
+    for (int64_t t = 0; t < receiver.padded; t += lanes) {
+      const int32_t* atoms = receiver.atom + t;
+      for (int e = 0; e < lanes; ++e) prefetch_row(x.value.values + atoms[e] * row, row);
+      for (int64_t head = 0; head < setup.num_heads; ++head)
+        work.weights_of(head).set_wide(t, dot_tile<Scalar, vectors>(setup, x.query, i, x.key, atoms, head));
+      for (int64_t head = 0; head < setup.num_heads; ++head)
+        work.gradients_of(head).set_wide(t, dot_tile<Scalar, vectors>(setup, upstream, i, x.value, atoms, head));
+    }
+    for (int64_t head = 0; head < setup.num_heads; ++head) {
+      if (receiver.count > 0)
+        score_gradients(
+            setup, receiver, work.weights_of(head), work.gradients_of(head),
+            statistics + (i * setup.num_heads + head) * kStatistics);
+    }
+    add_rows<Scalar, vectors>(
+        setup, work.gradients, work.stride, x.key, receiver.atom, receiver.count, query + i * row, false);
+    if (!bias) continue;
+    Scalar* to = bias + i * setup.num_neighbors;
+    for (int64_t k = 0; k < setup.num_neighbors; ++k) to[k] = 0;
+    for (int64_t t = 0; t < receiver.count; ++t) {
+      Number sum{};
+      for (int64_t head = 0; head < setup.num_heads; ++head) sum += work.gradients_of(head).number(t);
+      to[receiver.slot[t]] = result(sum);
+    }
+  }
+}
+
+// The receivers in one tile of a sender's edges.
+template <class Scalar, bool dual>
+struct SenderTile {
+  int count;
+  int32_t atom[kLanes<Scalar>];
+  Scalar bias_value[kLanes<Scalar>], bias_tangent[kLanes<Scalar>];
+
+  void collect(
+      const AttentionSetup& setup, const AttentionEdges& edges, const Array<Scalar, dual>& biases, int64_t begin,
+      int64_t end) {
+    constexpr int lanes = kLanes<Scalar>;
+    const Buffer<Scalar, dual> bias{bias_value, bias_tangent};
+    count = int(end - begin < lanes ? end - begin : lanes);
+    for (int e = 0; e < count; ++e) {
+      const uint32_t edge = edges.edge[begin + e];
+      atom[e] = int32_t(edge / uint32_t(setup.num_neighbors));
+      if (biases.values) bias.set(e, biases.number(edge));
+    }
+    for (int e = count; e < lanes; ++e) atom[e] = atom[count - 1];
+    for (int e = biases.values ? count : 0; e < lanes; ++e) bias_value[e] = bias_tangent[e] = 0;
+  }
+};
+
+// Recomputes the weights of a tile and the gradients of its dot products for one head.
+template <class Scalar, bool dual, int vectors>
+inline void score_tile(
+    const AttentionSetup& setup, const Arrays<Scalar, dual>& x, const Array<Scalar, false>& upstream,
+    const SenderTile<Scalar, dual>& tile, const Scalar* statistics, int64_t sender, int64_t head,
+    const Buffer<Scalar, dual>& weights, const Buffer<Scalar, dual>& gradients) {
+  using Wide = typename Types<Scalar, dual>::Wide;
+  constexpr int lanes = kLanes<Scalar>;
+  Scalar held[kStatistics][lanes];
+  for (int e = 0; e < lanes; ++e) {
+    const Scalar* from = statistics + (tile.atom[e] * setup.num_heads + head) * kStatistics;
+    for (int s = 0; s < kStatistics; ++s) held[s][e] = from[s];
+  }
+  const Array<Scalar, dual> inverse{held[1], held[2]}, mean{held[3], held[4]};
+  const Array<Scalar, dual> bias{tile.bias_value, tile.bias_tangent};
+  const Wide dots = dot_tile<Scalar, vectors>(setup, x.key, sender, x.query, tile.atom, head);
+  const Wide logits = Scalar(setup.scale) * (dots + bias.wide(0));
+  const Wide weight = weight_of<Scalar>(logits - load(held[0])) * inverse.wide(0);
+  const Wide gradient = dot_tile<Scalar, vectors>(setup, x.value, sender, upstream, tile.atom, head);
+  weights.set_wide(0, weight);
+  gradients.set_wide(0, Scalar(setup.scale) * (weight * (gradient - mean.wide(0))));
+}
+
+template <class Scalar, bool dual, int vectors>
+__attribute__((flatten)) void senders(
+    const AttentionSetup& setup, const AttentionEdges& edges, const AttentionInputs<Scalar>& inputs,
+    const AttentionInputs<Scalar>* directions, const Scalar* grad, const Scalar* statistics, Scalar* key,
+    Scalar* value, Scalar* memory, int64_t begin, int64_t end) {
+  constexpr int lanes = kLanes<Scalar>;
+  const Arrays<Scalar, dual> x(inputs, directions);
+  const Array<Scalar, false> upstream{grad, nullptr};
+  const int64_t row = setup.num_heads * setup.head_width;
+  const Workspace<Scalar, dual> work(setup, memory);
+  SenderTile<Scalar, dual> tile;
+  for (int64_t j = begin; j < end; ++j) {
+    const int64_t first = edges.start[j], last = edges.start[j + 1];
+    if (first == last)
+      for (int64_t c = 0; c < row; ++c) key[j * row + c] = value[j * row + c] = 0;
+    for (int64_t b = first; b < last; b += lanes) {
+      tile.collect(setup, edges, x.bias, b, last);
+      for (int e = 0; e < lanes; ++e) prefetch_row(upstream.values + tile.atom[e] * row, row);
+      for (int64_t head = 0; head < setup.num_heads; ++head)
+        score_tile<Scalar, dual, vectors>(
+            setup, x, upstream, tile, statistics, j, head, work.weights_of(head), work.gradients_of(head));
+      add_rows<Scalar, vectors>(
+          setup, work.gradients, work.stride, x.query, tile.atom, tile.count, key + j * row, b > first);
+      add_rows<Scalar, vectors>(
+          setup, work.weights, work.stride, upstream, tile.atom, tile.count, value + j * row, b > first);
+    }
+  }
+}
+
+// Calls the instance for the width of a head: lane vectors that divide it are held in registers.
+template <class Scalar, template <class, bool, int> class Kernel, class... Arguments>
+void dispatch(const AttentionSetup& setup, bool dual, const Arguments&... arguments) {
+  const int64_t vectors = setup.head_width / kLanes<Scalar>;
+  if (vectors % 4 == 0) {
+    dual ? Kernel<Scalar, true, 4>::run(setup, arguments...) : Kernel<Scalar, false, 4>::run(setup, arguments...);
+  } else if (vectors % 2 == 0) {
+    dual ? Kernel<Scalar, true, 2>::run(setup, arguments...) : Kernel<Scalar, false, 2>::run(setup, arguments...);
+  } else {
+    dual ? Kernel<Scalar, true, 1>::run(setup, arguments...) : Kernel<Scalar, false, 1>::run(setup, arguments...);
+  }
+}
+
+#define DKMP_KERNEL(NAME, FUNCTION)                      \
+  template <class Scalar, bool dual, int vectors>        \
+  struct NAME {                                          \
+    template <class... Arguments>                        \
+    static void run(const Arguments&... arguments) {     \
+      FUNCTION<Scalar, dual, vectors>(arguments...);     \
+    }                                                    \
+  };
+DKMP_KERNEL(Forward, forward)
+DKMP_KERNEL(Receivers, receivers)
+DKMP_KERNEL(Senders, senders)
+#undef DKMP_KERNEL
+
+template <class Scalar>
+AttentionKernels<Scalar> make_kernels() {
+  AttentionKernels<Scalar> kernels;
+  kernels.lanes = kLanes<Scalar>;
+  kernels.workspace = [](const AttentionSetup& setup) { return Workspace<Scalar, true>::size(setup); };
+  kernels.forward = [](const AttentionSetup& setup, const AttentionInputs<Scalar>& inputs,
+                       const AttentionInputs<Scalar>* directions, Scalar* result, Scalar* workspace, int64_t begin,
+                       int64_t end) {
+    dispatch<Scalar, Forward>(setup, directions != nullptr, inputs, directions, result, workspace, begin, end);
+  };
+  kernels.receivers = [](const AttentionSetup& setup, const AttentionInputs<Scalar>& inputs,
+                         const AttentionInputs<Scalar>* directions, const Scalar* grad, Scalar* query, Scalar* bias,
+                         Scalar* statistics, Scalar* workspace, int64_t begin, int64_t end) {
+    dispatch<Scalar, Receivers>(
+        setup, directions != nullptr, inputs, directions, grad, query, bias, statistics, workspace, begin, end);
+  };
+  kernels.senders = [](const AttentionSetup& setup, const AttentionEdges& edges,
+                       const AttentionInputs<Scalar>& inputs, const AttentionInputs<Scalar>* directions,
+                       const Scalar* grad, const Scalar* statistics, Scalar* key, Scalar* value, Scalar* workspace,
+                       int64_t begin, int64_t end) {
+    dispatch<Scalar, Senders>(
+        setup, directions != nullptr, edges, inputs, directions, grad, statistics, key, value, workspace, begin,
+        end);
+  };
+  return kernels;
+}
+
+}  // namespace
+
+AttentionKernels<float> attention_kernels_float() { return make_kernels<float>(); }
+AttentionKernels<double> attention_kernels_double() { return make_kernels<double>(); }
+
+}  // namespace DKMP_ISA
+}  // namespace dkmp

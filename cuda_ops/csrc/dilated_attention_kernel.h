@@ -1,0 +1,56 @@
+// What dilated_attention.cpp (tensors, autograd, threads) hands to dilated_attention.isa.cpp (inner loops).
+#pragma once
+
+#include <cstdint>
+
+namespace dkmp {
+
+// Shape of one call. The feature row of an atom holds its heads one after the other.
+struct AttentionSetup {
+  int64_t num_heads;
+  int64_t head_width;  // channels per head; a multiple of the kernel's lanes
+  int64_t num_neighbors;
+  const int32_t* narrow_neighbors;  // (N, K), -1 for none; null when wide_neighbors is given
+  const int64_t* wide_neighbors;
+  double scale;
+};
+
+// Constant inputs; in tangent kernels the same struct also carries the directions (null = zero direction).
+template <class Scalar>
+struct AttentionInputs {
+  const Scalar *query, *key, *value;  // (N, H, D)
+  const Scalar* bias;                 // (N, K) or null
+};
+
+// Who lists each atom as a neighbour: atom j is entry `edge` = i K + k of rows start[j]..start[j + 1].
+struct AttentionEdges {
+  const int64_t* start;
+  const uint32_t* edge;
+};
+
+// What the pass over receivers leaves for the pass over senders, per atom and head: the largest logit, the
+// tangent and value of 1 / (sum of exponentials), and of the weighted mean of the weights' gradients.
+constexpr int64_t kAttentionStatistics = 5;
+
+template <class Scalar>
+struct AttentionKernels {
+  int lanes;
+  // Scalars of scratch memory that one thread needs.
+  int64_t (*workspace)(const AttentionSetup&);
+  // Rows [begin, end) of the result. With directions, its directional derivative.
+  void (*forward)(
+      const AttentionSetup&, const AttentionInputs<Scalar>& inputs, const AttentionInputs<Scalar>* directions,
+      Scalar* result, Scalar* workspace, int64_t begin, int64_t end);
+  // Gradients of the queries and biases of rows [begin, end); fills their statistics.
+  void (*receivers)(
+      const AttentionSetup&, const AttentionInputs<Scalar>& inputs, const AttentionInputs<Scalar>* directions,
+      const Scalar* grad, Scalar* query, Scalar* bias, Scalar* statistics, Scalar* workspace, int64_t begin,
+      int64_t end);
+  // Gradients of the keys and values of rows [begin, end), each summed in the order of its edges.
+  void (*senders)(
+      const AttentionSetup&, const AttentionEdges&, const AttentionInputs<Scalar>& inputs,
+      const AttentionInputs<Scalar>* directions, const Scalar* grad, const Scalar* statistics, Scalar* key,
+      Scalar* value, Scalar* workspace, int64_t begin, int64_t end);
+};
+
+}  // namespace dkmp

@@ -1,0 +1,47 @@
+// Arrays read as plain or dual numbers, one at a time or one lane vector at a time.
+// Include inside the namespace of the instruction-set level, after dual.h and lanes.h.
+
+// Number: Scalar or Dual<Scalar>. Wide: the same, one lane vector wide.
+template <class Scalar, bool dual>
+struct Types {
+  using Number = typename std::conditional<dual, Dual<Scalar>, Scalar>::type;
+  using Wide = typename std::conditional<dual, Dual<Lane<Scalar>>, Lane<Scalar>>::type;
+};
+
+// Values and, for dual numbers, their direction (null = zero).
+template <class Scalar, bool dual>
+struct Array {
+  const Scalar *values, *direction;
+
+  typename Types<Scalar, dual>::Wide wide(int64_t at) const {
+    if constexpr (!dual) {
+      return load(values + at);
+    } else {
+      const Lane<Scalar> tangent = direction ? load(direction + at) : Lane<Scalar>{};
+      return {load(values + at), tangent};
+    }
+  }
+  typename Types<Scalar, dual>::Number number(int64_t at) const {
+    if constexpr (!dual) {
+      return values[at];
+    } else {
+      return {values[at], direction ? direction[at] : Scalar(0)};
+    }
+  }
+};
+
+// The result of a plain kernel is the value, of a dual kernel the derivative.
+inline float result(float x) { return x; }
+inline double result(double x) { return x; }
+template <class T>
+inline T result(const Dual<T>& x) {
+  return x.t;
+}
+template <class Scalar>
+inline void put(Scalar* to, const Lane<Scalar>& x, bool add) {
+  store<Scalar>(to, add ? load(to) + x : x);
+}
+template <class Scalar, class T>
+inline void put(Scalar* to, const Dual<T>& x, bool add) {
+  put<Scalar>(to, x.t, add);
+}
