@@ -14,6 +14,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -77,7 +78,7 @@ def source_folder() -> Path:
         BuildError: neither exists.
     """
     package = Path(__file__).resolve().parents[1]
-    for candidate in (package.parent / "cuda_ops", package / "cuda_ops"):
+    for candidate in (package / "cuda_ops", package.parent / "cuda_ops"):
         if (candidate / "csrc").is_dir():
             return candidate
     raise BuildError("the C++ sources (cuda_ops/csrc) are missing; reinstall dkmp-plugin")
@@ -250,6 +251,10 @@ def build(jobs: Optional[int] = None, force: bool = False) -> Build:
 
 def _build_into(compiler: str, version: str, sources: Path, target: Path, jobs: Optional[int]) -> None:
     count = jobs if jobs is not None else min(4, os.cpu_count() or 1)
+    # A silent minute at the first import would look like a hang.
+    print(
+        "dkmp_plugin: building its native ops, once; this takes about a minute", file=sys.stderr, flush=True
+    )
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="building-") as work:
         objects = _compile_all(compiler, sources, Path(work), count)
         finished = Path(work) / _LIBRARY_NAME
