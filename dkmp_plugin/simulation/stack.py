@@ -1,6 +1,7 @@
 """Which OpenMM stack is installed, whether TorchForce can work on it, and loading its plugins."""
 
 import glob
+import logging
 import os
 from dataclasses import dataclass
 from importlib import import_module
@@ -89,6 +90,10 @@ def prepare_backend(backend: str = "auto") -> str:
     return "torchforce"
 
 
+def _not_about_simtk(record: logging.LogRecord) -> bool:
+    return "simtk.openmm" not in record.getMessage()
+
+
 def require_torchforce() -> None:
     """Make TorchForce usable in this process: check the stack, then load OpenMM's Torch plugins.
 
@@ -106,9 +111,17 @@ def require_torchforce() -> None:
             + f". Install the matching versions: {_INSTALL}"
         )
     # In this order: the plugins need torch's libraries in the process.
-    for package in ("torch", "openmm", "openmmtorch"):
+    for package in ("torch", "openmm"):
         import_module(package)
     import openmm
+
+    # openmmtorch 1.5 imports OpenMM by its old name, whose advice is not for our users.
+    root = logging.getLogger()
+    root.addFilter(_not_about_simtk)
+    try:
+        import_module("openmmtorch")
+    finally:
+        root.removeFilter(_not_about_simtk)
 
     loaded = {os.path.basename(name) for name in openmm.pluginLoadedLibNames}
     folder = os.path.join(openmm.version.openmm_library_path, "plugins")
