@@ -292,3 +292,18 @@ def test_strided_input_is_read_correctly() -> None:
     strided = ops.radius_shells(wide[:, ::2], batch, TRICLINIC.T.contiguous().T, 5.0, 3, 0.0, 0)
     plain = ops.radius_shells(_positions(20), batch, TRICLINIC, 5.0, 3, 0.0, 0)
     assert all(torch.equal(a, b) for a, b in zip(strided, plain, strict=True))
+
+
+@pytest.mark.parametrize("search", IMPLEMENTATIONS)
+def test_absurdly_distant_atoms(search) -> None:
+    # Cells must not fill the space between them.
+    pos = torch.tensor([[0, 0, 0], [1, 0, 0], [1e8, 0, 0], [1e8, 1, 0], [-1e12, 3, 1e15]]).double()
+    edge_index, _, _ = search(pos, torch.zeros(5, dtype=torch.int64), None, 3.0, 2, 0.5, 0)
+    assert edge_index.tolist() == [[0, 1, 2, 3], [1, 0, 3, 2]]
+
+
+def test_positions_too_many_boxes_away_are_refused() -> None:
+    if not ops.status().native:
+        pytest.skip(f"the native library is not loaded: {ops.status().why_not}")
+    with pytest.raises(ValueError, match="wrap the positions"):
+        radius_shells(_positions(3) + 1e9, 3.0, 2, box=CUBIC)
