@@ -35,7 +35,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--existing",
         type=Path,
-        help="a folder with p_xylene.h5 and training/, e.g. runs/demo: export what was trained there",
+        help="a folder with p_xylene.h5 and training/, such as runs/demo: export what was trained there",
     )
     parser.add_argument(
         "--seed", type=int, default=1001, help="of the sampling; the demo uses 1 and following"
@@ -102,7 +102,7 @@ def export(checkpoint: Path, output: Path) -> None:
         raise SystemExit(f"the bundled file gives {energies[1]} instead of {energies[0]}")
 
 
-def model_page(evaluation: Dict[str, Any]) -> str:
+def model_page(evaluation: Dict[str, Any], commands: str) -> str:
     unit, labels = evaluation["energy_unit"], evaluation["labels"]
     rows = "\n".join(
         f"| {group} | {errors['model']['conformations']} | {errors['model']['energy_mae']:.3f} "
@@ -121,7 +121,7 @@ p-xylene (18 atoms, H and C), in vacuum, and refuses other elements. It is not a
   validation, {labels["test"]} held out, split by independent run.
 - Energies are relative to per-element reference energies (`dkmp info p_xylene.pt` prints them): only
   differences between conformations mean something.
-- Made by `python scripts/train_bundled_model.py`.
+- Made by {commands}.
 
 Mean absolute errors in {unit} and {unit}/Å, beside the trivial baseline (mean energy, zero forces):
 
@@ -133,9 +133,13 @@ Mean absolute errors in {unit} and {unit}/Å, beside the trivial baseline (mean 
 
 def main() -> None:
     os.chdir(ROOT)
-    evaluation = make_model(parse_arguments())
+    arguments = parse_arguments()
+    evaluation = make_model(arguments)
+    commands = "`python scripts/train_bundled_model.py`"
+    if arguments.existing is not None:
+        commands = f"`bash scripts/demo.sh`, then `{commands[1:-1]} --existing {arguments.existing}`"
     with replaced_on_success(BUNDLED / "README.md") as temporary:
-        temporary.write_text(model_page(evaluation), encoding="utf-8")
+        temporary.write_text(model_page(evaluation, commands), encoding="utf-8")
     size = (BUNDLED / "p_xylene.pt").stat().st_size
     print(f"written: {BUNDLED / 'p_xylene.pt'} ({size / 1e6:.2f} MB) and README.md")
 
