@@ -61,6 +61,7 @@ class DKMPAdK(FramePairs):
         augment_rotation: see :class:`FramePairs`.
         augment_noise: see :class:`FramePairs`.
         augment_smoothing: see :class:`FramePairs`.
+        pushforward: see :class:`FramePairs`.
 
     Raises:
         ValueError: unknown protocol, missing files (the message says where they come from), or as
@@ -82,6 +83,7 @@ class DKMPAdK(FramePairs):
         augment_rotation: bool = False,
         augment_noise: float = 0.0,
         augment_smoothing: int = 0,
+        pushforward: bool = False,
     ) -> None:
         folder = Path(root).expanduser()
         if selection == "backbone":
@@ -103,6 +105,7 @@ class DKMPAdK(FramePairs):
             augment_rotation,
             augment_noise,
             augment_smoothing,
+            pushforward,
             {"system": "adenylate kinase", "protocol": protocol, "selection": selection},
         )
 

@@ -37,6 +37,8 @@ class FramePairs(Dataset):
         augment_smoothing: Half width w in frames of a running average over training data: every second input
             is averaged over 2 w + 1 frames, because frames of a rollout carry no thermal noise; every target
             is, because its noise only hides the mean that is to be learned. 0 for none.
+        pushforward: Training items also hold ``previous`` (N, 3), the frame ``lag`` earlier if there is one:
+            the model then learns from its own predictions (see ``DisplacementModel``).
         metadata: What a checkpoint should record.
 
     Raises:
@@ -52,6 +54,7 @@ class FramePairs(Dataset):
         augment_rotation: bool = False,
         augment_noise: float = 0.0,
         augment_smoothing: int = 0,
+        pushforward: bool = False,
         metadata: Optional[dict] = None,
     ) -> None:
         super().__init__()
@@ -72,6 +75,7 @@ class FramePairs(Dataset):
         self.augment_rotation = augment_rotation
         self.augment_noise = augment_noise
         self.augment_smoothing = augment_smoothing
+        self.pushforward = pushforward
         self._ranks: dict = {}
         self._items: List[Tuple[int, int]] = []
         self.split_indices = self._split(runs)
@@ -101,6 +105,9 @@ class FramePairs(Dataset):
         pos = _average(run, frame, width if smooth_input else 0)
         target = _average(run, frame + self.lag, width)
         item = Data(z=torch.from_numpy(run.numbers), pos=pos, y=target - pos)
+        if self.pushforward and idx < self._num_training:
+            # Without an earlier frame the frame itself stands in: the model recognises it and skips the step.
+            item.previous = _average(run, frame - self.lag if frame >= self.lag else frame, 0)
         if run.boxes is not None:
             item.box = torch.from_numpy(np.array(run.boxes[frame])).unsqueeze(0)
         if self.num_neighbors > 0:
@@ -125,6 +132,8 @@ class FramePairs(Dataset):
         if self.augment_rotation:
             rotation = random_rotation()
             center = item.pos.mean(0)
+            if "previous" in item:
+                item.previous = (item.previous - center) @ rotation.T + center
             item.pos = (item.pos - center) @ rotation.T + center
             item.y = item.y @ rotation.T
         return item

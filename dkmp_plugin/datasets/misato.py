@@ -99,6 +99,7 @@ class DKMPMISATO(FramePairs):
         augment_rotation: see :class:`FramePairs`.
         augment_noise: see :class:`FramePairs`.
         augment_smoothing: see :class:`FramePairs`.
+        pushforward: see :class:`FramePairs`.
 
     Raises:
         ValueError: missing or damaged files, listed complexes that are not in the file, positions in nm.
@@ -116,6 +117,7 @@ class DKMPMISATO(FramePairs):
         augment_rotation: bool = False,
         augment_noise: float = 0.0,
         augment_smoothing: int = 0,
+        pushforward: bool = False,
     ) -> None:
         folder = Path(root).expanduser()
         source = _open(folder / file)
@@ -134,6 +136,7 @@ class DKMPMISATO(FramePairs):
             augment_rotation,
             augment_noise,
             augment_smoothing,
+            pushforward,
             {"system": "MISATO", "max_training_atoms": max_training_atoms},
         )
 

@@ -69,6 +69,7 @@ class DKMPTrajectory(FramePairs):
         augment_rotation: see :class:`FramePairs`.
         augment_noise: see :class:`FramePairs`.
         augment_smoothing: see :class:`FramePairs`.
+        pushforward: see :class:`FramePairs`.
 
     Raises:
         ValueError: files that are missing, damaged or do not belong together, a selection that matches
@@ -93,6 +94,7 @@ class DKMPTrajectory(FramePairs):
         augment_rotation: bool = False,
         augment_noise: float = 0.0,
         augment_smoothing: int = 0,
+        pushforward: bool = False,
     ) -> None:
         folder = Path(root).expanduser()
         chemistry = load_topology(folder / topology)
@@ -114,5 +116,6 @@ class DKMPTrajectory(FramePairs):
             augment_rotation,
             augment_noise,
             augment_smoothing,
+            pushforward,
             {"selection": selection, "stride": stride, "superpose": superpose},
         )

@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch_geometric.data import Batch
 
+from dkmp_plugin.datasets import DKMPTrajectory
 from dkmp_plugin.evaluation.rollout import FramePredictor, load_displacement_model
 from dkmp_plugin.training.factory import create_dkmp_model
 from tests.conftest import hyper_parameters
 from tests.datasets.trajectory_fixtures import GLYCINES, write
+from tests.displacement_checkpoint import write_checkpoint
 from tests.training.test_torchmd_train import checkpoints, torchmd_train
 
 
@@ -87,6 +90,38 @@ def test_learns_resumes_and_predicts(displacement_configuration, tmp_path):
     resumed = torchmd_train("--load-model", last, "--conf", displacement_configuration(num_epochs=7))
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     assert torch.load(checkpoints(path)[-1], weights_only=True)["epoch"] == 6
+
+
+def test_pushforward_starts_every_second_step_from_the_models_own_prediction(tmp_path):
+    """The target stays the true frame; items without an earlier frame are left alone."""
+    write(tmp_path / "top.pdb", GLYCINES[None])
+    write(tmp_path / "train.dcd", drift(9, 1))
+    arguments = {"topology": "top.pdb", "train": ["train.dcd"], "lag": 2, "num_neighbors": 4}
+    data = DKMPTrajectory(str(tmp_path), pushforward=True, **arguments)
+    assert torch.equal(data[5].previous, data[3].pos) and torch.equal(data[1].previous, data[1].pos)
+
+    checkpoint = write_checkpoint(tmp_path / "epoch=0.ckpt")
+    model, _ = load_displacement_model(checkpoint)
+    batch = Batch.from_data_list([data[5], data[1]])
+
+    def reached(model):
+        return batch.pos + model(batch.z, batch.pos, batch.batch, extra_args=batch.to_dict())[0]
+
+    plain = reached(model)
+    ranks = {"neighbors": batch.neighbors}
+    start = batch.previous + model(batch.z, batch.previous, batch.batch, extra_args=ranks)[0]
+    pushed = start + model(batch.z, start, batch.batch, extra_args=ranks)[0]
+    model.train()
+    torch.manual_seed(0)
+    seen = [reached(model) for _ in range(12)]
+    for frame in seen:
+        assert torch.allclose(frame[8:], plain[8:], atol=1e-5)
+    were_pushed = [torch.allclose(frame[:8], pushed[:8], atol=1e-5) for frame in seen]
+    were_plain = [torch.allclose(frame[:8], plain[:8], atol=1e-5) for frame in seen]
+    assert any(were_pushed) and any(were_plain)
+    assert all(one != other for one, other in zip(were_pushed, were_plain, strict=True))
+    model.eval()
+    assert torch.equal(reached(model), plain)
 
 
 def test_two_processes_with_gloo(displacement_configuration):
