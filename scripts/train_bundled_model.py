@@ -59,7 +59,6 @@ def train(labels: Path, epochs: int) -> None:
     run(
         *(command("torchmd-train"), "--conf", "examples/dkmp.yaml", "--dataset-root", labels),
         *("--splits", WORK / "splits.npz", "--log-dir", WORK / "training", "--num-epochs", epochs),
-        *("--lr-factor", 0.75),
     )
 
 
