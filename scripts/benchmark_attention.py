@@ -5,11 +5,14 @@ first atoms of the solvated complex 11gs (``misato-sample``); features are rando
 (default: ``../shared/data``). Runs of all candidates are interleaved; the table shows medians, with the
 quartiles in brackets.
 
-The bytes floor counts every input and result of the forward pass once, at the speed of a parallel memory copy
-measured in the same round. Extra memory is the rise of the process's peak (Linux) without the results.
+The bytes floor counts every input and result of the forward pass once, at the speed of a parallel memory
+copy measured in the same round. Extra memory is the rise of the process's peak (Linux) less the results, in
+units of the results. ``--cpu-time`` reports the processor time of all threads instead of wall time:
+with ``--threads 1``, it compares fairly on a machine that is busy with other work.
 """
 
 import argparse
+import ctypes
 import os
 import statistics
 import sys
@@ -32,10 +35,10 @@ Inputs = Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 def read_positions(num_atoms: int) -> Tensor:
     """Positions (num_atoms, 3) in Å of adenylate kinase (3341 atoms) or the first atoms of solvated 11gs."""
     if num_atoms == 3341:
-        import MDAnalysis
+        from mdtraj.formats import DCDTrajectoryFile
 
-        universe = MDAnalysis.Universe(DATA / "adk" / "top.psf", DATA / "adk" / "dims_002.dcd")
-        return torch.tensor(universe.atoms.positions)
+        with DCDTrajectoryFile(str(DATA / "adk" / "dims_002.dcd")) as trajectory:
+            return torch.tensor(trajectory.read(1)[0][0])
     with netcdf_file(DATA / "misato-sample" / "11gs_production.rst", mmap=False) as restart:
         return torch.tensor(restart.variables["coordinates"][:num_atoms].astype("float32"))
 
@@ -87,17 +90,19 @@ def floor_bytes(inputs: Inputs) -> int:
     return sum(x.numel() * x.element_size() for x in inputs) + inputs[0].numel() * inputs[0].element_size()
 
 
-def interleaved(candidates: Dict[str, Callable[[], None]], rounds: int, slow: int) -> Dict[str, List[float]]:
+def interleaved(
+    candidates: Dict[str, Callable[[], None]], rounds: int, slow: int, clock: Callable[[], float]
+) -> Dict[str, List[float]]:
     """Seconds per run; candidates named "pytorch ..." run only in the first ``slow`` rounds."""
     times: Dict[str, List[float]] = {name: [] for name in candidates}
     for index in range(rounds + 1):
         for name, run in candidates.items():
             if name.startswith("pytorch") and index > slow:
                 continue
-            start = time.perf_counter()
+            start = clock()
             run()
             if index > 0:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
     return times
 
 
@@ -108,6 +113,8 @@ def peak_rise(run: Callable[[], None]) -> int:
         lines = Path("/proc/self/status").read_text().splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
+    # Memory that malloc holds back for reuse would hide the rise.
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     before = status("VmRSS")
     run()
@@ -119,7 +126,7 @@ def spread(seconds: List[float]) -> str:
     return f"{1e3 * middle:.1f} [{1e3 * low:.1f}-{1e3 * high:.1f}]"
 
 
-def report(num_atoms: int, num_neighbors: int, rounds: int, slow: int) -> None:
+def report(num_atoms: int, num_neighbors: int, rounds: int, slow: int, clock: Callable[[], float]) -> None:
     """Prints the row of one size."""
     inputs = make_inputs(num_atoms, num_neighbors)
     native_forward = forward(ops.dilated_attention, inputs)
@@ -136,7 +143,7 @@ def report(num_atoms: int, num_neighbors: int, rounds: int, slow: int) -> None:
         "pytorch forward": forward(gather_and_softmax, inputs),
         "pytorch both": forward_and_backward(gather_and_softmax, inputs),
     }
-    times = interleaved(candidates, rounds, slow)
+    times = interleaved(candidates, rounds, slow, clock)
     middle = {name: statistics.median(values) for name, values in times.items()}
     print(
         f"| {num_atoms} | {num_neighbors} | "
@@ -154,12 +161,15 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--slow-rounds", type=int, default=3, help="rounds of the PyTorch peer")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--cpu-time", action="store_true", help="processor time of all threads")
     options = parser.parse_args()
     if not (DATA / "adk").is_dir():
         print(f"no benchmark data in {DATA}; set DKMP_DATA to the folder that holds adk/", file=sys.stderr)
         return 1
     torch.set_num_threads(options.threads)
-    print(f"{ops.status()}\n{options.threads} threads; times in ms: median [quartiles]\n")
+    clock = time.process_time if options.cpu_time else time.perf_counter
+    kind = "processor time of all threads" if options.cpu_time else "time on the wall"
+    print(f"{ops.status()}\n{options.threads} threads; {kind} in ms: median [quartiles]\n")
     print(
         "| atoms | K | bytes floor | forward | forward + backward | PyTorch forward | PyTorch both "
         "| forward / floor | PyTorch / forward | PyTorch / both | extra memory, forward | and both |"
@@ -167,7 +177,7 @@ def main() -> int:
     print("|" + "---|" * 12)
     for num_atoms in options.atoms:
         for num_neighbors in options.neighbors:
-            report(num_atoms, num_neighbors, options.rounds, options.slow_rounds)
+            report(num_atoms, num_neighbors, options.rounds, options.slow_rounds, clock)
     return 0
 
 

@@ -22,6 +22,7 @@
 #include "dilated_attention_kernel.h"
 #include "isa.h"
 #include "neighbor_lists.h"
+#include "visiting_order.h"
 
 namespace dkmp {
 
@@ -41,6 +42,9 @@ using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 constexpr const char* kName = "dilated_attention";
 // Below this many edge-channels a call is faster than waking a second thread.
 constexpr int64_t kSerialWork = 40000;
+
+// Keys and values of this many bytes stay in cache whatever the order of the atoms.
+constexpr int64_t kCachedBytes = 4 << 20;
 
 // The four differentiable inputs, or their directions; undefined tensors are absent or zero.
 struct Features {
@@ -125,6 +129,7 @@ struct Call {
   Features inputs, directions;
   Tensor neighbors;
   AttentionInputs<Scalar> input_pointers, direction_pointers;
+  std::vector<int32_t> order;
   bool has_directions;
 
   Call(const Features& x, const Features* p, const Tensor& neighbors_, double scale) {
@@ -159,6 +164,10 @@ struct Call {
       direction_pointers = pointers(directions);
     }
     check_neighbors(kName, setup.wide_neighbors, setup.narrow_neighbors, num_atoms, setup.num_neighbors);
+    if (neighbors.numel() > 0 && 2 * num_atoms * row * int64_t(sizeof(Scalar)) > kCachedBytes)
+      order = wide ? visiting_order(setup.wide_neighbors, num_atoms, setup.num_neighbors)
+                   : visiting_order(setup.narrow_neighbors, num_atoms, setup.num_neighbors);
+    setup.order = order.empty() ? nullptr : order.data();
   }
   Call(const Call&) = delete;
 

@@ -258,6 +258,23 @@ inline void prefetch_row(const Scalar* row, int64_t width) {
   for (int64_t c = 0; c < width; c += kCacheLine / int64_t(sizeof(Scalar))) __builtin_prefetch(row + c);
 }
 
+inline int64_t visited(const AttentionSetup& setup, int64_t at) { return setup.order ? setup.order[at] : at; }
+
+// Asks for what the rows visited next read of their own; in a row's own order the processor does so by itself.
+template <class Scalar>
+inline void prefetch_visit(
+    const AttentionSetup& setup, const AttentionInputs<Scalar>& inputs, const Scalar* result, int64_t at,
+    int64_t end) {
+  const int64_t width = setup.num_neighbors, row = setup.num_heads * setup.head_width;
+  if (!setup.order || at + 2 >= end) return;
+  const int64_t far = setup.order[at + 2];
+  if (setup.wide_neighbors) prefetch_row(setup.wide_neighbors + far * width, width);
+  if (setup.narrow_neighbors) prefetch_row(setup.narrow_neighbors + far * width, width);
+  if (inputs.bias) prefetch_row(inputs.bias + far * width, width);
+  prefetch_row(inputs.query + far * row, row);
+  for (int64_t c = 0; c < row; c += kCacheLine / int64_t(sizeof(Scalar))) __builtin_prefetch(result + far * row + c, 1);
+}
+
 template <class Scalar, bool dual, int vectors>
 __attribute__((flatten)) void forward(
     const AttentionSetup& setup, const AttentionInputs<Scalar>& inputs, const AttentionInputs<Scalar>* directions,
@@ -267,7 +284,9 @@ __attribute__((flatten)) void forward(
   const Arrays<Scalar, dual> x(inputs, directions);
   Workspace<Scalar, dual> work(setup, memory);
   const int64_t row = setup.num_heads * setup.head_width;
-  for (int64_t i = begin; i < end; ++i) {
+  for (int64_t at = begin; at < end; ++at) {
+    const int64_t i = visited(setup, at);
+    prefetch_visit(setup, inputs, to, at, end);
     Receiver<Scalar, dual>& receiver = work.receiver;
     receiver.collect(setup, x.bias, i);
     for (int64_t t = 0; t < receiver.padded; t += lanes) {
@@ -327,7 +346,9 @@ __attribute__((flatten)) void receivers(
   const Array<Scalar, false> upstream{grad, nullptr};
   Workspace<Scalar, dual> work(setup, memory);
   const int64_t row = setup.num_heads * setup.head_width;
-  for (int64_t i = begin; i < end; ++i) {
+  for (int64_t at = begin; at < end; ++at) {
+    const int64_t i = visited(setup, at);
+    prefetch_visit(setup, inputs, query, at, end);
     Receiver<Scalar, dual>& receiver = work.receiver;
     receiver.collect(setup, x.bias, i);
     for (int64_t t = 0; t < receiver.padded; t += lanes) {
@@ -414,8 +435,8 @@ __attribute__((flatten)) void senders(
   const int64_t row = setup.num_heads * setup.head_width;
   const Workspace<Scalar, dual> work(setup, memory);
   SenderTile<Scalar, dual> tile;
-  for (int64_t j = begin; j < end; ++j) {
-    const int64_t first = edges.start[j], last = edges.start[j + 1];
+  for (int64_t at = begin; at < end; ++at) {
+    const int64_t j = visited(setup, at), first = edges.start[j], last = edges.start[j + 1];
     if (first == last)
       for (int64_t c = 0; c < row; ++c) key[j * row + c] = value[j * row + c] = 0;
     for (int64_t b = first; b < last; b += lanes) {

@@ -12,6 +12,7 @@ struct AttentionSetup {
   int64_t num_neighbors;
   const int32_t* narrow_neighbors;  // (N, K), -1 for none; null when wide_neighbors is given
   const int64_t* wide_neighbors;
+  const int32_t* order;  // (N,) the atom whose row is visited at each place; null for 0, 1, 2, ...
   double scale;
 };
 
@@ -37,16 +38,16 @@ struct AttentionKernels {
   int lanes;
   // Scalars of scratch memory that one thread needs.
   int64_t (*workspace)(const AttentionSetup&);
-  // Rows [begin, end) of the result. With directions, its directional derivative.
+  // Rows visited at [begin, end) of the result. With directions, its directional derivative.
   void (*forward)(
       const AttentionSetup&, const AttentionInputs<Scalar>& inputs, const AttentionInputs<Scalar>* directions,
       Scalar* result, Scalar* workspace, int64_t begin, int64_t end);
-  // Gradients of the queries and biases of rows [begin, end); fills their statistics.
+  // Gradients of the queries and biases of rows visited at [begin, end); fills their statistics.
   void (*receivers)(
       const AttentionSetup&, const AttentionInputs<Scalar>& inputs, const AttentionInputs<Scalar>* directions,
       const Scalar* grad, Scalar* query, Scalar* bias, Scalar* statistics, Scalar* workspace, int64_t begin,
       int64_t end);
-  // Gradients of the keys and values of rows [begin, end), each summed in the order of its edges.
+  // Gradients of the keys and values of rows visited at [begin, end), each summed in the order of its edges.
   void (*senders)(
       const AttentionSetup&, const AttentionEdges&, const AttentionInputs<Scalar>& inputs,
       const AttentionInputs<Scalar>* directions, const Scalar* grad, const Scalar* statistics, Scalar* key,

@@ -125,6 +125,24 @@ def test_every_instruction_set(native, level):
     assert answer.returncode == 0, answer.stderr
 
 
+def test_visiting_order_of_large_systems(native, two_threads):
+    # Beyond 4 MB of keys and values rows are visited along the lists, not in their own order.
+    case = example(2300, 4, 32, 5, seed=1)
+    case[3][100:200] = -1
+    assert_equal_to_reference(native.dilated_attention, case)
+    narrow = (*case[:3], case[3].int(), case[4])
+    one, two = two_threads(lambda: derivatives(native.dilated_attention, narrow))
+    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+    # A row's result does not depend on when it is visited: the same rows in a small system, bit by bit.
+    rows = torch.arange(200)
+    index = torch.where(case[3][rows] < 200, case[3][rows], -1)
+    alone = native.dilated_attention(*[x[rows] for x in case[:3]], index, case[4][rows])
+    everywhere = torch.full_like(case[3], -1)
+    everywhere[rows] = index
+    together = native.dilated_attention(*case[:3], everywhere, case[4])
+    assert torch.equal(together[rows], alone)
+
+
 def test_512_neighbours(native):
     assert_equal_to_reference(native.dilated_attention, example(30, 2, 8, 512, seed=3))
 
