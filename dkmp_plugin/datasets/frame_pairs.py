@@ -8,7 +8,7 @@ from torch import Tensor
 from torch_geometric.data import Data, Dataset
 
 from dkmp_plugin.datasets.trajectory_files import Run
-from dkmp_plugin.ops.ranks_reference import distance_ranks
+from dkmp_plugin.ops import distance_ranks
 
 SPLITS = ("train", "val", "test")
 

@@ -17,7 +17,8 @@ from dkmp_plugin.models.canonical_frame import (
 )
 from dkmp_plugin.models.dilated_attention_layer import ATTENTION_VARIANTS, DilatedAttentionLayer
 from dkmp_plugin.models.partition import rank_columns
-from dkmp_plugin.ops.ranks_reference import distance_ranks, minimum_image
+from dkmp_plugin.ops import distance_ranks
+from dkmp_plugin.ops.ranks_reference import minimum_image
 
 # Wave lengths of the coordinate embedding are drawn around 2 pi / 0.3 Å: about the size of a residue.
 _FREQUENCY_SCALE = 0.3
@@ -48,7 +49,7 @@ class RankedGraph(nn.Module):
         return box
 
     def forward(self, pos: Tensor, batch: Tensor, box: Optional[Tensor]) -> Tensor:
-        """Ranks (N, M) int64; see :func:`dkmp_plugin.ops.ranks_reference.distance_ranks`."""
+        """Ranks (N, M) int64; see :func:`dkmp_plugin.ops.distance_ranks`."""
         return distance_ranks(pos.detach(), self.num_neighbors, batch, self.choose_box(box))
 
 
