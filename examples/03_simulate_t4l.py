@@ -96,6 +96,7 @@ class Recorder:
     """Writes a frame and a CSV row for states of the ML/MM simulation, and keeps the rows."""
 
     ligand: List[int]
+    heavy: List[int]  # the ligand's atoms other than hydrogen: rotating methyl groups are no deformation
     masses: np.ndarray
     reference: np.ndarray
     dcd: app.DCDFile
@@ -115,7 +116,7 @@ class Recorder:
             state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole),
             temperature(velocities, self.masses),
             temperature(velocities[self.ligand], self.masses[self.ligand]),
-            internal_rmsd(positions.value_in_unit(unit.angstrom)[self.ligand], self.reference),
+            internal_rmsd(positions.value_in_unit(unit.angstrom)[self.heavy], self.reference),
         )
         self.dcd.writeModel(positions)
         self.csv.write(f"{row[0]}," + ",".join(f"{value:.5f}" for value in row[1:]) + "\n")
@@ -206,6 +207,7 @@ def main() -> None:
     mixed, mm, end_points = prepare(t4_lysozyme, arguments)
     topology, ligand = t4_lysozyme.topology, t4_lysozyme.ligand
     masses = np.array([atom.element.mass.value_in_unit(unit.dalton) for atom in topology.atoms()])
+    heavy = [index for index in ligand if masses[index] > 1.5]
     output = arguments.output
     with ExitStack() as files:
 
@@ -219,8 +221,9 @@ def main() -> None:
         with open(dcd_path, "wb") as dcd, open(csv_path, "w") as csv:
             recorder = Recorder(
                 ligand,
+                heavy,
                 masses,
-                start[ligand],
+                start[heavy],
                 app.DCDFile(dcd, topology, TIME_STEP * unit.picosecond, interval=arguments.report_interval),
                 csv,
             )

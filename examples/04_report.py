@@ -58,7 +58,7 @@ def simulation_table(simulation: Dict[str, Any]) -> Table:
         ["temperature, mean", f"{simulation['temperature_k']:.0f} K"],
         ["ligand temperature, mean", f"{simulation['ligand_temperature_k']:.0f} K"],
         [
-            "ligand internal RMSD to the start, mean and maximum",
+            "ligand internal RMSD to the start (heavy atoms), mean and maximum",
             f"{rmsd['mean']:.3f} and {rmsd['max']:.3f} Å",
         ],
         ["energy at lambda = 0", f"{energies['lambda_0']:.4f} kJ/mol"],
@@ -88,7 +88,7 @@ def main() -> None:
         (
             Panel("energy (kJ/mol)", {"potential energy": "potential_energy_kj_per_mol"}),
             Panel("temperature (K)", {"all atoms": "temperature_k", "ligand": "ligand_temperature_k"}),
-            Panel("RMSD (Å)", {"ligand, to the start": "ligand_rmsd_angstrom"}),
+            Panel("RMSD (Å)", {"ligand, heavy atoms, to the start": "ligand_rmsd_angstrom"}),
         ),
     )
     learning_picture = arguments.output.with_name("learning_curve.png")

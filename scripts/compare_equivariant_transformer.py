@@ -58,7 +58,11 @@ def configurations(arguments: argparse.Namespace) -> Dict[str, Dict[str, Any]]:
         splits=str(arguments.demo / "splits.npz"),
         num_epochs=100_000,
         early_stopping_patience=100_000,
+        # torchmd-net's own schedule for both: it needs no number of epochs.
+        lr_factor=0.6,
+        lr_patience=0,
     )
+    common.pop("lr_schedule", None)
     ours = {parameter.name for parameter in HYPERPARAMETERS}
     stock = {name: value for name, value in common.items() if name not in ours}
     return {"dkmp-c": common, "equivariant-transformer": {**stock, **EQUIVARIANT_TRANSFORMER}}
