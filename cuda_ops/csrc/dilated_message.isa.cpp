@@ -17,37 +17,10 @@ namespace {
 
 #include "dual.h"
 #include "lanes.h"
+#include "dual_arrays.h"
 
 constexpr int kBlock = 32;  // edges whose geometry is held at once
 constexpr int kHarmonics = 8;
-
-// Number: Scalar or Dual<Scalar>. Wide: the same, one lane vector wide.
-template <class Scalar, bool dual>
-struct Types {
-  using Number = typename std::conditional<dual, Dual<Scalar>, Scalar>::type;
-  using Wide = typename std::conditional<dual, Dual<Lane<Scalar>>, Lane<Scalar>>::type;
-};
-
-template <class Scalar, bool dual>
-struct Array {
-  const Scalar *values, *direction;
-
-  typename Types<Scalar, dual>::Wide wide(int64_t at) const {
-    if constexpr (!dual) {
-      return load(values + at);
-    } else {
-      const Lane<Scalar> tangent = direction ? load(direction + at) : Lane<Scalar>{};
-      return {load(values + at), tangent};
-    }
-  }
-  typename Types<Scalar, dual>::Number number(int64_t at) const {
-    if constexpr (!dual) {
-      return values[at];
-    } else {
-      return {values[at], direction ? direction[at] : Scalar(0)};
-    }
-  }
-};
 
 template <class Scalar, bool dual>
 struct Arrays {
@@ -61,22 +34,6 @@ struct Arrays {
         vector{x.vector, p ? p->vector : nullptr},
         table{x.table, p ? p->table : nullptr} {}
 };
-
-// The result of a plain kernel is the value, of a dual kernel the derivative.
-inline float result(float x) { return x; }
-inline double result(double x) { return x; }
-template <class T>
-inline T result(const Dual<T>& x) {
-  return x.t;
-}
-template <class Scalar>
-inline void put(Scalar* to, const Lane<Scalar>& x, bool add) {
-  store<Scalar>(to, add ? load(to) + x : x);
-}
-template <class Scalar, class T>
-inline void put(Scalar* to, const Dual<T>& x, bool add) {
-  put<Scalar>(to, x.t, add);
-}
 
 // A smooth function of the distance and its slope.
 template <class Number>

@@ -18,7 +18,7 @@ class DilatedAttentionLayer(nn.Module):
 
     - ``split`` (default): half of the heads attend by elements, half by structure; a learned factor scales
       the distance in the logits; pre-norm residual blocks, whose feed-forward also sees by itself what was
-      attended (2 to 3 % lower error than without on AdK after the same 240 steps).
+      attended.
     - ``literal``: every head attends both ways and the two results are added; the distance in Å enters the
       logits as it is, ``softmax((q.k + dist) / sqrt(d))``; post-norm residual blocks.
 
