@@ -11,14 +11,10 @@ import os
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any, Dict
 
-import torch
-
 from dkmp_plugin.files import replaced_on_success
-from dkmp_plugin.simulation import load_model_file
 
 ROOT = Path(__file__).resolve().parent.parent
 # Relative to ROOT, where all commands run: checkpoints remember these paths.
@@ -78,27 +74,8 @@ def make_model(arguments: argparse.Namespace) -> Dict[str, Any]:
         *(sys.executable, "examples/02_evaluate.py", "--checkpoint", folder / "training"),
         *("--labels", labels, "--output", evaluation, "--keep-best", WORK / "best.ckpt"),
     )
-    export(WORK / "best.ckpt", BUNDLED / "p_xylene.pt")
+    run(command("dkmp"), "export", WORK / "best.ckpt", BUNDLED / "p_xylene.pt")
     return json.loads(evaluation.read_text())
-
-
-def export(checkpoint: Path, output: Path) -> None:
-    """`dkmp export`, then without TorchScript's debug records, which hold paths of the exporting machine."""
-    exported = WORK / "p_xylene.pt"
-    run(command("dkmp"), "export", checkpoint, exported)
-    with (
-        replaced_on_success(output) as temporary,
-        zipfile.ZipFile(exported) as source,
-        zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as target,
-    ):
-        for record in source.infolist():
-            if not record.filename.endswith(".debug_pkl"):
-                target.writestr(record.filename, source.read(record))
-    # Both files must give the same energy: nothing that counts was dropped.
-    z, pos = torch.tensor([6, 1, 1]), torch.tensor([[0.0, 0.0, 0.0], [1.1, 0.0, 0.0], [0.0, 1.1, 0.0]])
-    energies = [load_model_file(path)[0](z, pos, None).item() for path in (exported, output)]
-    if energies[0] != energies[1]:
-        raise SystemExit(f"the bundled file gives {energies[1]} instead of {energies[0]}")
 
 
 def model_page(evaluation: Dict[str, Any], commands: str) -> str:

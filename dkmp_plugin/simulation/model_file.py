@@ -1,7 +1,6 @@
 """The exported model: one TorchScript file with everything a simulation needs to know about it."""
 
 import json
-import zipfile
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple, Union
@@ -9,10 +8,9 @@ from typing import Any, Dict, List, Optional, Tuple, Union
 import torch
 
 import dkmp_plugin.ops  # noqa: F401  (registers the operators that exported models call)
-from dkmp_plugin.files import replaced_on_success
+from dkmp_plugin.simulation.torchscript_file import POTENTIAL, PROPAGATOR, read_metadata, write_torchscript
 
 FORMAT_VERSION = 1
-_METADATA_NAME = "dkmp_plugin.json"
 
 
 @dataclass(frozen=True)
@@ -63,8 +61,7 @@ def save_model_file(module: torch.jit.ScriptModule, info: ModelInfo, path: Union
         info: Its description.
         path: The file to write.
     """
-    with replaced_on_success(path) as temporary:
-        module.save(str(temporary), _extra_files={_METADATA_NAME: json.dumps(asdict(info), indent=1)})
+    write_torchscript(module, POTENTIAL, asdict(info), path)
 
 
 def read_model_info(path: Union[str, Path]) -> ModelInfo:
@@ -77,27 +74,16 @@ def read_model_info(path: Union[str, Path]) -> ModelInfo:
         ValueError: If the file is missing, corrupt, not ours, or of a newer format.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; a model exported with `dkmp export` is expected")
-    return _parse(path, _metadata_text(path))
-
-
-def _metadata_text(path: Path) -> bytes:
-    remedy = "a model exported with `dkmp export CHECKPOINT MODEL.pt` is expected"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if name.endswith("/extra/" + _METADATA_NAME)]
-            if len(names) == 1:
-                return archive.read(names[0])
-            is_propagator = any(name.endswith("_propagator.json") for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
-        raise ValueError(f"{path} is not a readable model file ({error}); {remedy}") from error
-    if is_propagator:
-        raise ValueError(
-            f"{path} is a DKMP^R propagator: it predicts frames, not a potential energy; run it with "
-            f"dkmp_plugin.simulation.DKMPPropagator, or as a potential: {remedy}"
-        )
-    raise ValueError(f"{path} carries no {_METADATA_NAME}: it was not written by dkmp_plugin; {remedy}")
+    text = read_metadata(path, POTENTIAL)
+    if text is None:
+        remedy = "a model exported with `dkmp export CHECKPOINT MODEL.pt` is expected"
+        if read_metadata(path, PROPAGATOR) is not None:
+            raise ValueError(
+                f"{path} is a DKMP^R propagator: it predicts frames, not a potential energy; run it with "
+                f"dkmp_plugin.simulation.DKMPPropagator, or as a potential: {remedy}"
+            )
+        raise ValueError(f"{path} carries no {POTENTIAL}: it was not written by dkmp_plugin; {remedy}")
+    return _parse(path, text)
 
 
 def _parse(path: Path, text: bytes) -> ModelInfo:
@@ -112,9 +98,7 @@ def _parse(path: Path, text: bytes) -> ModelInfo:
         known = {entry.name for entry in fields(ModelInfo)}
         return ModelInfo(**{name: value for name, value in metadata.items() if name in known})
     except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"{path}: its {_METADATA_NAME} is damaged ({error}); export the model again"
-        ) from error
+        raise ValueError(f"{path}: its {POTENTIAL} is damaged ({error}); export the model again") from error
 
 
 def load_model_file(path: Union[str, Path]) -> Tuple[torch.jit.ScriptModule, ModelInfo]:

@@ -1,20 +1,18 @@
 """The exported propagator: one TorchScript file with a DKMP^R model and what it was trained for."""
 
 import json
-import zipfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, List, Tuple, Union
 
 import torch
 from torch import Tensor, nn
 
 import dkmp_plugin.ops  # noqa: F401  (registers the operators that exported models call)
-from dkmp_plugin.files import replaced_on_success
 from dkmp_plugin.simulation.checkpoint import load_checkpoint
+from dkmp_plugin.simulation.torchscript_file import PROPAGATOR, read_metadata, write_torchscript
 
 FORMAT_VERSION = 1
-_METADATA_NAME = "dkmp_plugin_propagator.json"
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -112,8 +110,7 @@ def export_propagator(
         ValueError: the checkpoint is unreadable or holds another model.
     """
     module, info = script_propagator(checkpoint, dtype)
-    with replaced_on_success(output) as temporary:
-        module.save(str(temporary), _extra_files={_METADATA_NAME: json.dumps(asdict(info), indent=1)})
+    write_torchscript(module, PROPAGATOR, asdict(info), output)
     return info
 
 
@@ -126,7 +123,7 @@ def load_propagator(path: Union[str, Path]) -> Tuple[torch.jit.ScriptModule, Pro
     path = Path(path)
     if path.suffix == ".ckpt":
         return script_propagator(path)
-    text = read_propagator_metadata(path)
+    text = read_metadata(path, PROPAGATOR)
     if text is None:
         raise ValueError(
             f"{path} is not an exported propagator; write one with dkmp_plugin.simulation.export_propagator, "
@@ -141,20 +138,3 @@ def load_propagator(path: Union[str, Path]) -> Tuple[torch.jit.ScriptModule, Pro
         return torch.jit.load(str(path), map_location="cpu").eval(), info
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"{path}: its TorchScript does not load; export the model again") from error
-
-
-def read_propagator_metadata(path: Union[str, Path]) -> Optional[bytes]:
-    """The metadata of an exported propagator as JSON; None where the file is something else.
-
-    Raises:
-        ValueError: the file is missing or damaged.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; an exported propagator (.pt) is expected")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if name.endswith("/extra/" + _METADATA_NAME)]
-            return archive.read(names[0]) if names else None
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
-        raise ValueError(f"{path} is damaged or no model file ({error}); export the model again") from error

@@ -13,7 +13,7 @@ from dkmp_plugin.simulation import stack
 from dkmp_plugin.simulation.checkpoint import load_checkpoint
 from dkmp_plugin.simulation.export import export_model
 from dkmp_plugin.simulation.model_file import FORMAT_VERSION, load_model_file, read_model_info
-from tests.conftest import hyper_parameters
+from tests.conftest import ROOT, hyper_parameters
 from tests.simulation.conftest import write_checkpoint
 
 
@@ -68,6 +68,10 @@ class TestFiles:
                 new.writestr(name, content)
         with pytest.raises(ValueError, match="update dkmp_plugin"):
             read_model_info(path)
+
+    def test_export_holds_no_paths_of_this_machine(self, model_path):
+        with zipfile.ZipFile(model_path) as archive:
+            assert not any(str(ROOT).encode() in archive.read(name) for name in archive.namelist())
 
     def test_failed_export_leaves_the_old_file(self, tmp_path):
         write_checkpoint(tmp_path / "untrained.ckpt", trained_elements=())

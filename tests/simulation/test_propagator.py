@@ -142,8 +142,8 @@ def test_bad_model_files(model_path, checkpoint, tmp_path):
     (tmp_path / "cut.pt").write_bytes(content[: len(content) // 2])
     for name, message in (
         ("absent.pt", "no such file"),
-        ("text.pt", "damaged or no model file"),
-        ("cut.pt", "damaged or no model file"),
+        ("text.pt", "not a readable model file"),
+        ("cut.pt", "not a readable model file"),
         ("other.pt", "is not an exported propagator"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -1,0 +1,58 @@
+"""TorchScript files with a JSON description inside, written whole and read without running anything."""
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any, Dict, Optional, Union
+
+import torch
+
+from dkmp_plugin.files import replaced_on_success
+
+# Names of the descriptions inside the files: they tell potentials and propagators apart.
+POTENTIAL = "dkmp_plugin.json"
+PROPAGATOR = "dkmp_plugin_propagator.json"
+
+
+def write_torchscript(
+    module: torch.jit.ScriptModule, metadata_name: str, metadata: Dict[str, Any], path: Union[str, Path]
+) -> None:
+    """Write a scripted module and its description; an existing file is replaced only by a complete one.
+
+    TorchScript's debug records are left out: they hold paths of the machine that exports.
+
+    Args:
+        module: The module.
+        metadata_name: Name of the description inside the file.
+        metadata: The description.
+        path: The file to write.
+    """
+    buffer = io.BytesIO()
+    torch.jit.save(module, buffer, _extra_files={metadata_name: json.dumps(metadata, indent=1)})
+    with (
+        replaced_on_success(path) as temporary,
+        zipfile.ZipFile(buffer) as complete,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as target,
+    ):
+        for record in complete.infolist():
+            if not record.filename.endswith(".debug_pkl"):
+                target.writestr(record.filename, complete.read(record))
+
+
+def read_metadata(path: Path, metadata_name: str) -> Optional[bytes]:
+    """The description inside a file, as JSON; None where the file is a zip archive without it.
+
+    Raises:
+        ValueError: If the file is missing or not a readable archive.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; a model exported by dkmp_plugin is expected")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith("/extra/" + metadata_name)]
+            return archive.read(names[0]) if names else None
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        raise ValueError(
+            f"{path} is not a readable model file ({error}); a model exported by dkmp_plugin is expected"
+        ) from error
