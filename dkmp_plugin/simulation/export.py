@@ -76,7 +76,7 @@ def script_checkpoint(
     if hyper_parameters["model"] != "dkmp-c":
         raise ValueError(
             f"{checkpoint_path} holds a {hyper_parameters['model']} model, which predicts displacements and "
-            "is not a potential energy; only dkmp-c models are exported as potentials"
+            "is not a potential energy; write it with dkmp_plugin.simulation.export_propagator"
         )
     info = _describe(model, hyper_parameters, dataset, dtype, checkpoint_path)
     energy_model = EnergyModel(model).to(device=device, dtype=_DTYPES[dtype]).eval()
