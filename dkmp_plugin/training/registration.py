@@ -113,6 +113,9 @@ def extend_data_module(module: Any) -> None:
         result = setup_torchmdnet(self, stage)
         _use_split_of_dataset(self)
         if _is_dkmp(dict(self.hparams)):
+            # The module logs the same hyper-parameters. After a resume its best checkpoint may carry those of
+            # the earlier run, and Lightning refuses to log two versions: the final test would not start.
+            self._log_hyperparams = False
             declared = (getattr(self.dataset, "metadata", None) or {}).get("energy_unit")
             asked = self.hparams.get("energy_unit")
             if declared is not None and asked is not None and declared != asked:
