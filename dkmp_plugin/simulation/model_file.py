@@ -1,14 +1,20 @@
 """The exported model: one TorchScript file with everything a simulation needs to know about it."""
 
-import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Dict, List, Optional, Tuple, Union
 
 import torch
 
 import dkmp_plugin.ops  # noqa: F401  (registers the operators that exported models call)
-from dkmp_plugin.simulation.torchscript_file import POTENTIAL, PROPAGATOR, read_metadata, write_torchscript
+from dkmp_plugin.simulation.torchscript_file import (
+    POTENTIAL,
+    PROPAGATOR,
+    load_torchscript,
+    parse_metadata,
+    read_metadata,
+    write_torchscript,
+)
 
 FORMAT_VERSION = 1
 
@@ -83,22 +89,7 @@ def read_model_info(path: Union[str, Path]) -> ModelInfo:
                 f"dkmp_plugin.simulation.DKMPPropagator, or as a potential: {remedy}"
             )
         raise ValueError(f"{path} carries no {POTENTIAL}: it was not written by dkmp_plugin; {remedy}")
-    return _parse(path, text)
-
-
-def _parse(path: Path, text: bytes) -> ModelInfo:
-    try:
-        metadata: Dict[str, Any] = json.loads(text)
-        version = int(metadata["format_version"])
-        if version > FORMAT_VERSION:
-            raise ValueError(
-                f"{path} has format version {version}, this dkmp_plugin reads up to {FORMAT_VERSION}; "
-                "update dkmp_plugin"
-            )
-        known = {entry.name for entry in fields(ModelInfo)}
-        return ModelInfo(**{name: value for name, value in metadata.items() if name in known})
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: its {POTENTIAL} is damaged ({error}); export the model again") from error
+    return parse_metadata(text, ModelInfo, FORMAT_VERSION, path)
 
 
 def load_model_file(path: Union[str, Path]) -> Tuple[torch.jit.ScriptModule, ModelInfo]:
@@ -114,11 +105,4 @@ def load_model_file(path: Union[str, Path]) -> Tuple[torch.jit.ScriptModule, Mod
         ValueError: As :func:`read_model_info`, or if the TorchScript inside does not load.
     """
     info = read_model_info(path)
-    try:
-        return torch.jit.load(str(path), map_location="cpu").eval(), info
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()
-        raise ValueError(
-            f"{path}: its TorchScript does not load ({reason[-1] if reason else error}); the file is damaged "
-            "or was exported with a newer torch; export the model again"
-        ) from error
+    return load_torchscript(Path(path)), info

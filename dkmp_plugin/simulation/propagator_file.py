@@ -1,7 +1,6 @@
 """The exported propagator: one TorchScript file with a DKMP^R model and what it was trained for."""
 
-import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Tuple, Union
 
@@ -10,7 +9,13 @@ from torch import Tensor, nn
 
 import dkmp_plugin.ops  # noqa: F401  (registers the operators that exported models call)
 from dkmp_plugin.simulation.checkpoint import load_checkpoint
-from dkmp_plugin.simulation.torchscript_file import PROPAGATOR, read_metadata, write_torchscript
+from dkmp_plugin.simulation.torchscript_file import (
+    PROPAGATOR,
+    load_torchscript,
+    parse_metadata,
+    read_metadata,
+    write_torchscript,
+)
 
 FORMAT_VERSION = 1
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -129,12 +134,5 @@ def load_propagator(path: Union[str, Path]) -> Tuple[torch.jit.ScriptModule, Pro
             f"{path} is not an exported propagator; write one with dkmp_plugin.simulation.export_propagator, "
             "or give a dkmp-r checkpoint (.ckpt)"
         )
-    metadata = json.loads(text)
-    if metadata.get("format_version", 0) > FORMAT_VERSION:
-        raise ValueError(f"{path} was written by a newer dkmp_plugin; update dkmp_plugin")
-    known = {entry.name for entry in fields(PropagatorInfo)}
-    info = PropagatorInfo(**{name: value for name, value in metadata.items() if name in known})
-    try:
-        return torch.jit.load(str(path), map_location="cpu").eval(), info
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"{path}: its TorchScript does not load; export the model again") from error
+    info = parse_metadata(text, PropagatorInfo, FORMAT_VERSION, path)
+    return load_torchscript(path), info

@@ -3,8 +3,9 @@
 import io
 import json
 import zipfile
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Dict, Optional, Union
+from typing import Any, Dict, Optional, Type, TypeVar, Union
 
 import torch
 
@@ -13,6 +14,8 @@ from dkmp_plugin.files import replaced_on_success
 # Names of the descriptions inside the files: they tell potentials and propagators apart.
 POTENTIAL = "dkmp_plugin.json"
 PROPAGATOR = "dkmp_plugin_propagator.json"
+
+Info = TypeVar("Info")
 
 
 def write_torchscript(
@@ -55,4 +58,46 @@ def read_metadata(path: Path, metadata_name: str) -> Optional[bytes]:
     except (zipfile.BadZipFile, OSError, EOFError) as error:
         raise ValueError(
             f"{path} is not a readable model file ({error}); a model exported by dkmp_plugin is expected"
+        ) from error
+
+
+def parse_metadata(text: bytes, info_class: Type[Info], newest_format: int, path: Path) -> Info:
+    """A description as read by :func:`read_metadata`, as the dataclass that it describes.
+
+    Args:
+        text: The JSON.
+        info_class: The dataclass; entries it does not know are ignored.
+        newest_format: Newest ``format_version`` that this version reads.
+        path: The file, for messages.
+
+    Raises:
+        ValueError: If the description is damaged or of a newer format.
+    """
+    try:
+        metadata: Dict[str, Any] = json.loads(text)
+        version = int(metadata["format_version"])
+        if version > newest_format:
+            raise ValueError(
+                f"{path} has format version {version}, this dkmp_plugin reads up to {newest_format}; "
+                "update dkmp_plugin"
+            )
+        known = {entry.name for entry in fields(info_class)}  # type: ignore[arg-type]
+        return info_class(**{name: value for name, value in metadata.items() if name in known})
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: its description is damaged ({error}); export the model again") from error
+
+
+def load_torchscript(path: Path) -> torch.jit.ScriptModule:
+    """The module of a file, on the CPU and in evaluation mode.
+
+    Raises:
+        ValueError: If the TorchScript inside does not load.
+    """
+    try:
+        return torch.jit.load(str(path), map_location="cpu").eval()
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()
+        raise ValueError(
+            f"{path}: its TorchScript does not load ({reason[-1] if reason else error}); the file is damaged "
+            "or was exported with a newer torch; export the model again"
         ) from error
