@@ -1,0 +1,138 @@
+"""Energies and forces of dkmp-c and its peers on equal terms (Table 3 of the paper, on other data).
+
+Protocol: scripts/s2ef/protocol.yaml, fixed before the first result. Two budgets per model and row: the same
+number of epochs, and the same number of process CPU seconds of a single-threaded training.
+
+    python scripts/reproduce_s2ef.py train                      # everything, one run after the other
+    python scripts/reproduce_s2ef.py train --rows chignolin --models dkmp-c painn --budgets epochs
+    python scripts/reproduce_s2ef.py table                      # Markdown; --csv FILE
+
+An interrupted training goes on from its checkpoint (runs/s2ef). A finished one leaves a result file in
+scripts/results/s2ef, from which the table is made, and is not repeated. schnetpack's PaiNN needs
+scripts/install_benchmark_peers.sh and PYTHONPATH=.venv-peers. Data: DKMP_DATA (../shared/data).
+"""
+
+import argparse
+import dataclasses
+import json
+import platform
+from pathlib import Path
+from typing import Any, Dict
+
+import torch
+from s2ef.measurement import measure_in_new_process
+from s2ef.protocol import BUDGETS, Protocol, Row, load_protocol
+from s2ef.structures import load_structures
+from s2ef.training import Budget, Training
+
+from dkmp_plugin import __version__
+from dkmp_plugin.files import replaced_on_success
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "scripts/results/s2ef"
+
+
+def parse_arguments(protocol: Protocol) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    train = verbs.add_parser("train", help="train what has no result file yet")
+    train.add_argument("--rows", nargs="+", choices=list(protocol.rows), default=list(protocol.rows))
+    train.add_argument("--models", nargs="+", choices=list(protocol.models), default=list(protocol.models))
+    train.add_argument("--budgets", nargs="+", choices=BUDGETS, default=list(BUDGETS))
+    train.add_argument("--work", type=Path, default=ROOT / "runs/s2ef", help="folder of the checkpoints")
+    return parser.parse_args()
+
+
+def write_json(path: Path, values: Dict[str, Any]) -> None:
+    with replaced_on_success(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=1) + "\n")
+    print(f"written: {path}", flush=True)
+
+
+def choose_learning_rate(
+    protocol: Protocol, row: Row, model: str, structures: Dict[str, Any], path: Path
+) -> float:
+    """A short training with every candidate; the lowest validation force MAE wins."""
+    if path.is_file():
+        return json.loads(path.read_text())["learning_rate"]
+    settings = protocol.settings(row.name, model)
+    errors = {}
+    for candidate in settings["learning_rates"]:
+        budget = Budget(epochs=settings["learning_rate_search_epochs"])
+        training = Training(model, settings, candidate, structures, row.batch_size, budget)
+        training.run()
+        errors[candidate] = training.errors(structures["validation"]).force_mae
+    best = min(errors, key=lambda candidate: errors[candidate])
+    write_json(
+        path,
+        {
+            "row": row.name,
+            "model": model,
+            "protocol": protocol.version,
+            "learning_rate": best,
+            "validation_force_mae": {str(candidate): error for candidate, error in errors.items()},
+        },
+    )
+    return best
+
+
+def train(protocol: Protocol, row: Row, model: str, budget: str, arguments: argparse.Namespace) -> None:
+    result = arguments.results / f"{row.name}__{model}__{budget}.json"
+    if result.is_file():
+        return
+    print(f"== {row.name}, {model}, equal {budget}", flush=True)
+    settings = protocol.settings(row.name, model)
+    structures = load_structures(row)
+    search = arguments.results / f"{row.name}__{model}__learning_rate.json"
+    learning_rate = choose_learning_rate(protocol, row, model, structures, search)
+    limit = Budget(epochs=row.epochs) if budget == "epochs" else Budget(cpu_seconds=row.cpu_seconds)
+    checkpoint = arguments.work / f"{row.name}__{model}__{budget}.pt"
+    training = Training(model, settings, learning_rate, structures, row.batch_size, limit, checkpoint)
+    training.run()
+    progress = training.progress
+    write_json(
+        result,
+        {
+            "row": row.name,
+            "labels": row.labels,
+            "energy_unit": row.energy_unit,
+            "model": model,
+            "budget": budget,
+            "protocol": protocol.version,
+            "settings": settings,
+            "learning_rate": learning_rate,
+            "batch_size": row.batch_size,
+            "structures": {part: len(members) for part, members in structures.items()},
+            "parameters": training.parameters,
+            "epochs": training.epochs,
+            "steps": progress.step,
+            "cpu_seconds": progress.cpu_seconds,
+            "cpu_seconds_per_epoch": progress.cpu_seconds / training.epochs,
+            **measure_in_new_process(row.name, model),
+            "validation": dataclasses.asdict(training.errors(structures["validation"])),
+            "test": dataclasses.asdict(training.errors(structures["test"])),
+            "training_losses": progress.losses,
+            "versions": {
+                "dkmp_plugin": __version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+        },
+    )
+
+
+def main() -> None:
+    protocol = load_protocol()
+    arguments = parse_arguments(protocol)
+    torch.set_num_threads(1)
+    for name in arguments.rows:
+        row = protocol.rows[name]
+        for budget in arguments.budgets:
+            for model in row.models:
+                if model in arguments.models:
+                    train(protocol, row, model, budget, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What scripts/reproduce_s2ef.py is made of: protocol, structures, models, training, measurement, tables."""

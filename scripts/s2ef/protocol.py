@@ -1,0 +1,72 @@
+"""The protocol as data: what is compared, on what, with which settings and budgets (protocol.yaml)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Tuple
+
+import yaml
+
+PROTOCOL_FILE = Path(__file__).with_name("protocol.yaml")
+# An equal number of epochs, and an equal number of CPU seconds.
+BUDGETS = ("epochs", "cpu")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One data set with its parts and budgets.
+
+    Attributes:
+        name: Key in protocol.yaml.
+        labels: Level of theory of the labels.
+        energy_unit: Unit of the energies; forces are in it per Å.
+        format: Format of the files.
+        parts: ``train``, ``validation``, ``test`` -> (file below DKMP_DATA, slice) pairs.
+        batch_size: Structures per optimiser step.
+        epochs: Epochs of the equal-epochs runs.
+        cpu_seconds: CPU seconds of the equal-CPU runs.
+        models: Which models are compared.
+        settings: What this row changes, per model.
+    """
+
+    name: str
+    labels: str
+    energy_unit: str
+    format: str
+    parts: Dict[str, List[Tuple[str, slice]]]
+    batch_size: int
+    epochs: int
+    cpu_seconds: float
+    models: List[str]
+    settings: Dict[str, Dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Everything in protocol.yaml."""
+
+    version: int
+    common: Dict[str, Any]
+    models: Dict[str, Dict[str, Any]]
+    rows: Dict[str, Row]
+
+    def settings(self, row: str, model: str) -> Dict[str, Any]:
+        """All settings of one model on one row, the row's own changes last."""
+        return {**self.common, **self.models[model], **self.rows[row].settings.get(model, {})}
+
+
+def _slice(text: str) -> slice:
+    return slice(*(int(part) if part else None for part in text.split(":")))
+
+
+def load_protocol(path: Path = PROTOCOL_FILE) -> Protocol:
+    """Reads the protocol."""
+    contents = yaml.safe_load(path.read_text())
+    rows = {}
+    for name, row in contents["rows"].items():
+        parts = {
+            part: [(file, _slice(text)) for file, text in row.pop(part)]
+            for part in ("train", "validation", "test")
+        }
+        settings = row.pop("settings", {})
+        rows[name] = Row(name=name, parts=parts, settings=settings, **row)
+    return Protocol(contents["version"], contents["common"], contents["models"], rows)

@@ -1,0 +1,219 @@
+"""One training: resumable, with a budget in epochs or in CPU seconds, the same loop for every model."""
+
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from dkmp_plugin.evaluation.metrics import EnergyForceErrors, energy_force_errors
+from dkmp_plugin.files import replaced_on_success
+from s2ef.models import build_model
+from s2ef.structures import Scaling, Structures, shuffled_batches
+
+_SECONDS_BETWEEN_CHECKPOINTS = 30.0
+
+
+@dataclass
+class Progress:
+    """Where a training stands.
+
+    Attributes:
+        step: Optimiser steps done.
+        cpu_seconds: Process CPU seconds spent in optimiser steps.
+        losses: Mean training loss of every epoch (since the last resume, where there was one within it).
+    """
+
+    step: int = 0
+    cpu_seconds: float = 0.0
+    losses: List[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When a training ends: after so many epochs, or after so many CPU seconds."""
+
+    epochs: Optional[float] = None
+    cpu_seconds: Optional[float] = None
+
+    def fraction(self, progress: Progress, steps_per_epoch: int) -> float:
+        """The part of the budget that is spent, from 0 to 1."""
+        if self.epochs is not None:
+            return min(1.0, progress.step / (self.epochs * steps_per_epoch))
+        assert self.cpu_seconds is not None
+        return min(1.0, progress.cpu_seconds / self.cpu_seconds)
+
+
+class ShiftedModel(nn.Module):
+    """A model whose energies are shifted per atom, so that the untrained model's mean is that of the data.
+
+    Untrained models of different architectures start anywhere within hundreds of units; without the shift
+    the first epochs measure who starts where.
+    """
+
+    shift: Tensor
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("shift", torch.zeros(()))
+
+    def start_at(self, structures: Structures, scaling: Scaling) -> None:
+        inputs = structures.batch(torch.arange(min(4, len(structures))))
+        energies, _ = self.model(*inputs)
+        target = scaling.energies(structures.energy[: len(energies)]).mean()
+        self.shift = (target - energies.detach().mean()) / len(structures.z)
+
+    def forward(self, z: Tensor, pos: Tensor, batch: Tensor, box: Optional[Tensor]) -> Any:
+        energies, forces = self.model(z, pos, batch, box)
+        return energies + self.shift * torch.bincount(batch), forces
+
+
+class Training:
+    """One model on one row, from its checkpoint where there is one.
+
+    Args:
+        model_name: Which model.
+        settings: Its settings (``Protocol.settings``).
+        learning_rate: Peak learning rate.
+        structures: ``train``, ``validation``, ``test``.
+        batch_size: Structures per step.
+        budget: When to end.
+        checkpoint: Where the state is kept; None for short trainings.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        settings: Dict[str, Any],
+        learning_rate: float,
+        structures: Dict[str, Structures],
+        batch_size: int,
+        budget: Budget,
+        checkpoint: Optional[Path] = None,
+    ) -> None:
+        self.settings, self.learning_rate = settings, learning_rate
+        self.data, self.batch_size, self.budget = structures["train"], batch_size, budget
+        self.scaling = Scaling.of(self.data)
+        self.checkpoint = checkpoint
+        self.progress = Progress()
+        torch.manual_seed(settings["seed"])
+        self.model = ShiftedModel(build_model(model_name, settings))
+        self.model.start_at(self.data, self.scaling)
+        average = get_ema_multi_avg_fn(settings["ema_decay"])
+        self.averaged = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=learning_rate, weight_decay=settings["weight_decay"]
+        )
+        self.steps_per_epoch = math.ceil(len(self.data) / batch_size)
+        if checkpoint is not None and checkpoint.is_file():
+            self._restore()
+
+    @property
+    def parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def epochs(self) -> float:
+        return self.progress.step / self.steps_per_epoch
+
+    def run(self) -> None:
+        """Trains until the budget is spent."""
+        saved = time.monotonic()
+        while self._fraction() < 1.0:
+            epoch, first = divmod(self.progress.step, self.steps_per_epoch)
+            batches = shuffled_batches(len(self.data), self.batch_size, self.settings["seed"], epoch)
+            losses = []
+            for position, indices in enumerate(batches):
+                if position < first:
+                    continue
+                if self._fraction() >= 1.0:
+                    break
+                losses.append(self.train_step(indices))
+                if time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
+                    self._save()
+                    saved = time.monotonic()
+            self.progress.losses.append(float(np.mean(losses)))
+            print(
+                f"epoch {self.epochs:.1f}, {self.progress.cpu_seconds:.0f} CPU s, "
+                f"loss {self.progress.losses[-1]:.5f}",
+                flush=True,
+            )
+        self._save()
+
+    def errors(self, structures: Structures, batch_size: int = 5) -> EnergyForceErrors:
+        """Errors of the averaged weights, in the unit of the labels."""
+        self.averaged.eval()
+        energies, forces = [], []
+        for indices in torch.arange(len(structures)).split(batch_size):
+            energy, force = self.averaged(*structures.batch(indices))
+            energies.append(energy.detach().double() * self.scaling.unit + self.scaling.reference)
+            forces.append(force.detach().double().view(len(indices), -1, 3) * self.scaling.unit)
+        self.averaged.train()
+        return energy_force_errors(
+            torch.cat(energies).numpy(),
+            torch.cat(forces).numpy(),
+            structures.energy.numpy(),
+            structures.forces.double().numpy(),
+        )
+
+    def _fraction(self) -> float:
+        return self.budget.fraction(self.progress, self.steps_per_epoch)
+
+    def _learning_rate(self) -> float:
+        fraction, warmup = self._fraction(), self.settings["warmup"]
+        floor = self.settings["learning_rate_floor"]
+        cosine = floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * fraction))
+        # The first step must not have the rate zero.
+        return self.learning_rate * cosine * min(1.0, (fraction + 1e-3) / warmup)
+
+    def train_step(self, indices: Tensor) -> float:
+        """One optimiser step on the structures ``indices``; returns the loss."""
+        start = time.process_time()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        energies, forces = self.model(*self.data.batch(indices))
+        energy_error = energies - self.scaling.energies(self.data.energy[indices])
+        force_error = forces - self.scaling.forces(self.data.forces[indices].reshape(-1, 3))
+        loss = self.settings["energy_weight"] * energy_error.square().mean()
+        loss = loss + self.settings["force_weight"] * force_error.square().mean()
+        if not torch.isfinite(loss):
+            raise SystemExit(f"the loss is {loss.item()} at step {self.progress.step}; the training is void")
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.settings["gradient_clipping"])
+        self.optimizer.step()
+        self.averaged.update_parameters(self.model)
+        self.progress.step += 1
+        self.progress.cpu_seconds += time.process_time() - start
+        return loss.item()
+
+    def _save(self) -> None:
+        if self.checkpoint is None:
+            return
+        state = {
+            "learning_rate": self.learning_rate,
+            "settings": self.settings,
+            "model": self.model.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": vars(self.progress),
+        }
+        with replaced_on_success(self.checkpoint) as temporary:
+            torch.save(state, temporary)
+
+    def _restore(self) -> None:
+        assert self.checkpoint is not None
+        state = torch.load(self.checkpoint, weights_only=True)
+        if state["settings"] != self.settings or state["learning_rate"] != self.learning_rate:
+            raise SystemExit(f"{self.checkpoint} was written with other settings; move it away to train anew")
+        self.model.load_state_dict(state["model"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.progress = Progress(**state["progress"])
+        print(f"resumed at step {self.progress.step}, {self.progress.cpu_seconds:.0f} CPU s", flush=True)
