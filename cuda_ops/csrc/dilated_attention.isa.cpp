@@ -290,7 +290,10 @@ __attribute__((flatten)) void forward(
     Receiver<Scalar, dual>& receiver = work.receiver;
     receiver.collect(setup, x.bias, i);
     for (int64_t t = 0; t < receiver.padded; t += lanes) {
-      for (int e = 0; e < lanes; ++e) prefetch_row(x.value.values + receiver.atom[t + e] * row, row);
+      for (int e = 0; e < lanes; ++e) {
+        prefetch_row(x.value.values + receiver.atom[t + e] * row, row);
+        if (t + lanes < receiver.padded) prefetch_row(x.key.values + receiver.atom[t + lanes + e] * row, row);
+      }
       for (int64_t head = 0; head < setup.num_heads; ++head)
         work.weights_of(head).set_wide(
             t, dot_tile<Scalar, vectors>(setup, x.query, i, x.key, receiver.atom + t, head));

@@ -5,6 +5,7 @@ from typing import Optional, Tuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 from torchmdnet.models.utils import act_class_mapping
 
 from dkmp_plugin.graph import edge_vectors
@@ -105,7 +106,11 @@ class RadiusShell(nn.Module):
         num_heads: int,
     ) -> Tuple[Tensor, Tensor]:
         """Messages summed over this shell's edges; arguments as ``dkmp_plugin.ops.dilated_message``."""
-        message, vector_message = dilated_message(
+        width = table.size(1) // 4
+        # The scale goes into the filters of the messages, not those of the attention: in a frozen module it
+        # then costs nothing.
+        scaled = torch.cat([table[:, :width], self.scale * table[:, width:]], dim=1)
+        return dilated_message(
             edge_vector,
             edge_index,
             ptr,
@@ -114,14 +119,13 @@ class RadiusShell(nn.Module):
             key,
             value,
             vector,
-            table,
+            scaled,
             num_heads,
             self.lower,
             self.upper,
             self.overlap,
             self.cutoff,
         )
-        return self.scale * message, self.scale * vector_message
 
 
 class DilatedLayer(nn.Module):
@@ -208,12 +212,14 @@ class DilatedLayer(nn.Module):
             self.filters(),
             self.num_heads,
         )
-        left, right = self.vector_projection(vector).chunk(2, dim=-1)
+        # Two products with half the weights: the gradient of one product's halves would be copied together.
+        left_weight, right_weight = self.vector_projection.weight.chunk(2)
+        left, right = linear(vector, left_weight), linear(vector, right_weight)
         invariant = (left * right).sum(dim=1)
         update = self.update(torch.cat([message, invariant], dim=-1))
         shift, scale, gate = update.chunk(3, dim=-1)
         x = x + shift + scale * invariant
-        vector = vector + vector_message + gate.unsqueeze(1) * left
+        vector = torch.addcmul(vector + vector_message, gate.unsqueeze(1), left)
         return x, vector
 
 

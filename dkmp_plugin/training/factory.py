@@ -11,6 +11,7 @@ from torchmdnet.models.utils import act_class_mapping, dtype_mapping
 from dkmp_plugin.config import shell_settings, validate
 from dkmp_plugin.models.dkmp_c import DKMPC
 from dkmp_plugin.models.dkmp_r import DKMPR
+from dkmp_plugin.models.gated_block import replace_gated_blocks
 from dkmp_plugin.training.displacement import Displacement
 from dkmp_plugin.training.displacement_model import DisplacementModel
 
@@ -57,7 +58,7 @@ def create_dkmp_model(
     )
     return TorchMD_Net(
         representation,
-        head,
+        replace_gated_blocks(head),
         prior_model=prior_model,
         mean=mean,
         std=std,

@@ -1,0 +1,74 @@
+"""The gated equivariant block of torchmd-net's energy head, without steps that depend on the data."""
+
+from typing import Tuple
+
+import torch
+from torch import Tensor, nn
+from torchmdnet.models.utils import GatedEquivariantBlock
+
+__all__ = ["GatedBlock", "replace_gated_blocks"]
+
+
+def norm_of_components(vector: Tensor) -> Tensor:
+    """Euclidean norm over the components; its gradient at zero is zero.
+
+    Args:
+        vector: Shape (N, components, d).
+
+    Returns:
+        Shape (N, d).
+    """
+    squared = (vector * vector).sum(dim=1)
+    positive = squared > 0
+    # Not torch.linalg.vector_norm: along a dimension that is not the last it is slow on a CPU.
+    length = torch.sqrt(torch.where(positive, squared, torch.ones_like(squared)))
+    return torch.where(positive, length, torch.zeros_like(length))
+
+
+class GatedBlock(nn.Module):
+    """torchmd-net's ``GatedEquivariantBlock`` (Schütt et al. 2021, doi:10.48550/arXiv.2102.03150).
+
+    Takes over the layers of the given block, so that parameters and their names are the same, and computes
+    the same function. torchmd-net selects the atoms whose vectors do not vanish, which waits for the device
+    and cannot be captured in a CUDA graph; here every shape is known beforehand.
+
+    Args:
+        block: The block to replace.
+    """
+
+    def __init__(self, block: GatedEquivariantBlock) -> None:
+        super().__init__()
+        self.out_channels = block.out_channels
+        self.vec1_proj = block.vec1_proj
+        self.vec2_proj = block.vec2_proj
+        self.update_net = block.update_net
+        self.act = nn.Identity() if block.act is None else block.act
+
+    def reset_parameters(self) -> None:
+        """Xavier-uniform weights, as in torchmd-net."""
+        nn.init.xavier_uniform_(self.vec1_proj.weight)
+        nn.init.xavier_uniform_(self.vec2_proj.weight)
+        self.update_net.reset_parameters()
+
+    def forward(self, x: Tensor, v: Tensor) -> Tuple[Tensor, Tensor]:
+        """Gated update.
+
+        Args:
+            x: Scalar features, shape (N, d).
+            v: Spherical features, shape (N, components, d).
+
+        Returns:
+            Scalars (N, out_channels) and spherical features (N, components, out_channels).
+        """
+        lengths = norm_of_components(self.vec1_proj(v))
+        x, gate = torch.split(self.update_net(torch.cat([x, lengths], dim=-1)), self.out_channels, dim=-1)
+        return self.act(x), gate.unsqueeze(1) * self.vec2_proj(v)
+
+
+def replace_gated_blocks(head: nn.Module) -> nn.Module:
+    """Replace, in place, every gated block of a torchmd-net output head; returns the head."""
+    for parent in list(head.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, GatedEquivariantBlock):
+                setattr(parent, name, GatedBlock(child))
+    return head
