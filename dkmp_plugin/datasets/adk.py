@@ -2,9 +2,10 @@
 
 import importlib.util
 from pathlib import Path
-from typing import List, Tuple
+from typing import Any, List, Tuple
 
 from dkmp_plugin.datasets.frame_pairs import FramePairs
+from dkmp_plugin.datasets.sampling import Sampling
 from dkmp_plugin.datasets.trajectory import superpose_runs, without_drift
 from dkmp_plugin.datasets.trajectory_files import Run, load_runs, load_topology
 
@@ -50,18 +51,12 @@ class DKMPAdK(FramePairs):
         root: folder of the files that do not come with MDAnalysisTests (torchmd-train's ``dataset_root``).
         protocol: ``dims`` or ``equilibrium``.
         selection: ``full`` (3341 atoms), ``backbone`` (855), ``heavy``, or mdtraj's selection language.
-        lag: frames between input and target.
         val: DIMS files in ``root`` for validation; ``run1`` or ``run2`` moves that run out of training.
         test: DIMS files in ``root`` for test, in the same way.
         superpose: see :func:`dkmp_plugin.datasets.trajectory.superpose_runs`.
         remove_drift: superpose every frame of the training runs onto the one before. How a molecule drifts
             and tumbles as a whole cannot be predicted from its structure: it is noise in the targets.
-        num_neighbors: see :class:`FramePairs`.
-        rerank_interval: see :class:`FramePairs`.
-        augment_rotation: see :class:`FramePairs`.
-        augment_noise: see :class:`FramePairs`.
-        augment_smoothing: see :class:`FramePairs`.
-        pushforward: see :class:`FramePairs`.
+        **sampling: see :class:`dkmp_plugin.datasets.sampling.Sampling` (``lag``, ``augment_...``, ...).
 
     Raises:
         ValueError: unknown protocol, missing files (the message says where they come from), or as
@@ -73,18 +68,13 @@ class DKMPAdK(FramePairs):
         root: str,
         protocol: str = "dims",
         selection: str = "full",
-        lag: int = 1,
         val: Tuple[str, ...] = ("dims_002.dcd",),
         test: Tuple[str, ...] = (),
         superpose: str = "none",
         remove_drift: bool = False,
-        num_neighbors: int = 0,
-        rerank_interval: int = 0,
-        augment_rotation: bool = False,
-        augment_noise: float = 0.0,
-        augment_smoothing: int = 0,
-        pushforward: bool = False,
+        **sampling: Any,
     ) -> None:
+        options = Sampling(**sampling)
         folder = Path(root).expanduser()
         if selection == "backbone":
             selection = BACKBONE
@@ -99,13 +89,7 @@ class DKMPAdK(FramePairs):
         train = without_drift(train) if remove_drift else train
         super().__init__(
             (train, validation, held_out),
-            lag,
-            num_neighbors,
-            rerank_interval,
-            augment_rotation,
-            augment_noise,
-            augment_smoothing,
-            pushforward,
+            options,
             {"system": "adenylate kinase", "protocol": protocol, "selection": selection},
         )
 

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data, Dataset
 
+from dkmp_plugin.datasets.crossing import Crossing
+from dkmp_plugin.datasets.sampling import Sampling
 from dkmp_plugin.datasets.trajectory_files import Run
 from dkmp_plugin.ops import distance_ranks
 
@@ -27,55 +29,32 @@ class FramePairs(Dataset):
 
     Args:
         runs: For each of training, validation and test, the runs.
-        lag: Frames between input and target.
-        num_neighbors: Columns M of the ranks (at least the model's ``max_num_neighbors``); 0 leaves ranking
-            to the model, which then ranks every frame by itself.
-        rerank_interval: Ranks come from the latest frame whose number is a multiple of this; 0 for the first
-            frame of the run throughout (paper, appendix E).
-        augment_rotation: Turn training items at random: for models without a canonical frame.
-        augment_noise: Standard deviation in Å of noise added to training inputs; the target frame stays.
-        augment_smoothing: Half width w in frames of a running average over training data: every second input
-            is averaged over 2 w + 1 frames, because frames of a rollout carry no thermal noise; every target
-            is, because its noise only hides the mean that is to be learned. 0 for none.
-        pushforward: Training items also hold ``previous`` (N, 3), the frame ``lag`` earlier if there is one:
-            the model then learns from its own predictions (see ``DisplacementModel``).
+        sampling: How pairs are drawn.
         metadata: What a checkpoint should record.
 
     Raises:
-        ValueError: no training run, or a lag that does not fit into a run.
+        ValueError: no training run, a lag that does not fit into a run, or runs that cannot be crossed.
     """
 
     def __init__(
         self,
         runs: Tuple[Sequence[Run], Sequence[Run], Sequence[Run]],
-        lag: int,
-        num_neighbors: int = 0,
-        rerank_interval: int = 0,
-        augment_rotation: bool = False,
-        augment_noise: float = 0.0,
-        augment_smoothing: int = 0,
-        pushforward: bool = False,
+        sampling: Sampling,
         metadata: Optional[dict] = None,
     ) -> None:
         super().__init__()
-        if not isinstance(lag, int) or lag < 1:
-            raise ValueError(f"lag: {lag!r} was given, a whole number of frames of at least 1 is expected")
         if not runs[0]:
             raise ValueError("train: no run was given, at least one is expected")
         self.runs: List[Run] = [run for part in runs for run in part]
+        lag = sampling.lag
         for run in self.runs:
             if len(run.positions) <= lag:
                 raise ValueError(
                     f"{run.name} has {len(run.positions)} frames, lag {lag} needs at least {lag + 1}; "
                     "lower lag or leave this run out"
                 )
-        self.lag = lag
-        self.num_neighbors = num_neighbors
-        self.rerank_interval = rerank_interval
-        self.augment_rotation = augment_rotation
-        self.augment_noise = augment_noise
-        self.augment_smoothing = augment_smoothing
-        self.pushforward = pushforward
+        self.sampling = sampling
+        self._crossing = Crossing(list(runs[0]), lag) if sampling.augment_crossing > 0 else None
         self._ranks: dict = {}
         self._items: List[Tuple[int, int]] = []
         self.split_indices = self._split(runs)
@@ -88,7 +67,7 @@ class FramePairs(Dataset):
         number, borders = 0, [0]
         for part in runs:
             for run in part:
-                self._items += [(number, frame) for frame in range(len(run.positions) - self.lag)]
+                self._items += [(number, frame) for frame in range(len(run.positions) - self.sampling.lag)]
                 number += 1
             borders.append(len(self._items))
         train, val, test = (torch.arange(borders[i], borders[i + 1]) for i in range(3))
@@ -100,36 +79,44 @@ class FramePairs(Dataset):
     def get(self, idx: int) -> Data:
         number, frame = self._items[idx]
         run = self.runs[number]
-        width = self.augment_smoothing if idx < self._num_training else 0
-        smooth_input = width > 0 and bool(torch.rand(()) < 0.5)
-        pos = _average(run, frame, width if smooth_input else 0)
-        target = _average(run, frame + self.lag, width)
+        training = idx < self._num_training
+        pos, target, previous = self._frames(number, frame, training)
         item = Data(z=torch.from_numpy(run.numbers), pos=pos, y=target - pos)
-        if self.pushforward and idx < self._num_training:
+        if self.sampling.pushforward and training:
             # Without an earlier frame the frame itself stands in: the model recognises it and skips the step.
-            item.previous = _average(run, frame - self.lag if frame >= self.lag else frame, 0)
+            item.previous = pos if previous is None else previous
         if run.boxes is not None:
             item.box = torch.from_numpy(np.array(run.boxes[frame])).unsqueeze(0)
-        if self.num_neighbors > 0:
+        if self.sampling.num_neighbors > 0:
             item.neighbors = self._neighbors(number, frame)
-        return self._augment(item) if idx < self._num_training else item
+        return self._augment(item) if training else item
+
+    def _frames(self, number: int, frame: int, training: bool) -> Tuple[Tensor, Tensor, Optional[Tensor]]:
+        """Input, target and the frame before the input, if there is one."""
+        run, lag = self.runs[number], self.sampling.lag
+        if training and self._crossing is not None and torch.rand(()) < self.sampling.augment_crossing:
+            return self._crossing(number, frame)
+        width = self.sampling.augment_smoothing if training else 0
+        smooth_input = width > 0 and bool(torch.rand(()) < 0.5)
+        previous = _average(run, frame - lag, 0) if frame >= lag else None
+        return _average(run, frame, width if smooth_input else 0), _average(run, frame + lag, width), previous
 
     def _neighbors(self, number: int, frame: int) -> Tensor:
         """Ranks of the frame that ``rerank_interval`` names, computed once."""
-        source = frame - frame % self.rerank_interval if self.rerank_interval > 0 else 0
+        source = frame - frame % self.sampling.rerank_interval if self.sampling.rerank_interval > 0 else 0
         if (number, source) not in self._ranks:
             run = self.runs[number]
             pos = torch.from_numpy(np.array(run.positions[source], dtype=np.float32))
             box = None if run.boxes is None else torch.from_numpy(np.array(run.boxes[source]))
             # int32 halves what a long list of runs keeps in memory.
-            self._ranks[number, source] = distance_ranks(pos, self.num_neighbors, None, box).int()
+            self._ranks[number, source] = distance_ranks(pos, self.sampling.num_neighbors, None, box).int()
         return self._ranks[number, source]
 
     def _augment(self, item: Data) -> Data:
-        if self.augment_noise > 0:
-            noise = self.augment_noise * torch.randn_like(item.pos)
+        if self.sampling.augment_noise > 0:
+            noise = self.sampling.augment_noise * torch.randn_like(item.pos)
             item.pos, item.y = item.pos + noise, item.y - noise
-        if self.augment_rotation:
+        if self.sampling.augment_rotation:
             rotation = random_rotation()
             center = item.pos.mean(0)
             if "previous" in item:

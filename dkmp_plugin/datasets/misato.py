@@ -7,6 +7,7 @@ from typing import Any, Dict, List, Sequence, Tuple, Union
 import numpy as np
 
 from dkmp_plugin.datasets.frame_pairs import FramePairs
+from dkmp_plugin.datasets.sampling import Sampling
 
 SOURCE = (
     "https://zenodo.org/records/7711953 (MD.hdf5) and https://github.com/t7morgen/misato-dataset (splits)"
@@ -91,15 +92,9 @@ class DKMPMISATO(FramePairs):
     Args:
         root: folder of the files (torchmd-train's ``dataset_root``).
         file: name of the HDF5 file.
-        lag: frames between input and target.
         max_training_atoms: larger complexes are left out of training (paper: 10,000); 0 keeps all.
         allow_missing: take only the listed complexes that are in the file, for subsets of MISATO.
-        num_neighbors: see :class:`FramePairs`.
-        rerank_interval: see :class:`FramePairs`.
-        augment_rotation: see :class:`FramePairs`.
-        augment_noise: see :class:`FramePairs`.
-        augment_smoothing: see :class:`FramePairs`.
-        pushforward: see :class:`FramePairs`.
+        **sampling: see :class:`dkmp_plugin.datasets.sampling.Sampling` (``lag``, ``augment_...``, ...).
 
     Raises:
         ValueError: missing or damaged files, listed complexes that are not in the file, positions in nm.
@@ -109,16 +104,11 @@ class DKMPMISATO(FramePairs):
         self,
         root: str,
         file: str = "MD.hdf5",
-        lag: int = 1,
         max_training_atoms: int = 10000,
         allow_missing: bool = False,
-        num_neighbors: int = 0,
-        rerank_interval: int = 0,
-        augment_rotation: bool = False,
-        augment_noise: float = 0.0,
-        augment_smoothing: int = 0,
-        pushforward: bool = False,
+        **sampling: Any,
     ) -> None:
+        options = Sampling(**sampling)
         folder = Path(root).expanduser()
         source = _open(folder / file)
         parts = []
@@ -130,13 +120,7 @@ class DKMPMISATO(FramePairs):
             _check_units(parts[0][0])
         super().__init__(
             (parts[0], parts[1], parts[2]),  # type: ignore[arg-type]
-            lag,
-            num_neighbors,
-            rerank_interval,
-            augment_rotation,
-            augment_noise,
-            augment_smoothing,
-            pushforward,
+            options,
             {"system": "MISATO", "max_training_atoms": max_training_atoms},
         )
 

@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import List, Sequence
+from typing import Any, List, Sequence
 
 from dkmp_plugin.datasets import trajectory_files
 from dkmp_plugin.datasets.frame_pairs import FramePairs
+from dkmp_plugin.datasets.sampling import Sampling
 from dkmp_plugin.datasets.trajectory_files import (
     Run,
     load_runs,
@@ -57,19 +58,13 @@ class DKMPTrajectory(FramePairs):
         train: trajectory files; ``FILE#2`` takes only the third run in a file.
         val: the same for validation.
         test: the same for test.
-        lag: frames between input and target.
         selection: ``full``, ``backbone``, ``heavy``, ``protein+ligand``, or mdtraj's selection language.
         stride: keep every stride-th frame.
         superpose: ``none``, ``runs`` or ``frames``; see :func:`superpose_runs`.
         periodic: hand the periodic box to the model.
         remove_drift: superpose every frame of the training runs onto the one before. How a molecule drifts
             and tumbles as a whole cannot be predicted from its structure: it is noise in the targets.
-        num_neighbors: see :class:`FramePairs`.
-        rerank_interval: see :class:`FramePairs`.
-        augment_rotation: see :class:`FramePairs`.
-        augment_noise: see :class:`FramePairs`.
-        augment_smoothing: see :class:`FramePairs`.
-        pushforward: see :class:`FramePairs`.
+        **sampling: see :class:`dkmp_plugin.datasets.sampling.Sampling` (``lag``, ``augment_...``, ...).
 
     Raises:
         ValueError: files that are missing, damaged or do not belong together, a selection that matches
@@ -83,19 +78,14 @@ class DKMPTrajectory(FramePairs):
         train: Sequence[str],
         val: Sequence[str] = (),
         test: Sequence[str] = (),
-        lag: int = 1,
         selection: str = "full",
         stride: int = 1,
         superpose: str = "none",
         periodic: bool = False,
         remove_drift: bool = False,
-        num_neighbors: int = 0,
-        rerank_interval: int = 0,
-        augment_rotation: bool = False,
-        augment_noise: float = 0.0,
-        augment_smoothing: int = 0,
-        pushforward: bool = False,
+        **sampling: Any,
     ) -> None:
+        options = Sampling(**sampling)
         folder = Path(root).expanduser()
         chemistry = load_topology(folder / topology)
         parts: List[List[Run]] = []
@@ -110,12 +100,6 @@ class DKMPTrajectory(FramePairs):
             parts[0] = without_drift(parts[0])
         super().__init__(
             (parts[0], parts[1], parts[2]),
-            lag,
-            num_neighbors,
-            rerank_interval,
-            augment_rotation,
-            augment_noise,
-            augment_smoothing,
-            pushforward,
+            options,
             {"selection": selection, "stride": stride, "superpose": superpose},
         )

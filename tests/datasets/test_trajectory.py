@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dkmp_plugin.datasets import DKMPTrajectory
+from dkmp_plugin.datasets.crossing import Crossing
 from dkmp_plugin.datasets.frame_pairs import FramePairs, random_rotation
+from dkmp_plugin.datasets.sampling import Sampling
 from dkmp_plugin.datasets.trajectory_files import (
     Run,
     check_frames,
@@ -218,8 +220,45 @@ def test_unreadable_topology(folder):
 
 def test_superposing_different_systems():
     runs = [Run(str(n), np.full(n, 6), np.zeros((4, n, 3), dtype=np.float32)) for n in (5, 6)]
-    assert len(FramePairs((runs, [], []), 1)) == 6
+    assert len(FramePairs((runs, [], []), Sampling(lag=1))) == 6
     from dkmp_plugin.datasets.trajectory import superpose_runs
 
     with pytest.raises(ValueError, match="different systems"):
         superpose_runs(runs, runs[0], "runs")
+
+
+def test_crossing_blends_frames_and_futures_of_two_runs():
+    numbers = np.array([6, 7, 8, 6])
+    rng = np.random.default_rng(0)
+    start, step = rng.normal(size=(4, 3)) * 3, rng.normal(size=(4, 3)) * 0.03
+    first = np.stack([start + t * step for t in range(8)]).astype(np.float32)
+    # The same path, seen from elsewhere and half a step ahead: it never meets a frame of the first run.
+    turn = random_rotation().numpy()
+    second = np.stack([(start + (t + 0.5) * step) @ turn.T + 5.0 for t in range(8)]).astype(np.float32)
+    runs = [Run("first", numbers, first, None), Run("second", numbers, second, None)]
+    crossing = Crossing(runs, lag=2)
+    torch.manual_seed(0)
+    seen = []
+    for _ in range(10):
+        pos, target, previous = crossing(0, 3)
+        seen.append(pos)
+        # In the orientation of the first run, within a step of its path; the future is two frames on.
+        assert np.abs(pos.numpy() - first[3]).max() < 0.04
+        assert np.abs(target.numpy() - first[5]).max() < 0.04
+        assert previous is not None and np.abs(previous.numpy() - first[1]).max() < 0.04
+    assert torch.stack(seen).std(0).max() > 0.002
+    assert crossing(0, 1)[2] is None
+    with pytest.raises(ValueError, match="two or more training runs of one system"):
+        Crossing(runs[:1], lag=2)
+
+
+def test_crossing_is_for_training_items(folder):
+    data = pairs(folder, train=["first.dcd", "third.dcd"], val=["second.xtc"], augment_crossing=1.0)
+    plain = pairs(folder, train=["first.dcd", "third.dcd"], val=["second.xtc"])
+    assert not torch.equal(data[2].pos, plain[2].pos)
+    assert torch.equal(data[len(data) - 1].pos, plain[len(data) - 1].pos)
+    for wrong in ({"augment_crossing": 1.5}, {"lag": 0}, {"num_neighbors": -1}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            pairs(folder, **wrong)
+    with pytest.raises(TypeError, match="pushforwards"):
+        pairs(folder, pushforwards=True)

@@ -1,0 +1,54 @@
+"""How frame pairs are drawn from runs: the options that every structure-to-structure dataset shares."""
+
+from dataclasses import dataclass
+
+__all__ = ["Sampling"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Options of :class:`dkmp_plugin.datasets.frame_pairs.FramePairs`; keys of ``dataset_arg`` in the YAML.
+
+    All augmentation applies to training items only.
+
+    Attributes:
+        lag: Frames between input and target.
+        num_neighbors: Columns M of the ranks (at least the model's ``max_num_neighbors``); 0 leaves ranking
+            to the model, which then ranks every frame by itself.
+        rerank_interval: Ranks come from the latest frame whose number is a multiple of this; 0 for the first
+            frame of the run throughout (paper, appendix E).
+        augment_rotation: Turn items at random: for models without a canonical frame.
+        augment_noise: Standard deviation in Å of noise added to inputs; the target frame stays.
+        augment_smoothing: Half width w in frames of a running average: every second input is averaged over
+            2 w + 1 frames, because frames of a rollout carry no thermal noise; every target is, because its
+            noise only hides the mean that is to be learned. 0 for none.
+        augment_crossing: Probability that an item is crossed with another training run of the same system
+            (see :class:`dkmp_plugin.datasets.crossing.Crossing`). 0 for never.
+        pushforward: Items also hold ``previous`` (N, 3), the frame ``lag`` earlier if there is one: the model
+            then learns from its own predictions (see ``DisplacementModel``).
+
+    Raises:
+        ValueError: an impossible value.
+    """
+
+    lag: int = 1
+    num_neighbors: int = 0
+    rerank_interval: int = 0
+    augment_rotation: bool = False
+    augment_noise: float = 0.0
+    augment_smoothing: int = 0
+    augment_crossing: float = 0.0
+    pushforward: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.lag, int) or self.lag < 1:
+            raise ValueError(
+                f"lag: {self.lag!r} was given, a whole number of frames of at least 1 is expected"
+            )
+        for name in ("num_neighbors", "rerank_interval", "augment_noise", "augment_smoothing"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}: {getattr(self, name)!r} was given, 0 or more is expected")
+        if not 0.0 <= self.augment_crossing <= 1.0:
+            raise ValueError(
+                f"augment_crossing: {self.augment_crossing!r} was given, a probability is expected (0 to 1)"
+            )
