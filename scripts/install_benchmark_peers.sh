@@ -8,5 +8,5 @@ folder=${1:-.venv-peers}
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target "$folder" \
     schnetpack==2.1.1 hydra-core omegaconf antlr4-python3-runtime==4.9.3 hydra-colorlog colorlog \
     tensorboardX dirsync rich markdown-it-py mdurl pygments pytorch-lightning progressbar2 python-utils \
-    fasteners torch_ema matscipy vesin
+    fasteners torch_ema matscipy vesin egnn-pytorch==0.2.8 einops numba llvmlite
 echo "peers installed; use them with PYTHONPATH=$folder"

@@ -3,20 +3,30 @@
     torchmd-train --conf examples/dkmp_r_adk.yaml
     python scripts/reproduce_adk.py --checkpoint runs/dkmp_r_adk --run ../shared/data/adk/dims_002.dcd
 
-The runs are DIMS transition paths (biased), not the equilibrium trajectory of the paper.
+The runs are DIMS transition paths (biased), not the equilibrium trajectory of the paper. Given a log_dir, the
+last checkpoint is taken, not the best one: the held-out run has no part in the choice. Every run is evaluated
+as it is and with every frame superposed on the first, because how the molecule tumbles as a whole cannot be
+predicted.
 """
 
 import argparse
 import os
 from pathlib import Path
+from typing import Dict
 
 import numpy as np
 import torch
 
-from dkmp_plugin.datasets.adk import dims_test_files
+from dkmp_plugin.datasets.adk import DKMPAdK, dims_test_files
 from dkmp_plugin.datasets.frame_pairs import random_rotation
-from dkmp_plugin.datasets.trajectory_files import load_runs, load_topology, select_atoms
-from dkmp_plugin.evaluation.prediction import best_checkpoint
+from dkmp_plugin.datasets.trajectory_files import (
+    atomic_numbers,
+    load_runs,
+    load_topology,
+    select_atoms,
+    superpose,
+)
+from dkmp_plugin.evaluation.egnn_baseline import EGNNPredictor, train_egnn
 from dkmp_plugin.evaluation.rollout import (
     FramePredictor,
     evaluate_run,
@@ -24,6 +34,7 @@ from dkmp_plugin.evaluation.rollout import (
     write_trajectory,
 )
 from dkmp_plugin.evaluation.trajectory_metrics import js_tic, next_mse
+from dkmp_plugin.simulation.checkpoint import load_checkpoint
 
 
 def rotation_test(predictor: FramePredictor, positions: np.ndarray, lag: int) -> float:
@@ -73,31 +84,66 @@ def parse() -> argparse.Namespace:
     data = Path(os.environ.get("DKMP_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "--checkpoint", required=True, help="checkpoint, or log_dir of torchmd-train (best one)"
+        "--checkpoint", required=True, help="checkpoint, or log_dir of torchmd-train (its last checkpoint)"
     )
     parser.add_argument("--run", action="append", help="held-out DCD file (default: DIMS run 3)")
     parser.add_argument("--output", default="runs/adk", help="folder for rollouts and pictures")
+    parser.add_argument(
+        "--egnn-cpu-seconds",
+        type=float,
+        default=0.0,
+        help="train the EGNN baseline on the same pairs for this much processor time (0: leave it out)",
+    )
     arguments = parser.parse_args()
     arguments.run = arguments.run or [str(data / "adk" / "dims_002.dcd")]
     return arguments
 
 
+def last_checkpoint(folder: Path) -> Path:
+    """The checkpoint of the most steps in a log_dir of torchmd-train.
+
+    Raises:
+        SystemExit: there is none.
+    """
+    found = [
+        (torch.load(path, map_location="cpu", weights_only=True)["global_step"], path)
+        for path in folder.glob("*.ckpt")
+    ]
+    if not found:
+        raise SystemExit(f"{folder} holds no checkpoint (*.ckpt); train first, see --help")
+    return max(found)[1]
+
+
+def egnn_baseline(checkpoint: Path, numbers: np.ndarray, cpu_seconds: float) -> Dict[str, EGNNPredictor]:
+    """EGNN trained on the pairs that the checkpoint was trained on; empty for no processor time."""
+    if cpu_seconds <= 0:
+        return {}
+    _, settings, _ = load_checkpoint(checkpoint)
+    model, counts = train_egnn(DKMPAdK(settings["dataset_root"], **settings["dataset_arg"]), cpu_seconds)
+    print(f"EGNN: {counts['steps']} steps, {counts['epochs']:.1f} epochs in {cpu_seconds:.0f} CPU seconds\n")
+    return {"EGNN (egnn-pytorch)": EGNNPredictor(model, numbers)}
+
+
 def main() -> None:
     arguments = parse()
     path = Path(arguments.checkpoint)
-    model, dataset = load_displacement_model(best_checkpoint(path) if path.is_dir() else path)
+    path = last_checkpoint(path) if path.is_dir() else path
+    model, dataset = load_displacement_model(path)
     output = Path(arguments.output)
     output.mkdir(parents=True, exist_ok=True)
     topology = load_topology(dims_test_files()[0])
     atoms = select_atoms(topology, dataset["selection"])
     selected = topology.subset(atoms)
     lag = dataset["lag"]
-    print("DIMS transition paths (biased), CHARMM22; all errors in Å² per coordinate\n")
+    print(f"{path}\nDIMS transition paths (biased), CHARMM22; all errors in Å² per coordinate\n")
+    beside = egnn_baseline(path, atomic_numbers(topology, atoms), arguments.egnn_cpu_seconds)
     for name in arguments.run:
         (run,) = load_runs(name, topology, dataset["selection"])
         predictor = FramePredictor(model, run.numbers)
-        report, rollout = evaluate_run(predictor, run.positions, lag, run.name)
+        report, rollout = evaluate_run(predictor, run.positions, lag, run.name, beside)
         print(report.table())
+        still = superpose(run.positions, run.positions[0], each_frame=True)
+        print(evaluate_run(predictor, still, lag, f"{run.name}, superposed", beside)[0].table())
         print(f"every frame in a random orientation: next {rotation_test(predictor, run.positions, lag):.4f}")
         try:
             slow, second = js_tic(rollout, run.positions)

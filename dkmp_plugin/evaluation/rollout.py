@@ -132,7 +132,11 @@ class RolloutReport:
 
 
 def evaluate_run(
-    predictor: FramePredictor, positions: np.ndarray, lag: int, name: str = "run"
+    predictor: FramePredictor,
+    positions: np.ndarray,
+    lag: int,
+    name: str = "run",
+    beside: Optional[Dict[str, Any]] = None,
 ) -> Tuple[RolloutReport, np.ndarray]:
     """Single predictions from every frame of a run, and a rollout from its first frame to its end.
 
@@ -144,6 +148,7 @@ def evaluate_run(
         positions: (T, N, 3) true frames in Å.
         lag: frames per prediction, as the model was trained.
         name: of the run.
+        beside: further predictors by name, for rows of their own (such as the EGNN baseline).
 
     Returns:
         The report, and the rollout (steps + 1, N, 3) in Å.
@@ -155,6 +160,27 @@ def evaluate_run(
     if steps < 2:
         raise ValueError(f"{name} has {len(positions)} frames, at least 2 lag + 1 = {2 * lag + 1} are needed")
     true = positions[: steps * lag + 1 : lag]
+    predicted, rollout, seconds = _predictions(predictor, positions, lag, steps)
+    line = np.stack([true[0] + step * (true[1] - true[0]) for step in range(steps + 1)])
+    still = np.broadcast_to(true[0], true.shape)
+    past, present, future = positions[: -2 * lag], positions[lag:-lag], positions[2 * lag :]
+    errors = {
+        "model": _errors(predicted, positions[lag:], rollout, true),
+        "persistence": _errors(positions[:-lag], positions[lag:], still, true),
+        "linear extrapolation": _errors(2 * present - past, future, line, true),
+    }
+    for label, other in (beside or {}).items():
+        their_next, their_rollout, _ = _predictions(other, positions, lag, steps)
+        errors[label] = _errors(their_next, positions[lag:], their_rollout, true)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    report = RolloutReport(name, positions.shape[1], lag, steps, errors, seconds, memory)
+    return report, rollout
+
+
+def _predictions(
+    predictor: Any, positions: np.ndarray, lag: int, steps: int
+) -> Tuple[np.ndarray, np.ndarray, float]:
+    """Predictions from every frame, the rollout from the first, and the median seconds of a prediction."""
     predictor.restart()
     durations: List[float] = []
     predicted = []
@@ -164,19 +190,8 @@ def evaluate_run(
         durations.append(time.perf_counter() - begin)
     predictor.restart()
     rollout = roll_out(predictor, positions[0], steps)
-    line = np.stack([true[0] + step * (true[1] - true[0]) for step in range(steps + 1)])
-    still = np.broadcast_to(true[0], true.shape)
-    past, present, future = positions[: -2 * lag], positions[lag:-lag], positions[2 * lag :]
-    errors = {
-        "model": _errors(np.stack(predicted), positions[lag:], rollout, true),
-        "persistence": _errors(positions[:-lag], positions[lag:], still, true),
-        "linear extrapolation": _errors(2 * present - past, future, line, true),
-    }
     # The first prediction ranks the neighbours: the median leaves it out.
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    seconds = float(np.median(durations))
-    report = RolloutReport(name, positions.shape[1], lag, steps, errors, seconds, memory)
-    return report, rollout
+    return np.stack(predicted), rollout, float(np.median(durations))
 
 
 def _errors(

@@ -139,3 +139,20 @@ def test_refusals(checkpoint, tmp_path):
     torch.save({**contents, "hyper_parameters": other}, tmp_path / "other.ckpt")
     with pytest.raises(ValueError, match="'tensornet' model"):
         load_displacement_model(tmp_path / "other.ckpt")
+
+
+def test_egnn_baseline_learns_and_stands_beside_the_model(predictor):
+    pytest.importorskip("egnn_pytorch", reason="egnn-pytorch, the baseline, is optional")
+    from dkmp_plugin.datasets.frame_pairs import FramePairs
+    from dkmp_plugin.datasets.sampling import Sampling
+    from dkmp_plugin.datasets.trajectory_files import Run
+    from dkmp_plugin.evaluation.egnn_baseline import EGNNPredictor, train_egnn
+
+    # Every frame is the one before, blown up: an equivariant displacement.
+    run = np.stack([GLYCINES * 1.1**step for step in range(8)]).astype(np.float32)
+    data = FramePairs(([Run("swelling", NUMBERS, run, None)], [], []), Sampling(num_neighbors=7))
+    model, counts = train_egnn(data, cpu_seconds=2.0, num_layers=2, num_neighbors=7)
+    assert counts["steps"] > 10
+    report, _ = evaluate_run(predictor, run, 2, beside={"EGNN": EGNNPredictor(model, NUMBERS)})
+    assert report.errors["EGNN"].next < report.errors["persistence"].next
+    assert "EGNN" in report.table()
