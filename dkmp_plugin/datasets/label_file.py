@@ -20,6 +20,7 @@ import h5py
 import numpy as np
 
 from dkmp_plugin.config import ENERGY_UNITS
+from dkmp_plugin.datasets.labelled_structures import least_squares_reference_energies
 from dkmp_plugin.files import replaced_on_success
 
 FORMAT = "dkmp-labels"
@@ -160,10 +161,7 @@ def fit_reference_energies(atomic_numbers: np.ndarray, energies: np.ndarray) -> 
         Atomic number -> energy, in the unit of ``energies``.
     """
     elements, counts = np.unique(atomic_numbers, return_counts=True)
-    solution, *_ = np.linalg.lstsq(
-        counts[None, :].astype(np.float64), np.array([np.mean(energies)]), rcond=None
-    )
-    return {int(element): float(value) for element, value in zip(elements, solution, strict=True)}
+    return least_squares_reference_energies(elements.tolist(), counts[None, :], np.array([np.mean(energies)]))
 
 
 def write_label_file(path: Union[str, Path], labels: LabelledConformations) -> None:

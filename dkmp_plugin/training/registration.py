@@ -112,6 +112,9 @@ def extend_data_module(module: Any) -> None:
     def setup(self, stage):
         result = setup_torchmdnet(self, stage)
         _use_split_of_dataset(self)
+        # What training subtracts must not know the held-out energies.
+        if hasattr(self.dataset, "fit_reference_energies"):
+            self.dataset.fit_reference_energies(self.idx_train)
         if _is_dkmp(dict(self.hparams)):
             # The module logs the same hyper-parameters. After a resume its best checkpoint may carry those of
             # the earlier run, and Lightning refuses to log two versions: the final test would not start.

@@ -1,0 +1,71 @@
+"""Chignolin with DFT labels as AI2BMD publishes it: ``dataset: DKMPChignolin``."""
+
+from pathlib import Path
+from typing import Any, Callable, Mapping, Optional
+
+import numpy as np
+
+from dkmp_plugin.datasets.energy_forces import EnergyForces, read_splits
+from dkmp_plugin.datasets.labelled_structures import LabelledStructures
+from dkmp_plugin.datasets.npz import open_archive
+
+FILE = "chignolin.npz"
+SOURCE = (
+    "download chignolin_data/raw/chignolin.npz from the ViSNet branch of "
+    "https://github.com/microsoft/AI2BMD (described in chignolin_data/README.md there)"
+)
+LEVEL_OF_THEORY = "DFT (Gaussian 16; AI2BMD's Chignolin set)"
+# CODATA 2018.
+KILOCALORIE_PER_MOLE_IN_HARTREE = 1 / 627.5094740631
+ANGSTROM_IN_BOHR = 1 / 0.529177210903
+
+
+def read_chignolin(path: Path) -> LabelledStructures:
+    """Reads the published file into kcal/mol and kcal/mol/Å.
+
+    Its arrays run over all atoms of all structures: ``R`` (M * 166, 3) in Å, ``Z`` (M * 166,), ``N`` (M,),
+    ``E`` (M,) in hartree, and ``F`` (M * 166, 3) in hartree/bohr, which holds gradients, not forces.
+
+    Raises:
+        ValueError: the file is missing (the message has its address), damaged, or its arrays disagree.
+    """
+    arrays = open_archive(path, ["R", "Z", "N", "E", "F"], SOURCE)
+    gradients = arrays["F"].astype(np.float64)
+    try:
+        return LabelledStructures(
+            atom_counts=arrays["N"].astype(np.int64).reshape(-1),
+            atomic_numbers=arrays["Z"].astype(np.int64).reshape(-1),
+            positions=arrays["R"],
+            energies=arrays["E"].astype(np.float64).reshape(-1) / KILOCALORIE_PER_MOLE_IN_HARTREE,
+            forces=-gradients / KILOCALORIE_PER_MOLE_IN_HARTREE * ANGSTROM_IN_BOHR,
+            energy_unit="kcal/mol",
+        )
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+class DKMPChignolin(EnergyForces):
+    """9,543 conformations of the 166-atom protein chignolin (doi:10.1038/s41467-023-43720-2).
+
+    Args:
+        root: folder of ``chignolin.npz``.
+        selection: ``start:stop:step`` of the file, all by default.
+        total_charge: of the molecule; the publication's files do not say it.
+        reference_energies: see :class:`EnergyForces`.
+        transform: applied to each item.
+
+    Raises:
+        ValueError: see :func:`read_chignolin`.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        selection: str = "",
+        total_charge: int = 0,
+        reference_energies: Optional[Mapping[int, float]] = None,
+        transform: Optional[Callable[[Any], Any]] = None,
+    ) -> None:
+        name = f"{FILE}@{selection}" if selection else FILE
+        structures, _ = read_splits(root, name, (), (), (), read_chignolin)
+        super().__init__(structures, None, LEVEL_OF_THEORY, total_charge, reference_energies, transform)

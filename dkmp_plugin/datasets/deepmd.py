@@ -1,0 +1,110 @@
+"""DeePMD-kit's folders of NumPy arrays: ``dataset: DKMPDeePMD``."""
+
+from pathlib import Path
+from typing import List, Mapping, Optional
+
+import numpy as np
+from torchmdnet.utils import ATOMIC_NUMBERS
+
+from dkmp_plugin.datasets.energy_forces import EnergyForces, Files, read_splits
+from dkmp_plugin.datasets.labelled_structures import (
+    LabelledStructures,
+    join_structures,
+    structures_of_one_molecule,
+)
+
+
+def _read_elements(system: Path) -> np.ndarray:
+    """Atomic numbers (N,) of a system from type.raw and type_map.raw."""
+    for name in ("type.raw", "type_map.raw"):
+        if not (system / name).is_file():
+            raise ValueError(
+                f"there is no file {system / name}; a DeePMD-kit system has type.raw (one number per atom), "
+                "type_map.raw (one element per type) and folders set.*"
+            )
+    symbols = (system / "type_map.raw").read_text().split()
+    types = [int(text) for text in (system / "type.raw").read_text().split()]
+    unknown = sorted(set(symbols) - set(ATOMIC_NUMBERS))
+    if unknown or max(types, default=0) >= len(symbols):
+        raise ValueError(
+            f"{system}: type_map.raw lists {', '.join(symbols)} for the types up to {max(types, default=0)}; "
+            "one element symbol per type is expected"
+        )
+    return np.array([ATOMIC_NUMBERS[symbols[index]] for index in types])
+
+
+def _read_set(folder: Path, numbers: np.ndarray, periodic: bool) -> LabelledStructures:
+    names = ["coord", "energy", "force"] + (["box"] if periodic else [])
+    missing = [f"{name}.npy" for name in names if not (folder / f"{name}.npy").is_file()]
+    if missing:
+        raise ValueError(f"{folder} lacks {', '.join(missing)}; it has a file per array")
+    arrays = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in names}
+    count = len(arrays["energy"])
+    expected = {"coord": 3 * len(numbers), "force": 3 * len(numbers), "box": 9}
+    for name, width in expected.items():
+        if name in arrays and arrays[name].reshape(len(arrays[name]), -1).shape != (count, width):
+            raise ValueError(
+                f"{folder / name}.npy has shape {arrays[name].shape}, but {count} energies of {len(numbers)} "
+                f"atoms ask for ({count}, {width})"
+            )
+    return structures_of_one_molecule(
+        atomic_numbers=numbers,
+        positions=arrays["coord"].reshape(count, -1, 3),
+        energies=arrays["energy"].astype(np.float64),
+        forces=arrays["force"].reshape(count, -1, 3),
+        energy_unit="eV",
+        boxes=arrays["box"].reshape(count, 3, 3) if periodic else None,
+    )
+
+
+def read_deepmd(path: Path) -> LabelledStructures:
+    """Reads a system (a folder with ``type.raw``) or one of its ``set.*`` folders; eV, eV/Å, Å.
+
+    A system with a file ``nopbc`` has open boundaries, any other has a box (box vectors as rows).
+
+    Raises:
+        ValueError: missing files, arrays that disagree, boxes that are not 3 x 3, NaN.
+    """
+    system = path.parent if path.name.startswith("set.") else path
+    if not path.is_dir():
+        raise ValueError(f"there is no folder {path}; correct dataset_root or the name of the system")
+    numbers = _read_elements(system)
+    folders: List[Path] = [path] if system != path else sorted(path.glob("set.*"))
+    if not folders:
+        raise ValueError(f"{path} has no folders set.*; energies and forces are expected there")
+    periodic = not (system / "nopbc").exists()
+    return join_structures([_read_set(folder, numbers, periodic) for folder in folders])
+
+
+class DKMPDeePMD(EnergyForces):
+    """Structures in DeePMD-kit's ``deepmd/npy`` layout: eV, eV/Å; periodic unless a file ``nopbc`` is there.
+
+    Energies in ``energy.npy`` are often float32: of total energies of -30,000 eV that leaves 0.002 eV.
+
+    Args:
+        root: folder that the system names are relative to (torchmd-train's ``dataset_root``).
+        files: systems or their ``set.*`` folders that torchmd-net splits; or
+        train: those for training,
+        val: for validation,
+        test: and for test. Each name may carry a selection: ``FOLDER@start:stop:step``.
+        level_of_theory: where the labels come from.
+        total_charge: of every structure.
+        reference_energies: see :class:`EnergyForces`.
+
+    Raises:
+        ValueError: see :func:`read_deepmd` and :func:`dkmp_plugin.datasets.energy_forces.read_splits`.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        files: Files = (),
+        train: Files = (),
+        val: Files = (),
+        test: Files = (),
+        level_of_theory: str = "",
+        total_charge: int = 0,
+        reference_energies: Optional[Mapping[int, float]] = None,
+    ) -> None:
+        structures, split = read_splits(root, files, train, val, test, read_deepmd)
+        super().__init__(structures, split, level_of_theory, total_charge, reference_energies)

@@ -1,0 +1,189 @@
+"""The part that all energy-and-force datasets share: items, splits, reference energies, metadata."""
+
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch_geometric.data import Data, Dataset
+
+from dkmp_plugin.datasets.labelled_structures import (
+    LabelledStructures,
+    check_reference_energies,
+    join_structures,
+    least_squares_reference_energies,
+)
+
+# One name or several, each with an optional selection as ASE writes it: FILE@start:stop:step
+Files = Union[str, Sequence[str]]
+SplitIndices = Tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+class EnergyForces(Dataset):
+    """Energies and forces as torchmd-net trains on them.
+
+    Each item is a ``torch_geometric.data.Data`` with ``z`` (N,), ``pos`` (N, 3) in Å, ``y`` (1, 1) energy and
+    ``neg_dy`` (N, 3) forces in the data's unit (per Å), where periodic ``box`` (1, 3, 3) in Å, and where the
+    file has it ``stress`` (1, 3, 3) in the unit per Å^3 (torchmd-net has no loss for it); all float64.
+
+    ``y`` is relative to per-element reference energies: training happens in float32, whose seven digits
+    total energies would use up. Unless they are given, they are fitted by least squares to the training
+    structures; torchmd-train fits them anew when it has made its own split.
+
+    Attributes:
+        split_indices: Indices of the training, validation and test items if the dataset defines them; then
+            torchmd-train uses them in place of its random split, unless ``splits`` is configured.
+        metadata: What a checkpoint records: energy_unit, level_of_theory, total_charge, elements,
+            reference_energies.
+
+    Args:
+        structures: All structures.
+        split_indices: See above; None leaves splitting to torchmd-net.
+        level_of_theory: Where the labels come from.
+        total_charge: Of every structure, in elementary charges.
+        reference_energies: Atomic number -> energy; an empty one for total energies; None for a fit.
+        transform: Applied to each item.
+
+    Raises:
+        ValueError: reference energies that lack an element.
+    """
+
+    def __init__(
+        self,
+        structures: LabelledStructures,
+        split_indices: Optional[SplitIndices] = None,
+        level_of_theory: str = "",
+        total_charge: int = 0,
+        reference_energies: Optional[Mapping[int, float]] = None,
+        transform: Optional[Callable] = None,
+    ) -> None:
+        super().__init__(None, transform)
+        self.structures = structures
+        self.split_indices = split_indices
+        self._composition = structures.composition()
+        self._first_atoms = np.concatenate([[0], np.cumsum(structures.atom_counts)])
+        self._numbers = torch.from_numpy(np.ascontiguousarray(structures.atomic_numbers)).long()
+        self.metadata: Dict[str, Any] = {
+            "energy_unit": structures.energy_unit,
+            "level_of_theory": level_of_theory,
+            "total_charge": int(total_charge),
+            "elements": structures.elements,
+        }
+        self._fits = reference_energies is None
+        if reference_energies is None:
+            self.fit_reference_energies(None if split_indices is None else split_indices[0])
+        elif reference_energies:
+            self._set_references(check_reference_energies(structures.elements, reference_energies))
+        else:
+            self._set_references({})
+
+    def fit_reference_energies(self, training: Union[Sequence[int], np.ndarray, None] = None) -> None:
+        """Fits the reference energies to the items ``training`` (None: all), unless they were given."""
+        if not self._fits:
+            return
+        chosen = slice(None) if training is None else np.asarray(training)
+        composition, energies = self._composition[chosen], self.structures.energies[chosen]
+        occurs = composition.any(axis=0)
+        if not occurs.all():
+            missing = np.array(self.structures.elements)[~occurs].tolist()
+            raise ValueError(
+                f"the elements {missing} occur in no training structure; give their reference_energies or "
+                "split otherwise"
+            )
+        self._set_references(
+            least_squares_reference_energies(self.structures.elements, composition, energies)
+        )
+
+    def _set_references(self, references: Dict[int, float]) -> None:
+        self.metadata["reference_energies"] = references
+        per_element = np.array([references.get(element, 0.0) for element in self.structures.elements])
+        self._reference_energies = self._composition @ per_element
+
+    def total_energy(self, y: Tensor, idx: int = 0) -> Tensor:
+        """Turns relative energies ``y`` of item ``idx`` back into total energies (float64, same unit).
+
+        Where all structures have the same composition, as in a trajectory, ``idx`` does not matter.
+        """
+        return y.double() + float(self._reference_energies[idx])
+
+    def len(self) -> int:
+        return len(self.structures)
+
+    def get(self, idx: int) -> Data:
+        atoms = slice(int(self._first_atoms[idx]), int(self._first_atoms[idx + 1]))
+        energy = float(self.structures.energies[idx]) - self._reference_energies[idx]
+        item = Data(
+            z=self._numbers[atoms],
+            pos=_double(self.structures.positions[atoms]),
+            y=torch.tensor([[energy]], dtype=torch.float64),
+            neg_dy=_double(self.structures.forces[atoms]),
+        )
+        if self.structures.boxes is not None:
+            item.box = _double(self.structures.boxes[idx]).unsqueeze(0)
+        if self.structures.stresses is not None:
+            item.stress = _double(self.structures.stresses[idx]).unsqueeze(0)
+        return item
+
+
+def _double(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.array(values, dtype=np.float64))
+
+
+def read_splits(
+    root: Union[str, Path],
+    files: Files,
+    train: Files,
+    val: Files,
+    test: Files,
+    read: Callable[[Path], LabelledStructures],
+) -> Tuple[LabelledStructures, Optional[SplitIndices]]:
+    """Reads ``files`` (torchmd-net splits them), or ``train``, ``val`` and ``test`` (the split is theirs).
+
+    Args:
+        root: Folder that the names are relative to.
+        files: Names, each with an optional selection: ``FILE@start:stop:step``.
+        train: The same for training.
+        val: The same for validation.
+        test: The same for test.
+        read: Reads one file.
+
+    Returns:
+        All structures, and the indices of each part, or None.
+
+    Raises:
+        ValueError: neither or both ways were used, a selection that cannot be read, or what ``read`` raises.
+    """
+    parts = [[names] if isinstance(names, str) else list(names) for names in (files, train, val, test)]
+    if bool(parts[0]) == bool(parts[1]) or (parts[0] and (parts[2] or parts[3])):
+        raise ValueError(
+            "dataset_arg: give either files, which torchmd-net splits, or train (and val and test)"
+        )
+    whole: Dict[str, LabelledStructures] = {}
+    structures: List[LabelledStructures] = []
+    sizes = []
+    for names in parts:
+        size = 0
+        for name in names:
+            file, selection = _split_selection(name)
+            if file not in whole:
+                whole[file] = read(Path(root).expanduser() / file)
+            structures.append(whole[file][selection])
+            size += len(structures[-1])
+        sizes.append(size)
+    joined = join_structures(structures)
+    if parts[0]:
+        return joined, None
+    training, validation, test_part = np.split(np.arange(len(joined)), np.cumsum(sizes[1:])[:-1])
+    return joined, (training, validation, test_part)
+
+
+def _split_selection(name: str) -> Tuple[str, slice]:
+    file, _, selection = name.partition("@")
+    try:
+        bounds = [int(bound) if bound else None for bound in selection.split(":")] if selection else [None]
+    except ValueError:
+        bounds = []
+    if len(bounds) not in (1, 2, 3) or (selection and len(bounds) == 1):
+        raise ValueError(f"{name!r} was given, FILE or FILE@start:stop or FILE@start:stop:step is expected")
+    return file, slice(*bounds)

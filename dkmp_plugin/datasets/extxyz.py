@@ -1,0 +1,159 @@
+"""Extended XYZ files through ASE: ``dataset: DKMPExtXYZ``."""
+
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional
+
+import numpy as np
+
+from dkmp_plugin.datasets.energy_forces import EnergyForces, Files, read_splits
+from dkmp_plugin.datasets.labelled_structures import LabelledStructures
+
+
+def _read_frames(path: Path) -> List[Any]:
+    try:
+        import ase.io
+    except ImportError as error:
+        raise ImportError("extended XYZ files need ASE: pip install ase") from error
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}; correct dataset_root or the file name")
+    try:
+        frames = ase.io.read(path, ":", format="extxyz")
+    except Exception as error:
+        # ASE raises all sorts of errors for damaged files.
+        raise ValueError(f"{path} is not a readable extended XYZ file ({error}); write it anew") from error
+    assert isinstance(frames, list)
+    return frames
+
+
+def _property(frame: Any, key: str, path: Path, index: int) -> np.ndarray:
+    """A per-structure or per-atom value, wherever ASE put it."""
+    stores: List[Mapping[str, Any]] = [frame.info, frame.arrays]
+    if frame.calc is not None:
+        stores.insert(0, frame.calc.results)
+    for store in stores:
+        if key in store:
+            return np.asarray(store[key], dtype=np.float64)
+    known = sorted({name for store in stores for name in store})
+    raise ValueError(
+        f"{path}: frame {index} has no {key!r} (it has {', '.join(known)}); name the right one with "
+        "energy_key, forces_key or stress_key"
+    )
+
+
+def read_extxyz(
+    path: Path,
+    energy_unit: str = "eV",
+    energy_key: str = "energy",
+    forces_key: str = "forces",
+    stress_key: Optional[str] = None,
+) -> LabelledStructures:
+    """Reads all frames of a file; they may differ in size and composition.
+
+    Args:
+        path: The file.
+        energy_unit: Unit of its energies; forces are in it per Å, stresses per Å^3.
+        energy_key: Name of the energies in the comment lines.
+        forces_key: Name of the force columns.
+        stress_key: Name of the stresses (six numbers in Voigt order or nine), or None.
+
+    Raises:
+        ValueError: a missing or damaged file, a frame without energy or forces, frames of which some are
+            periodic and others not, periodicity along some directions only, NaN.
+    """
+    frames = _read_frames(path)
+    periodic = [bool(frame.pbc.all()) for frame in frames]
+    if any(frame.pbc.any() and not frame.pbc.all() for frame in frames) or len(set(periodic)) > 1:
+        raise ValueError(
+            f"{path}: frames are periodic in some directions only, or not all alike; "
+            "all must be periodic in three directions, or none"
+        )
+    energies = [_property(frame, energy_key, path, index) for index, frame in enumerate(frames)]
+    forces = [_property(frame, forces_key, path, index) for index, frame in enumerate(frames)]
+    stresses = None
+    if stress_key is not None:
+        from ase.stress import voigt_6_to_full_3x3_stress
+
+        read = [_property(frame, stress_key, path, index) for index, frame in enumerate(frames)]
+        stresses = np.array(
+            [voigt_6_to_full_3x3_stress(s) if s.shape == (6,) else s.reshape(3, 3) for s in read]
+        )
+    try:
+        return LabelledStructures(
+            atom_counts=np.array([len(frame) for frame in frames], dtype=np.int64),
+            atomic_numbers=np.concatenate([frame.numbers for frame in frames]),
+            positions=np.concatenate([frame.positions for frame in frames]),
+            energies=np.array(energies).reshape(-1),
+            forces=np.concatenate(forces),
+            energy_unit=energy_unit,
+            boxes=np.array([frame.cell.array for frame in frames]) if periodic[0] else None,
+            stresses=stresses,
+        )
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def read_isolated_atoms(path: Path, energy_key: str = "energy") -> Dict[int, float]:
+    """Reference energies from frames of one atom each.
+
+    Raises:
+        ValueError: a frame of several atoms, an element twice, a missing energy.
+    """
+    references: Dict[int, float] = {}
+    for index, frame in enumerate(_read_frames(path)):
+        if len(frame) != 1 or int(frame.numbers[0]) in references:
+            raise ValueError(
+                f"{path}: frame {index} is {frame.symbols}; one frame of one atom per element is expected"
+            )
+        references[int(frame.numbers[0])] = float(_property(frame, energy_key, path, index))
+    return references
+
+
+class DKMPExtXYZ(EnergyForces):
+    """Structures in extended XYZ files.
+
+    Args:
+        root: folder that the file names are relative to (torchmd-train's ``dataset_root``).
+        files: files that torchmd-net splits; or
+        train: files for training,
+        val: for validation,
+        test: and for test. Each name may carry a selection: ``FILE@start:stop:step``.
+        energy_unit: unit of the energies, ASE's eV by default; forces are in it per Å.
+        energy_key: name of the energies in the files.
+        forces_key: name of the forces.
+        stress_key: name of the stresses, or None to leave them.
+        isolated_atoms: file with one frame per element: its energies become the reference energies.
+        level_of_theory: where the labels come from.
+        total_charge: of every structure.
+        reference_energies: see :class:`EnergyForces`.
+
+    Raises:
+        ValueError: see :func:`read_extxyz`, :func:`read_isolated_atoms` and
+            :func:`dkmp_plugin.datasets.energy_forces.read_splits`.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        files: Files = (),
+        train: Files = (),
+        val: Files = (),
+        test: Files = (),
+        energy_unit: str = "eV",
+        energy_key: str = "energy",
+        forces_key: str = "forces",
+        stress_key: Optional[str] = None,
+        isolated_atoms: Optional[str] = None,
+        level_of_theory: str = "",
+        total_charge: int = 0,
+        reference_energies: Optional[Mapping[int, float]] = None,
+    ) -> None:
+        if isolated_atoms is not None:
+            if reference_energies is not None:
+                raise ValueError("isolated_atoms and reference_energies were both given; give one")
+            reference_energies = read_isolated_atoms(Path(root).expanduser() / isolated_atoms, energy_key)
+
+        def read(path: Path) -> LabelledStructures:
+            return read_extxyz(path, energy_unit, energy_key, forces_key, stress_key)
+
+        structures, split = read_splits(root, files, train, val, test, read)
+        super().__init__(structures, split, level_of_theory, total_charge, reference_energies)

@@ -1,0 +1,503 @@
+"""Energy-and-force datasets on small files written in the formats as they are published."""
+
+import ase
+import ase.io
+import numpy as np
+import pytest
+import torch
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.units import Bohr, Hartree, kcal, mol
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch_geometric.loader import DataLoader
+
+from dkmp_plugin.datasets import (
+    DKMPMD22,
+    DKMPNPZ,
+    DKMPChignolin,
+    DKMPDeePMD,
+    DKMPExtXYZ,
+)
+from dkmp_plugin.datasets.energy_forces import EnergyForces
+from dkmp_plugin.datasets.labelled_structures import LabelledStructures, join_structures
+from tests.conftest import shared_data
+
+NUMBERS = np.array([8, 1, 1])
+COUNT = 6
+
+
+def make_arrays(count=COUNT, atoms=3):
+    generator = np.random.default_rng(0)
+    return {
+        "positions": generator.normal(size=(count, atoms, 3)) * 3,
+        "energies": -2000.0 + generator.normal(size=count),
+        "forces": generator.normal(size=(count, atoms, 3)),
+    }
+
+
+def write_npz(path, **changes):
+    arrays = make_arrays()
+    values = {"z": NUMBERS, "R": arrays["positions"], "E": arrays["energies"], "F": arrays["forces"]}
+    values.update(changes)
+    np.savez(path, **{name: array for name, array in values.items() if array is not None})
+    return arrays
+
+
+def write_extxyz(path, frames):
+    ase.io.write(path, frames, format="extxyz")
+
+
+def water_frames(count=COUNT, cell=None, stress=None):
+    arrays = make_arrays(count)
+    frames = []
+    for index in range(count):
+        frame = ase.Atoms(NUMBERS, arrays["positions"][index], cell=cell, pbc=cell is not None)
+        results = {"energy": arrays["energies"][index], "forces": arrays["forces"][index]}
+        if stress is not None:
+            results["stress"] = stress
+        frame.calc = SinglePointCalculator(frame, **results)
+        frames.append(frame)
+    return frames, arrays
+
+
+def write_deepmd(folder, sets=("set.000", "set.001"), count=COUNT, **changes):
+    folder.mkdir()
+    (folder / "type.raw").write_text("0\n1\n1\n")
+    (folder / "type_map.raw").write_text("O\nH\n")
+    arrays = make_arrays(count)
+    for name in sets:
+        (folder / name).mkdir()
+        values = {
+            "coord": arrays["positions"].reshape(count, 9).astype(np.float32),
+            "energy": arrays["energies"].astype(np.float32),
+            "force": arrays["forces"].reshape(count, 9).astype(np.float32),
+            "box": np.tile(np.diag([10.0, 11.0, 12.0]).reshape(9), (count, 1)),
+        }
+        values.update(changes)
+        for key, value in values.items():
+            if value is not None:
+                np.save(folder / name / f"{key}.npy", value)
+    return arrays
+
+
+# --- The shared part ---------------------------------------------------------------------------------------
+
+
+def mixture(seed, references, structures):
+    """Water and hydrogen peroxide whose energies are sums of atomic energies."""
+    generator = np.random.default_rng(seed)
+    molecules = [[8, 1, 1], [8, 8, 1, 1]]
+    chosen = [molecules[i] for i in [0, 1, *generator.integers(0, 2, structures)]]
+    numbers = np.concatenate(chosen)
+    energies = np.array([sum(references[number] for number in molecule) for molecule in chosen])
+    size = (len(numbers), 3)
+    return LabelledStructures(
+        atom_counts=np.array([len(molecule) for molecule in chosen]),
+        atomic_numbers=numbers,
+        positions=generator.normal(size=size),
+        energies=energies,
+        forces=generator.normal(size=size),
+        energy_unit="eV",
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    hydrogen=st.floats(-100, 0),
+    oxygen=st.floats(-5000, 0),
+    structures=st.integers(0, 10),
+)
+def test_reference_energies_are_found_where_compositions_differ(seed, hydrogen, oxygen, structures):
+    data = EnergyForces(mixture(seed, {1: hydrogen, 8: oxygen}, structures))
+    assert data.metadata["reference_energies"] == pytest.approx({1: hydrogen, 8: oxygen}, abs=1e-8)
+    for index in range(len(data)):
+        assert data[index].y.item() == pytest.approx(0, abs=1e-8)
+        total = data.total_energy(data[index].y, index).item()
+        assert total == pytest.approx(data.structures.energies[index], abs=1e-8)
+
+
+def test_items_of_different_size_make_a_batch():
+    data = EnergyForces(mixture(0, {1: -1.0, 8: -2.0}, 4))
+    batch = next(iter(DataLoader(data, batch_size=len(data))))
+    np.testing.assert_array_equal(batch.z, data.structures.atomic_numbers)
+    np.testing.assert_array_equal(batch.pos, data.structures.positions)
+    np.testing.assert_array_equal(torch.bincount(batch.batch), data.structures.atom_counts)
+    assert batch.y.dtype == batch.neg_dy.dtype == torch.float64
+
+
+def test_selection_takes_atoms_along():
+    structures = mixture(3, {1: -1.0, 8: -2.0}, 5)
+    parts = [structures[:2], structures[2:]]
+    joined = join_structures(parts)
+    np.testing.assert_array_equal(joined.positions, structures.positions)
+    np.testing.assert_array_equal(joined.atomic_numbers, structures.atomic_numbers)
+    second = EnergyForces(structures[1::2])
+    np.testing.assert_array_equal(second[0].pos, EnergyForces(structures)[1].pos)
+
+
+def test_reference_energies_see_training_structures_only(tmp_path):
+    arrays = write_npz(tmp_path / "a.npz")
+    data = DKMPNPZ(str(tmp_path), "eV", train="a.npz@:3", val="a.npz@3:4", test="a.npz@4:")
+    assert [part.tolist() for part in data.split_indices] == [[0, 1, 2], [3], [4, 5]]
+    mean = arrays["energies"][:3].mean()
+    assert data.total_energy(torch.zeros(1)).item() == pytest.approx(mean, abs=1e-9)
+    data.fit_reference_energies([4, 5])
+    assert data.total_energy(torch.zeros(1)).item() == pytest.approx(arrays["energies"][4:].mean(), abs=1e-9)
+
+
+def test_given_reference_energies_stay(tmp_path):
+    write_npz(tmp_path / "a.npz")
+    data = DKMPNPZ(str(tmp_path), "eV", files="a.npz", reference_energies={1: -10.0, 8: -1980.0})
+    data.fit_reference_energies([0])
+    assert data.metadata["reference_energies"] == {1: -10.0, 8: -1980.0}
+    assert data.total_energy(torch.zeros(1)).item() == -2000.0
+    with pytest.raises(ValueError, match=r"lack the elements \[8\]"):
+        DKMPNPZ(str(tmp_path), "eV", files="a.npz", reference_energies={1: -10.0})
+
+
+def test_training_without_an_element_is_refused():
+    structures = mixture(0, {1: -1.0, 8: -2.0}, 0)
+    alien = LabelledStructures(
+        np.array([1]), np.array([6]), np.zeros((1, 3)), np.zeros(1), np.zeros((1, 3)), "eV"
+    )
+    split = (np.array([0, 1]), np.array([2]), np.array([], dtype=int))
+    with pytest.raises(ValueError, match=r"elements \[6\] occur in no training structure"):
+        EnergyForces(join_structures([structures, alien]), split)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({}, "either files"),
+        ({"files": "a.npz", "train": "a.npz"}, "either files"),
+        ({"files": "a.npz", "test": "a.npz"}, "either files"),
+        ({"files": "a.npz@x:3"}, "FILE@start:stop"),
+        ({"files": "a.npz@3"}, "FILE@start:stop"),
+        ({"files": "a.npz@90:"}, "selects none of 6"),
+        ({"files": "b.npz"}, "there is no file"),
+    ],
+)
+def test_impossible_selections_are_refused(tmp_path, arguments, message):
+    write_npz(tmp_path / "a.npz")
+    with pytest.raises(ValueError, match=message):
+        DKMPNPZ(str(tmp_path), "eV", **arguments)
+
+
+def test_torchmd_train_fits_the_reference_to_its_own_split(tmp_path):
+    from torchmdnet.data import DataModule
+
+    arrays = write_npz(tmp_path / "a.npz")
+    data = DKMPNPZ(str(tmp_path), "eV", files="a.npz")
+    module = DataModule(
+        {
+            "model": "dkmp-c",
+            "precision": 32,
+            "train_size": 3,
+            "val_size": 2,
+            "test_size": 1,
+            "seed": 1,
+            "log_dir": str(tmp_path),
+            "splits": None,
+            "standardize": False,
+        },
+        data,
+    )
+    module.setup("fit")
+    mean = arrays["energies"][np.asarray(module.idx_train)].mean()
+    assert data.total_energy(torch.zeros(1)).item() == pytest.approx(mean, abs=1e-9)
+
+
+# --- NumPy archives ----------------------------------------------------------------------------------------
+
+
+def test_npz_items(tmp_path):
+    arrays = write_npz(tmp_path / "a.npz", E=make_arrays()["energies"][:, None])
+    data = DKMPNPZ(str(tmp_path), "kcal/mol", files=["a.npz"], level_of_theory="random")
+    assert len(data) == COUNT
+    assert data.metadata["energy_unit"] == "kcal/mol"
+    assert data.metadata["elements"] == [1, 8]
+    item = data[2]
+    np.testing.assert_array_equal(item.pos, arrays["positions"][2])
+    np.testing.assert_array_equal(item.neg_dy, arrays["forces"][2])
+    assert data.total_energy(item.y).item() == pytest.approx(arrays["energies"][2], abs=1e-9)
+    assert "box" not in item
+
+
+def test_npz_with_other_names_and_a_box(tmp_path):
+    arrays = make_arrays()
+    np.savez(
+        tmp_path / "a.npz",
+        numbers=np.tile(NUMBERS, (COUNT, 1)),
+        xyz=arrays["positions"],
+        U=arrays["energies"],
+        minus_dU=arrays["forces"],
+        cell=np.eye(3) * 9,
+    )
+    keys = {
+        "numbers": "numbers",
+        "positions": "xyz",
+        "energies": "U",
+        "forces": "minus_dU",
+        "boxes": "cell",
+    }
+    item = DKMPNPZ(str(tmp_path), "hartree", files="a.npz", keys=keys)[5]
+    np.testing.assert_array_equal(item.box, np.eye(3)[None] * 9)
+    np.testing.assert_array_equal(item.neg_dy, arrays["forces"][5])
+
+
+def with_nan():
+    forces = make_arrays()["forces"]
+    forces[4, 1, 2] = np.nan
+    return forces
+
+
+@pytest.mark.parametrize(
+    "changes, unit, message",
+    [
+        ({}, None, "energy_unit: none was given"),
+        ({}, "Ha", "energy_unit: 'Ha' was given"),
+        ({"F": None}, "eV", r"lacks the arrays F \(it has z, R, E\)"),
+        ({"F": np.zeros((COUNT, 4, 3))}, "eV", "forces have shape"),
+        ({"E": np.zeros(COUNT - 1)}, "eV", "energies have shape"),
+        ({"z": np.array([8, 1])}, "eV", "atomic numbers"),
+        ({"z": np.array([8, 1, 0])}, "eV", "numbers from 1 to 118"),
+        ({"F": with_nan()}, "eV", r"forces hold NaN or infinity in 1 of 6 structures \(first: 4\)"),
+    ],
+)
+def test_bad_npz_is_refused(tmp_path, changes, unit, message):
+    write_npz(tmp_path / "a.npz", **changes)
+    with pytest.raises(ValueError, match=message):
+        DKMPNPZ(str(tmp_path), unit, files="a.npz")
+
+
+def test_damaged_npz_is_refused(tmp_path):
+    path = tmp_path / "a.npz"
+    path.write_text("not an archive")
+    with pytest.raises(ValueError, match="not a NumPy archive"):
+        DKMPNPZ(str(tmp_path), "eV", files="a.npz")
+    write_npz(path)
+    damaged = bytearray(path.read_bytes())
+    damaged[200:300] = bytes(100)
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match="not a readable"):
+        DKMPNPZ(str(tmp_path), "eV", files="a.npz")
+
+
+def test_md22(tmp_path):
+    # As sGDML writes its files: energies in a column, texts beside the arrays.
+    arrays = write_npz(
+        tmp_path / "md22_AT-AT.npz",
+        E=make_arrays()["energies"][:, None],
+        name="AT-AT",
+        theory="PBE+MBD",
+        e_unit="kcal/mol",
+        r_unit="Ang",
+    )
+    data = DKMPMD22(str(tmp_path), "AT-AT")
+    assert data.metadata["energy_unit"] == "kcal/mol"
+    assert data.total_energy(data[1].y).item() == pytest.approx(arrays["energies"][1], abs=1e-9)
+    copy = tmp_path / "AT-AT/raw"
+    copy.mkdir(parents=True)
+    (tmp_path / "md22_AT-AT.npz").rename(copy / "md22_AT-AT.npz")
+    assert len(DKMPMD22(str(tmp_path), "AT-AT", "1::2")) == 3
+
+
+def test_md22_says_where_the_file_is(tmp_path):
+    with pytest.raises(ValueError, match=r"quantum-machine\.org/gdml/data/npz/md22_stachyose\.npz"):
+        DKMPMD22(str(tmp_path), "stachyose")
+    with pytest.raises(ValueError, match="Ac-Ala3-NHMe"):
+        DKMPMD22(str(tmp_path), "aspirin")
+
+
+def write_chignolin(path, count=3, **changes):
+    """AI2BMD's layout: all atoms of all structures one after the other; F holds gradients."""
+    arrays = make_arrays(count, 166)
+    elements = np.random.default_rng(1).choice([1, 6, 7, 8], 166)
+    values = {
+        "id": np.arange(count),
+        "R": arrays["positions"].reshape(-1, 3),
+        "Z": np.tile(elements, count),
+        "N": np.full(count, 166),
+        "F": -arrays["forces"].reshape(-1, 3) * Bohr / Hartree,
+        "E": arrays["energies"] / Hartree,
+    }
+    np.savez(path, **{**values, **changes})
+    return arrays
+
+
+def test_chignolin(tmp_path):
+    arrays = write_chignolin(tmp_path / "chignolin.npz")
+    data = DKMPChignolin(str(tmp_path))
+    assert len(data) == 3
+    item = data[1]
+    np.testing.assert_allclose(item.neg_dy * (kcal / mol), arrays["forces"][1], rtol=1e-6)
+    total = data.total_energy(item.y, 1).item() * (kcal / mol)
+    assert total == pytest.approx(arrays["energies"][1], rel=1e-6)
+    assert len(DKMPChignolin(str(tmp_path), "::2")) == 2
+
+
+def test_chignolin_says_where_the_file_is_and_what_is_wrong(tmp_path):
+    with pytest.raises(ValueError, match=r"github\.com/microsoft/AI2BMD"):
+        DKMPChignolin(str(tmp_path))
+    write_chignolin(tmp_path / "chignolin.npz", N=np.full(3, 165))
+    with pytest.raises(ValueError, match=r"(positions|atomic_numbers) have shape"):
+        DKMPChignolin(str(tmp_path))
+
+
+# --- Extended XYZ ------------------------------------------------------------------------------------------
+
+
+def test_extxyz_items(tmp_path):
+    frames, arrays = water_frames()
+    write_extxyz(tmp_path / "a.xyz", frames)
+    data = DKMPExtXYZ(str(tmp_path), train="a.xyz@:4", val="a.xyz@4:5", test="a.xyz@5:")
+    np.testing.assert_allclose(data[3].pos, arrays["positions"][3], atol=1e-7)
+    np.testing.assert_allclose(data[3].neg_dy, arrays["forces"][3], atol=1e-7)
+    assert data.metadata["energy_unit"] == "eV"
+    assert "box" not in data[3]
+
+
+def test_extxyz_periodic_with_stress_and_other_names(tmp_path):
+    cell = np.array([[9.0, 0, 0], [1.0, 8.0, 0], [0, 0.5, 7.0]])
+    frames, arrays = water_frames(cell=cell)
+    for frame in frames:
+        frame.info["DFT_energy"], frame.info["DFT_virial"] = 2 * frame.get_potential_energy(), np.eye(3) * 4
+        frame.arrays["DFT_forces"] = 2 * frame.get_forces()
+        frame.calc = None
+    write_extxyz(tmp_path / "a.xyz", frames)
+    keys = {"energy_key": "DFT_energy", "forces_key": "DFT_forces", "stress_key": "DFT_virial"}
+    data = DKMPExtXYZ(str(tmp_path), files="a.xyz", **keys)
+    np.testing.assert_allclose(data[0].box[0], cell)
+    np.testing.assert_allclose(data[0].neg_dy, 2 * arrays["forces"][0], atol=1e-7)
+    np.testing.assert_allclose(data[0].stress[0], np.eye(3) * 4)
+    with pytest.raises(ValueError, match=r"no 'energy' .*DFT_energy"):
+        DKMPExtXYZ(str(tmp_path), files="a.xyz")
+
+
+def test_extxyz_voigt_stress(tmp_path):
+    frames, _ = water_frames(cell=np.eye(3) * 9, stress=np.array([1.0, 2, 3, 4, 5, 6]))
+    write_extxyz(tmp_path / "a.xyz", frames)
+    stress = DKMPExtXYZ(str(tmp_path), files="a.xyz", stress_key="stress")[0].stress[0]
+    np.testing.assert_allclose(stress, [[1, 6, 5], [6, 2, 4], [5, 4, 3]])
+
+
+def test_isolated_atoms_become_the_reference(tmp_path):
+    frames, arrays = water_frames()
+    write_extxyz(tmp_path / "a.xyz", frames)
+    atoms = []
+    for symbol, energy in (("H", -10.0), ("O", -1900.0)):
+        atom = ase.Atoms(symbol)
+        atom.calc = SinglePointCalculator(atom, energy=energy)
+        atoms.append(atom)
+    write_extxyz(tmp_path / "atoms.xyz", atoms)
+    data = DKMPExtXYZ(str(tmp_path), files="a.xyz", isolated_atoms="atoms.xyz")
+    assert data.metadata["reference_energies"] == {1: -10.0, 8: -1900.0}
+    assert data[0].y.item() == pytest.approx(arrays["energies"][0] + 1920, abs=1e-6)
+    with pytest.raises(ValueError, match="one frame of one atom per element"):
+        DKMPExtXYZ(str(tmp_path), files="a.xyz", isolated_atoms="a.xyz")
+    with pytest.raises(ValueError, match="give one"):
+        DKMPExtXYZ(str(tmp_path), files="a.xyz", isolated_atoms="atoms.xyz", reference_energies={})
+
+
+def test_bad_extxyz_is_refused(tmp_path):
+    (tmp_path / "a.xyz").write_text("3\nProperties=species:S:1:pos:R:3\nO 0 0 0\n")
+    with pytest.raises(ValueError, match="not a readable extended XYZ file"):
+        DKMPExtXYZ(str(tmp_path), files="a.xyz")
+    slab, _ = water_frames(cell=np.eye(3) * 9)
+    slab[0].pbc = (True, True, False)
+    write_extxyz(tmp_path / "slab.xyz", slab)
+    with pytest.raises(ValueError, match="some directions only"):
+        DKMPExtXYZ(str(tmp_path), files="slab.xyz")
+    write_extxyz(tmp_path / "open.xyz", water_frames()[0])
+    write_extxyz(tmp_path / "periodic.xyz", water_frames(cell=np.eye(3) * 9)[0])
+    with pytest.raises(ValueError, match="some files have boxes"):
+        DKMPExtXYZ(str(tmp_path), files=["open.xyz", "periodic.xyz"])
+
+
+# --- DeePMD-kit's folders ----------------------------------------------------------------------------------
+
+
+def test_deepmd_items(tmp_path):
+    arrays = write_deepmd(tmp_path / "water")
+    data = DKMPDeePMD(str(tmp_path), train="water/set.000", val="water/set.001@:2", test="water/set.001@2:")
+    assert [len(part) for part in data.split_indices] == [6, 2, 4]
+    assert len(DKMPDeePMD(str(tmp_path), files="water")) == 12
+    item = data[7]
+    np.testing.assert_allclose(item.pos, arrays["positions"][1], rtol=1e-6)
+    np.testing.assert_array_equal(item.box[0], np.diag([10.0, 11.0, 12.0]))
+    assert item.z.tolist() == [8, 1, 1]
+    assert data.metadata["energy_unit"] == "eV"
+
+
+def test_deepmd_open_boundaries(tmp_path):
+    write_deepmd(tmp_path / "water", box=None)
+    (tmp_path / "water/nopbc").touch()
+    assert "box" not in DKMPDeePMD(str(tmp_path), files="water")[0]
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"box": None}, "lacks box.npy"),
+        ({"force": None}, "lacks force.npy"),
+        ({"box": np.ones((COUNT, 6))}, r"box.npy has shape \(6, 6\)"),
+        ({"box": np.zeros((COUNT, 9))}, "no volume"),
+        ({"coord": np.zeros((COUNT, 12))}, r"coord.npy has shape \(6, 12\)"),
+        ({"energy": np.full(COUNT, np.inf)}, "energies hold NaN or infinity in 6 of 6"),
+    ],
+)
+def test_bad_deepmd_folders_are_refused(tmp_path, changes, message):
+    write_deepmd(tmp_path / "water", **changes)
+    with pytest.raises(ValueError, match=message):
+        DKMPDeePMD(str(tmp_path), files="water")
+
+
+def test_deepmd_without_elements_is_refused(tmp_path):
+    write_deepmd(tmp_path / "water")
+    (tmp_path / "water/type_map.raw").write_text("O\n")
+    with pytest.raises(ValueError, match="one element symbol per type"):
+        DKMPDeePMD(str(tmp_path), files="water")
+    (tmp_path / "water/type_map.raw").unlink()
+    with pytest.raises(ValueError, match=r"there is no file .*type_map\.raw"):
+        DKMPDeePMD(str(tmp_path), files="water/set.000")
+    with pytest.raises(ValueError, match="there is no folder"):
+        DKMPDeePMD(str(tmp_path), files="nothing")
+
+
+# --- Real files --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "dataset, arguments, count, unit",
+    [
+        (
+            DKMPNPZ,
+            {"root": "chignolin", "energy_unit": "kcal/mol", "files": "gfn2_traj2.npz"},
+            350,
+            "kcal/mol",
+        ),
+        (
+            DKMPExtXYZ,
+            {
+                "root": "3bpa-acac",
+                "files": "dataset_3BPA_train_300K.xyz@:20",
+                "isolated_atoms": "dataset_3BPA_iso_atoms.xyz",
+            },
+            20,
+            "eV",
+        ),
+        (DKMPDeePMD, {"root": "water192", "files": ["data_0", "data_1", "data_2"]}, 320, "eV"),
+    ],
+)
+def test_real_files(dataset, arguments, count, unit):
+    folder = shared_data() / arguments["root"]
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is absent; set DKMP_DATA to the folder of the shared data sets")
+    data = dataset(**{**arguments, "root": str(folder)})
+    assert len(data) == count
+    assert data.metadata["energy_unit"] == unit
+    # Bound molecules: no atom has left, forces balance.
+    item = data[count - 1]
+    assert torch.pdist(item.pos).min() > 0.7
+    assert item.neg_dy.mean(dim=0).abs().max() < 0.01 * item.neg_dy.abs().max()
