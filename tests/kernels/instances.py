@@ -1,0 +1,36 @@
+"""The instances of every kernel file that are compiled for GPUs by the tests and the table of registers.
+
+A file without an entry is compiled for float32 and float64, plain and dual. Owners of a kernel add the macros
+it specialises on, the widest instance included: that is the one that runs out of registers.
+"""
+
+from itertools import product
+from typing import Dict, List, Mapping, Sequence, Tuple
+
+from tests.kernels.sources import kernel_files
+
+__all__ = ["Macros", "instances"]
+
+Macros = Dict[str, object]
+
+
+def _each(**choices: Sequence[object]) -> List[Macros]:
+    """All combinations of the values of macros, whose names get the prefix DKMP_."""
+    names = [f"DKMP_{name}" for name in choices]
+    return [dict(zip(names, values, strict=True)) for values in product(*choices.values())]
+
+
+_SCALARS = ("float", "double")
+_INSTANCES: Mapping[str, List[Macros]] = {
+    "dilated_attention.cu": [
+        *_each(SCALAR=_SCALARS, DUAL=(0, 1), HEAD_WIDTH=(32,), WIDE_NEIGHBORS=(1,)),
+        *_each(SCALAR=("double",), DUAL=(0, 1), HEAD_WIDTH=(256,), WIDE_NEIGHBORS=(1,)),
+        *_each(SCALAR=("float",), DUAL=(1,), HEAD_WIDTH=(256,), WIDE_NEIGHBORS=(0,)),
+    ],
+}
+
+
+def instances() -> List[Tuple[str, Macros]]:
+    """Kernel file and macros of every instance."""
+    default = _each(SCALAR=_SCALARS, DUAL=(0, 1))
+    return [(file, macros) for file in kernel_files() for macros in _INSTANCES.get(file, default)]
