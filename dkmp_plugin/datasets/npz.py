@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Mapping, Optional, Sequence
 
 import numpy as np
-from torchmdnet.datasets import MD22
 
 from dkmp_plugin.datasets.energy_forces import EnergyForces, Files, read_splits
 from dkmp_plugin.datasets.labelled_structures import LabelledStructures, structures_of_one_molecule
@@ -152,6 +151,9 @@ class DKMPMD22(EnergyForces):
         reference_energies: Optional[Mapping[int, float]] = None,
         transform: Optional[Callable[[Any], Any]] = None,
     ) -> None:
+        # Not at the top: the import hook needs this package while it extends torchmdnet.datasets.
+        from torchmdnet.datasets import MD22
+
         if molecule not in MD22.file_names:
             known = ", ".join(MD22.file_names)
             raise ValueError(f"molecule: {molecule!r} was given, one of {known} is expected")

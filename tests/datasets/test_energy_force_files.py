@@ -1,5 +1,8 @@
 """Energy-and-force datasets on small files written in the formats as they are published."""
 
+import subprocess
+import sys
+
 import ase
 import ase.io
 import numpy as np
@@ -206,6 +209,17 @@ def test_torchmd_train_fits_the_reference_to_its_own_split(tmp_path):
     module.setup("fit")
     mean = arrays["energies"][np.asarray(module.idx_train)].mean()
     assert data.total_energy(torch.zeros(1)).item() == pytest.approx(mean, abs=1e-9)
+
+
+def test_datasets_can_be_imported_before_torchmdnet():
+    """The import hook reads the registry while torchmdnet.datasets is being imported."""
+    code = (
+        "import dkmp_plugin.datasets, torchmdnet.datasets\n"
+        "assert set(dkmp_plugin.datasets.REGISTRY) <= set(torchmdnet.datasets.__all__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "could not extend" not in done.stderr
 
 
 # --- NumPy archives ----------------------------------------------------------------------------------------
