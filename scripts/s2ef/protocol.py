@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List
 
 import yaml
 
@@ -20,7 +20,7 @@ class Row:
         labels: Level of theory of the labels.
         energy_unit: Unit of the energies; forces are in it per Å.
         format: Format of the files.
-        parts: ``train``, ``validation``, ``test`` -> (file below DKMP_DATA, slice) pairs.
+        parts: ``train``, ``validation``, ``test`` -> files below DKMP_DATA, as ``FILE@start:stop:step``.
         batch_size: Structures per optimiser step.
         epochs: Epochs of the equal-epochs runs.
         cpu_seconds: CPU seconds of the equal-CPU runs.
@@ -32,7 +32,7 @@ class Row:
     labels: str
     energy_unit: str
     format: str
-    parts: Dict[str, List[Tuple[str, slice]]]
+    parts: Dict[str, List[str]]
     batch_size: int
     epochs: int
     cpu_seconds: float
@@ -54,19 +54,12 @@ class Protocol:
         return {**self.common, **self.models[model], **self.rows[row].settings.get(model, {})}
 
 
-def _slice(text: str) -> slice:
-    return slice(*(int(part) if part else None for part in text.split(":")))
-
-
 def load_protocol(path: Path = PROTOCOL_FILE) -> Protocol:
     """Reads the protocol."""
     contents = yaml.safe_load(path.read_text())
     rows = {}
     for name, row in contents["rows"].items():
-        parts = {
-            part: [(file, _slice(text)) for file, text in row.pop(part)]
-            for part in ("train", "validation", "test")
-        }
+        parts = {part: row.pop(part) for part in ("train", "validation", "test")}
         settings = row.pop("settings", {})
         rows[name] = Row(name=name, parts=parts, settings=settings, **row)
     return Protocol(contents["version"], contents["common"], contents["models"], rows)

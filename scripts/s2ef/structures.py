@@ -3,13 +3,17 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Tuple
+from typing import Callable, Dict, Iterator, Optional, Tuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from dkmp_plugin.datasets.deepmd import read_deepmd
+from dkmp_plugin.datasets.energy_forces import read_splits
+from dkmp_plugin.datasets.extxyz import read_extxyz
 from dkmp_plugin.datasets.label_file import fit_reference_energies
+from dkmp_plugin.datasets.labelled_structures import LabelledStructures
+from dkmp_plugin.datasets.npz import SGDML_KEYS, read_npz
 from s2ef.protocol import Row
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -52,66 +56,32 @@ class Structures:
         )
 
 
-def _read_npz(path: Path) -> Dict[str, np.ndarray]:
-    arrays = np.load(path)
-    return {"z": arrays["z"], "pos": arrays["R"], "energy": arrays["E"], "forces": arrays["F"]}
-
-
-def _read_extxyz(path: Path) -> Dict[str, np.ndarray]:
-    import ase.io
-
-    frames = ase.io.read(path, ":")
-    return {
-        "z": frames[0].numbers,
-        "pos": np.array([frame.positions for frame in frames]),
-        "energy": np.array([frame.get_potential_energy() for frame in frames]),
-        "forces": np.array([frame.get_forces() for frame in frames]),
-    }
-
-
-def _read_deepmd(path: Path) -> Dict[str, np.ndarray]:
-    import ase.data
-
-    names = (path.parent / "type_map.raw").read_text().split()
-    types = np.loadtxt(path.parent / "type.raw", dtype=int)
-    frames = len(np.load(path / "energy.npy"))
-    return {
-        "z": np.array([ase.data.atomic_numbers[names[index]] for index in types]),
-        "pos": np.load(path / "coord.npy").reshape(frames, -1, 3),
-        "energy": np.load(path / "energy.npy").astype(np.float64),
-        "forces": np.load(path / "force.npy").reshape(frames, -1, 3),
-        "box": np.load(path / "box.npy").reshape(frames, 3, 3),
-    }
-
-
-_READERS = {"npz": _read_npz, "extxyz": _read_extxyz, "deepmd": _read_deepmd}
+def _reader(row: Row) -> Callable[[Path], LabelledStructures]:
+    if row.format == "npz":
+        return lambda path: read_npz(path, row.energy_unit, SGDML_KEYS)
+    return {"extxyz": read_extxyz, "deepmd": read_deepmd}[row.format]
 
 
 def load_structures(row: Row) -> Dict[str, Structures]:
     """``train``, ``validation`` and ``test`` of a row.
 
     Raises:
-        SystemExit: a file is missing.
+        ValueError: a file is missing or damaged.
     """
-    result = {}
-    for part, sources in row.parts.items():
-        pieces: List[Dict[str, np.ndarray]] = []
-        for name, selection in sources:
-            path = data_folder() / name
-            if not path.exists():
-                raise SystemExit(f"{path} is missing; set DKMP_DATA to the folder of the shared data sets")
-            arrays = _READERS[row.format](path)
-            z = arrays.pop("z")
-            pieces.append({key: values[selection] for key, values in arrays.items()})
-        joined = {key: np.concatenate([piece[key] for piece in pieces]) for key in pieces[0]}
-        result[part] = Structures(
-            z=torch.from_numpy(z).long(),
-            pos=torch.from_numpy(joined["pos"]).float(),
-            energy=torch.from_numpy(joined["energy"]).double(),
-            forces=torch.from_numpy(joined["forces"]).float(),
-            box=torch.from_numpy(joined["box"]).float() if "box" in joined else None,
+    structures, split = read_splits(data_folder(), (), *row.parts.values(), _reader(row))
+    assert split is not None
+    atoms = int(structures.atom_counts[0])
+    boxes = structures.boxes
+    return {
+        part: Structures(
+            z=torch.from_numpy(structures.atomic_numbers[:atoms]).long(),
+            pos=torch.from_numpy(structures.positions.reshape(-1, atoms, 3)[indices]).float(),
+            energy=torch.from_numpy(structures.energies[indices]).double(),
+            forces=torch.from_numpy(structures.forces.reshape(-1, atoms, 3)[indices]).float(),
+            box=None if boxes is None else torch.from_numpy(boxes[indices]).float(),
         )
-    return result
+        for part, indices in zip(row.parts, split, strict=True)
+    }
 
 
 @dataclass(frozen=True)

@@ -172,6 +172,15 @@ class Training:
         # The first step must not have the rate zero.
         return self.learning_rate * cosine * min(1.0, (fraction + 1e-3) / warmup)
 
+    def _energy_weight(self) -> float:
+        """Rises geometrically, per atom: forces first, energies at the end.
+
+        The energy of a large molecule sums over all its atoms, and so does its gradient: with a large weight
+        from the start it drowns the forces.
+        """
+        first, last = self.settings["energy_weight_per_atom"]
+        return first * (last / first) ** self._fraction() / len(self.data.z)
+
     def train_step(self, indices: Tensor) -> float:
         """One optimiser step on the structures ``indices``; returns the loss."""
         start = time.process_time()
@@ -180,7 +189,7 @@ class Training:
         energies, forces = self.model(*self.data.batch(indices))
         energy_error = energies - self.scaling.energies(self.data.energy[indices])
         force_error = forces - self.scaling.forces(self.data.forces[indices].reshape(-1, 3))
-        loss = self.settings["energy_weight"] * energy_error.square().mean()
+        loss = self._energy_weight() * energy_error.square().mean()
         loss = loss + self.settings["force_weight"] * force_error.square().mean()
         if not torch.isfinite(loss):
             raise SystemExit(f"the loss is {loss.item()} at step {self.progress.step}; the training is void")
