@@ -2,7 +2,8 @@
 
 import argparse
 import sys
-from typing import List, Optional
+from pathlib import Path
+from typing import Any, List, Optional
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -44,6 +45,67 @@ def _rollout(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _bespoke(arguments: argparse.Namespace) -> int:
+    from contextlib import nullcontext
+
+    from dkmp_plugin.bespoke.pipeline import make_potential
+    from dkmp_plugin.bespoke.settings import BespokeSettings
+    from dkmp_plugin.evaluation.held_out import error_text
+    from dkmp_plugin.labeling.executors import dask_cluster, in_this_process
+
+    names = BespokeSettings.__dataclass_fields__
+    given = {name: value for name, value in vars(arguments).items() if name in names and value is not None}
+    if "temperatures" in given:
+        given["temperatures"] = tuple(given["temperatures"])
+    for name in {"ligand", "coordinates"} & set(given):
+        given[name] = str(Path(given[name]).absolute())
+    settings = BespokeSettings(**given)
+    settings = settings.quick() if arguments.quick else settings
+    workers = (
+        nullcontext(in_this_process) if arguments.scheduler is None else dask_cluster(arguments.scheduler)
+    )
+    with workers as task_map:
+        evaluation = make_potential(settings, arguments.output, task_map)
+    print(error_text(evaluation))
+    print(f"written: {arguments.output}/model.pt (for MLPotential('dkmp', modelPath=...)) and report.html")
+    return 0
+
+
+def _add_bespoke(verbs: Any) -> None:
+    bespoke = verbs.add_parser(
+        "bespoke",
+        help="make a potential for one ligand: sample, label with GFN2-xTB, train, validate, export",
+        description="Makes a potential for one molecule. The same command goes on after an interruption.",
+    )
+    bespoke.add_argument("ligand", help="Amber prmtop (of the ligand or of a complex), or SDF file")
+    bespoke.add_argument("--output", required=True, help="folder for everything that is made")
+    bespoke.add_argument(
+        "--coordinates", help="Amber coordinates or PDB of the prmtop [file beside it with the same stem]"
+    )
+    bespoke.add_argument("--residue", help="the ligand's residue name in the prmtop [the only one]")
+    bespoke.add_argument(
+        "--scheduler",
+        help="address of a Dask scheduler whose workers sample and label, e.g. tcp://node1:8786",
+    )
+    bespoke.add_argument(
+        "--quick", action="store_true", help="sizes that only show that every step works (about a minute)"
+    )
+    bespoke.add_argument(
+        "--temperatures", type=float, nargs="+", help="of the sampling in kelvin [300 500 800]"
+    )
+    for flag, default, text in (
+        ("--train-runs", 6, "training runs per temperature"),
+        ("--train-frames", 125, "labels per training run"),
+        ("--val-frames", 50, "labels per validation run"),
+        ("--test-frames", 100, "labels per held-out run"),
+        ("--epochs", 16, "of the training"),
+        ("--width", 64, "embedding_dimension of the model"),
+        ("--seed", 1, "of everything random"),
+    ):
+        bespoke.add_argument(flag, type=int, help=f"{text} [{default}]")
+    bespoke.set_defaults(run=_bespoke)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dkmp", description="Dilated message-passing potentials (DKMP).")
     verbs = parser.add_subparsers(dest="verb", required=True)
@@ -72,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
         "--rerank-interval", type=int, default=0, help="rank neighbours anew after this many steps (0: never)"
     )
     rollout.set_defaults(run=_rollout)
+    _add_bespoke(verbs)
     return parser
 
 

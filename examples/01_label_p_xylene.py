@@ -11,12 +11,11 @@ from pathlib import Path
 # One small molecule at a time: more threads only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from t4_lysozyme import LIGAND_RESIDUE, load_complex
-from tqdm import tqdm
+from t4_lysozyme import LIGAND_RESIDUE, complex_files
 
 from dkmp_plugin.datasets.label_file import split_indices, write_splits
-from dkmp_plugin.labeling.campaign import label_run, plan_runs, run_campaign
-from dkmp_plugin.labeling.extraction import atomic_numbers, extract_molecule, total_charge
+from dkmp_plugin.labeling.campaign import plan_runs, run_campaign
+from dkmp_plugin.labeling.molecule import read_amber
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -44,32 +43,15 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
-    t4_lysozyme = load_complex()
-    ligand = t4_lysozyme.ligand
-    molecule = extract_molecule(t4_lysozyme.system, ligand)
-    numbers = atomic_numbers(t4_lysozyme.topology, ligand)
-    charge = total_charge(t4_lysozyme.system, ligand)
+    prmtop, coordinates = complex_files()
+    molecule = read_amber(prmtop, coordinates, LIGAND_RESIDUE)
     frames = {
         "train": [arguments.train_frames] * arguments.train_runs,
         "val": [arguments.val_frames],
         "test": [arguments.test_frames],
     }
     runs = plan_runs(frames, arguments.temperatures, arguments.seed)
-
-    with tqdm(total=sum(run.num_frames for run in runs), desc="labelling", unit="frame") as bar:
-
-        def label(run):
-            bar.set_postfix_str(f"{run.split}, {run.condition}")
-            labels = label_run(run, molecule, numbers, t4_lysozyme.positions[ligand], charge)
-            bar.update(run.num_frames)
-            return labels
-
-        labels = run_campaign(
-            runs,
-            arguments.output,
-            label,
-            f"residue {LIGAND_RESIDUE} of T4 lysozyme L99A + p-xylene (openmmtools): GAFF in vacuum",
-        )
+    labels = run_campaign(molecule, runs, arguments.output)
     splits = arguments.splits or arguments.output.with_name("splits.npz")
     write_splits(splits, labels)
     sizes = ", ".join(f"{name} {len(members)}" for name, members in split_indices(labels).items())

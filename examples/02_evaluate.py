@@ -3,16 +3,10 @@
 import argparse
 import json
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-from torchmdnet.models.model import load_model
-
-from dkmp_plugin.datasets import DKMPHDF5
-from dkmp_plugin.datasets.label_file import read_label_file, split_indices
-from dkmp_plugin.evaluation.metrics import energy_force_errors, trivial_baseline
-from dkmp_plugin.evaluation.prediction import best_checkpoint, predict
+from dkmp_plugin.evaluation.held_out import error_text, evaluate_held_out
+from dkmp_plugin.evaluation.prediction import best_checkpoint
 from dkmp_plugin.files import replaced_on_success
 
 
@@ -39,45 +33,13 @@ def main() -> None:
     checkpoint = arguments.checkpoint
     if checkpoint.is_dir():
         checkpoint = best_checkpoint(checkpoint)
-    labels = read_label_file(arguments.labels)
-    splits = split_indices(labels)
-    test = splits["test"]
-    model = load_model(str(checkpoint), derivative=True).eval()
-    predicted_energies, predicted_forces = predict(model, DKMPHDF5(str(arguments.labels)), test)
-    energies, forces, run = labels.energies - labels.reference_energy, labels.forces, labels.run
-
-    groups = {"all held-out runs": np.ones(len(test), dtype=bool)}
-    for entry in labels.sampling["runs"]:
-        if entry["split"] == "test":
-            groups[f"held-out run at {entry['condition']}"] = run[test] == entry["index"]
-    results = {}
-    unit = labels.energy_unit
-    print(f"{checkpoint}: labels {labels.level_of_theory}, {unit} and {unit}/Å")
-    print(f"{'mean absolute errors':32s}{'energy':>10s}{'(trivial)':>12s}{'force':>10s}{'(trivial)':>12s}")
-    for name, members in groups.items():
-        chosen = test[members]
-        errors = energy_force_errors(
-            predicted_energies[members], predicted_forces[members], energies[chosen], forces[chosen]
-        )
-        baseline = trivial_baseline(energies[splits["train"]], energies[chosen], forces[chosen])
-        results[name] = {"model": asdict(errors), "baseline": asdict(baseline)}
-        print(
-            f"{name:32s}{errors.energy_mae:10.3f}{baseline.energy_mae:12.3f}"
-            f"{errors.force_mae:10.3f}{baseline.force_mae:12.3f}"
-        )
-    report = {
-        "checkpoint": str(checkpoint),
-        "level_of_theory": labels.level_of_theory,
-        "energy_unit": unit,
-        "labels": {name: len(members) for name, members in splits.items()},
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "errors": results,
-    }
+    evaluation = evaluate_held_out(checkpoint, arguments.labels)
+    print(error_text(evaluation))
     if arguments.keep_best:
         with replaced_on_success(arguments.keep_best) as temporary:
             shutil.copyfile(checkpoint, temporary)
     with replaced_on_success(arguments.output) as temporary:
-        temporary.write_text(json.dumps(report, indent=1))
+        temporary.write_text(json.dumps(evaluation, indent=1))
     print(f"written: {arguments.output}")
 
 

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any, Dict
 
+from dkmp_plugin.evaluation.held_out import error_table
+from dkmp_plugin.evaluation.learning_curve import plot_learning_curve
 from dkmp_plugin.evaluation.report import Panel, Table, plot_over_time, read_columns, write_html
 
 
@@ -19,31 +21,6 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, default=Path("runs/demo/report.html"), help="page to write")
     return parser.parse_args()
-
-
-def error_table(evaluation: Dict[str, Any]) -> Table:
-    unit = evaluation["energy_unit"]
-    rows = [
-        [
-            name,
-            str(errors["model"]["conformations"]),
-            *(
-                f"{errors[whose][quantity]:.3f}"
-                for quantity in ("energy_mae", "force_mae")
-                for whose in ("model", "baseline")
-            ),
-        ]
-        for name, errors in evaluation["errors"].items()
-    ]
-    labels = evaluation["labels"]
-    return Table(
-        "Errors on held-out runs",
-        ("runs", "conformations", f"energy MAE ({unit})", "trivial", f"force MAE ({unit}/Å)", "trivial"),
-        rows,
-        f"Labels: {evaluation['level_of_theory']}; {labels['train']} for training, {labels['val']} for "
-        f"validation, {labels['test']} held out, split by independent run. Trivial: mean training energy, "
-        f"zero forces. The model has {evaluation['parameters']:,} parameters.",
-    )
 
 
 def simulation_table(simulation: Dict[str, Any]) -> Table:
@@ -92,17 +69,7 @@ def main() -> None:
         ),
     )
     learning_picture = arguments.output.with_name("learning_curve.png")
-    plot_over_time(
-        learning_picture,
-        read_columns(arguments.training / "metrics.csv"),
-        "epoch",
-        "epoch",
-        (
-            Panel("energy MAE (kcal/mol)", {"validation": "val_y_l1_loss"}),
-            Panel("force MAE (kcal/mol/Å)", {"validation": "val_neg_dy_l1_loss"}),
-        ),
-        logarithmic=True,
-    )
+    plot_learning_curve(learning_picture, arguments.training, evaluation["energy_unit"])
     write_html(
         arguments.output,
         "DKMP^C in T4 lysozyme L99A: p-xylene by a trained potential",

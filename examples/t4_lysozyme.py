@@ -6,7 +6,7 @@
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List
+from typing import List, Tuple
 
 import numpy as np
 import openmm
@@ -27,8 +27,8 @@ class Complex:
     ligand: List[int]
 
 
-def load_complex() -> Complex:
-    """Reads the Amber files that openmmtools ships; no constraints anywhere.
+def complex_files() -> Tuple[Path, Path]:
+    """Amber topology and coordinates that openmmtools ships.
 
     Raises:
         ValueError: openmmtools is not installed, or its data files have moved.
@@ -42,8 +42,18 @@ def load_complex() -> Complex:
     folder = Path(package.submodule_search_locations[0]) / "data" / "T4-lysozyme-L99A-implicit"
     if not (folder / "complex.prmtop").is_file():
         raise ValueError(f"{folder} has no complex.prmtop; expected openmmtools 0.24 or newer")
-    parameters = app.AmberPrmtopFile(str(folder / "complex.prmtop"))
-    coordinates = app.AmberInpcrdFile(str(folder / "complex.crd"))
+    return folder / "complex.prmtop", folder / "complex.crd"
+
+
+def load_complex() -> Complex:
+    """Reads these files; no constraints anywhere.
+
+    Raises:
+        ValueError: as :func:`complex_files`.
+    """
+    prmtop, crd = complex_files()
+    parameters = app.AmberPrmtopFile(str(prmtop))
+    coordinates = app.AmberInpcrdFile(str(crd))
     return Complex(
         topology=parameters.topology,
         system=parameters.createSystem(

@@ -21,6 +21,17 @@ def t4_lysozyme():
 
 
 @pytest.fixture(scope="session")
+def p_xylene_files():
+    """Amber topology and coordinates of the complex."""
+    sys.path.insert(0, str(EXAMPLES))
+    try:
+        from t4_lysozyme import complex_files
+    finally:
+        sys.path.remove(str(EXAMPLES))
+    return complex_files()
+
+
+@pytest.fixture(scope="session")
 def p_xylene(t4_lysozyme):
     """System of the ligand alone, atomic numbers, positions (18, 3) in Å."""
     from dkmp_plugin.labeling.extraction import atomic_numbers, extract_molecule

@@ -1,1 +1,1 @@
-"""Labels from scratch: cut a molecule out of a complex, sample it with OpenMM, label it with GFN2-xTB."""
+"""Labels from scratch: take a molecule, sample it with OpenMM or GFN2-xTB, label it with GFN2-xTB."""

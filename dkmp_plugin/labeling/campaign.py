@@ -1,21 +1,34 @@
-"""A labelling campaign: independent runs, each sampled and labelled on its own, joined into one file."""
+"""A labelling campaign: independent runs, sampled, then labelled in chunks, joined into one file.
 
+Whatever is finished waits in ``<output>.runs/run_<index>/``: ``plan.json`` (what was asked for),
+``frames.npy``, ``labels_<first frame>.npz``. A campaign that was killed goes on from there.
+"""
+
+import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, Sequence, Union
+from typing import Any, Dict, List, Mapping, Sequence, Tuple, Union
 
 import numpy as np
 import openmm
+from tqdm import tqdm
 
 from dkmp_plugin.datasets.label_file import (
     LabelledConformations,
     merge_runs,
-    read_label_file,
     write_label_file,
 )
+from dkmp_plugin.files import replaced_on_success
 from dkmp_plugin.labeling import gfn2
-from dkmp_plugin.labeling.sampling import sample_langevin, strain
+from dkmp_plugin.labeling.executors import TaskMap, in_this_process
+from dkmp_plugin.labeling.molecule import Molecule
+from dkmp_plugin.labeling.sampling import sample_gfn2, sample_langevin, strain
+
+# More than this share of conformations without converged labels says that the sampling is wrong.
+MAX_FAILED = 0.05
+# Labels that are saved together: what an interruption can cost, and one task of a cluster.
+CHUNK_SIZE = 25
 
 
 @dataclass(frozen=True)
@@ -29,6 +42,8 @@ class SamplingRun:
         strained: whether the frames are strained (see ``sampling.strain``) before they are labelled.
         num_frames: number of labels.
         seed: of everything random in the run.
+        steps_between_frames: of the dynamics, 0.5 fs each.
+        equilibration_steps: before the first frame.
     """
 
     index: int
@@ -37,6 +52,8 @@ class SamplingRun:
     strained: bool
     num_frames: int
     seed: int
+    steps_between_frames: int = 500
+    equilibration_steps: int = 2000
 
     @property
     def condition(self) -> str:
@@ -45,7 +62,11 @@ class SamplingRun:
 
 
 def plan_runs(
-    frames_per_run: Dict[str, Sequence[int]], temperatures: Sequence[float], seed: int
+    frames_per_run: Mapping[str, Sequence[int]],
+    temperatures: Sequence[float],
+    seed: int,
+    steps_between_frames: int = 500,
+    equilibration_steps: int = 2000,
 ) -> List[SamplingRun]:
     """Independent runs for each split: every temperature, plus strained frames of the lowest temperature.
 
@@ -53,6 +74,8 @@ def plan_runs(
         frames_per_run: split -> frames of each replica, e.g. ``{"train": (100, 100), "val": (50,)}``.
         temperatures: in kelvin.
         seed: of the first run; each further run takes the next number.
+        steps_between_frames: of every run.
+        equilibration_steps: of every run.
     """
     conditions = [(temperature, False) for temperature in temperatures] + [(min(temperatures), True)]
     runs: List[SamplingRun] = []
@@ -60,78 +83,168 @@ def plan_runs(
         for num_frames in replicas:
             for temperature, strained in conditions:
                 index = len(runs)
-                runs.append(SamplingRun(index, split, temperature, strained, num_frames, seed + index))
+                runs.append(
+                    SamplingRun(
+                        index=index,
+                        split=split,
+                        temperature=temperature,
+                        strained=strained,
+                        num_frames=num_frames,
+                        seed=seed + index,
+                        steps_between_frames=steps_between_frames,
+                        equilibration_steps=equilibration_steps,
+                    )
+                )
     return runs
 
 
-def label_run(
-    run: SamplingRun,
-    system: openmm.System,
-    atomic_numbers: Sequence[int],
-    positions: np.ndarray,
-    charge: int,
-    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
-) -> LabelledConformations:
-    """Samples and labels one run; arguments as in ``sample_langevin`` and ``label_conformations``."""
-    frames = sample_langevin(
-        system, positions, temperature=run.temperature, num_frames=run.num_frames, seed=run.seed
-    )
-    if run.strained:
-        frames = strain(frames, np.random.default_rng(run.seed))
-    energies, forces = gfn2.label_conformations(atomic_numbers, frames, charge=charge, progress=progress)
-    return LabelledConformations(
-        atomic_numbers=np.asarray(atomic_numbers, dtype=np.int64),
-        positions=frames,
-        energies=energies,
-        forces=forces,
-        run=np.full(run.num_frames, run.index, dtype=np.int64),
-        energy_unit=gfn2.ENERGY_UNIT,
-        level_of_theory=gfn2.level_of_theory(),
-        total_charge=charge,
-        sampling={"runs": [{**asdict(run), "condition": run.condition}]},
-    )
+def sample_run(molecule: Molecule, run: SamplingRun) -> np.ndarray:
+    """Conformations (num_frames, N, 3) in Å of one run; run i starts from conformer i, cyclically."""
+    start = molecule.conformers[run.index % len(molecule.conformers)]
+    dynamics: Dict[str, Any] = {
+        "temperature": run.temperature,
+        "num_frames": run.num_frames,
+        "seed": run.seed,
+        "steps_between_frames": run.steps_between_frames,
+        "equilibration_steps": run.equilibration_steps,
+    }
+    if molecule.force_field is None:
+        frames = sample_gfn2(molecule.atomic_numbers.tolist(), start, charge=molecule.charge, **dynamics)
+    else:
+        frames = sample_langevin(openmm.XmlSerializer.deserialize(molecule.force_field), start, **dynamics)
+    return strain(frames, np.random.default_rng(run.seed)) if run.strained else frames
+
+
+def label_frames(
+    atomic_numbers: np.ndarray, frames: np.ndarray, charge: int
+) -> Tuple[np.ndarray, np.ndarray]:
+    """GFN2-xTB labels as ``gfn2.label_conformations``; NaN where a conformation does not converge."""
+    return gfn2.label_conformations(atomic_numbers.tolist(), frames, charge=charge, keep_going=True)
 
 
 def run_campaign(
+    molecule: Molecule,
     runs: Sequence[SamplingRun],
     output: Union[str, Path],
-    label: Callable[[SamplingRun], LabelledConformations],
-    description: str,
+    *,
+    task_map: TaskMap = in_this_process,
+    progress: bool = True,
 ) -> LabelledConformations:
-    """Labels all runs and writes one file; a campaign that was interrupted goes on where it stopped.
-
-    Finished runs wait in ``<output>.runs/`` until the whole file is written; then the folder is removed.
+    """Samples and labels all runs and writes one file; one that was interrupted goes on where it stopped.
 
     Args:
-        runs: what to do.
+        molecule: what to sample and label.
+        runs: how (see :func:`plan_runs`).
         output: the label file.
-        label: samples and labels one run (see ``label_run``).
-        description: how the conformations were made, in words; kept in the file.
+        task_map: where the work is done (see ``dkmp_plugin.labeling.executors``).
+        progress: whether to show progress bars.
 
     Returns:
         What was written to ``output``.
+
+    Raises:
+        ValueError: the dynamics failed, or too many conformations have no converged labels.
     """
     output = Path(output)
     folder = output.with_name(output.name + ".runs")
-    parts = []
-    for run in runs:
-        path = folder / f"run_{run.index:03d}.h5"
-        part = _finished_run(path, run)
-        if part is None:
-            part = label(run)
-            write_label_file(path, part)
-        parts.append(part)
-    labels = merge_runs(parts)
-    labels.sampling["description"] = description
+    folders = {run.index: _run_folder(folder, molecule, run) for run in runs}
+    total = sum(run.num_frames for run in runs)
+    with tqdm(total=total, desc="sampling", unit="frame", disable=not progress) as bar:
+        _sample(molecule, runs, folders, task_map, bar)
+    with tqdm(total=total, desc="labelling", unit="frame", disable=not progress) as bar:
+        _label(molecule, runs, folders, task_map, bar)
+    labels = merge_runs([_finished_run(molecule, run, folders[run.index]) for run in runs])
+    labels.sampling["description"] = molecule.source
     write_label_file(output, labels)
     shutil.rmtree(folder)
     return labels
 
 
-def _finished_run(path: Path, run: SamplingRun) -> Union[LabelledConformations, None]:
-    """The run as an interrupted campaign left it, or None where it is missing or was made otherwise."""
-    if not path.exists():
-        return None
-    part = read_label_file(path)
-    made_alike = part.sampling["runs"] == [{**asdict(run), "condition": run.condition}]
-    return part if made_alike and part.level_of_theory == gfn2.level_of_theory() else None
+def _run_folder(folder: Path, molecule: Molecule, run: SamplingRun) -> Path:
+    """The folder of one run, emptied where it was planned otherwise."""
+    path = folder / f"run_{run.index:03d}"
+    plan = json.dumps(
+        {
+            **asdict(run),
+            "molecule": molecule.fingerprint,
+            "labels": gfn2.level_of_theory(),
+            "chunk_size": CHUNK_SIZE,
+        },
+        indent=1,
+    )
+    record = path / "plan.json"
+    if not record.is_file() or record.read_text() != plan:
+        shutil.rmtree(path, ignore_errors=True)
+        with replaced_on_success(record) as temporary:
+            temporary.write_text(plan)
+    return path
+
+
+def _sample(
+    molecule: Molecule, runs: Sequence[SamplingRun], folders: Dict[int, Path], task_map: TaskMap, bar: Any
+) -> None:
+    missing = []
+    for run in runs:
+        if (folders[run.index] / "frames.npy").is_file():
+            bar.update(run.num_frames)
+        else:
+            missing.append(run)
+    for task, frames in task_map(sample_run, [(molecule, run) for run in missing]):
+        run = missing[task]
+        with replaced_on_success(folders[run.index] / "frames.npy") as temporary:
+            np.save(temporary, frames)
+        bar.set_postfix_str(f"{run.split}, {run.condition}")
+        bar.update(run.num_frames)
+
+
+def _chunk_path(folder: Path, first: int) -> Path:
+    return folder / f"labels_{first:06d}.npz"
+
+
+def _label(
+    molecule: Molecule,
+    runs: Sequence[SamplingRun],
+    folders: Dict[int, Path],
+    task_map: TaskMap,
+    bar: Any,
+) -> None:
+    arguments, paths = [], []
+    for run in runs:
+        frames = np.load(folders[run.index] / "frames.npy")
+        for first in range(0, len(frames), CHUNK_SIZE):
+            chunk = frames[first : first + CHUNK_SIZE]
+            path = _chunk_path(folders[run.index], first)
+            if path.is_file():
+                bar.update(len(chunk))
+                continue
+            arguments.append((molecule.atomic_numbers, chunk, molecule.charge))
+            paths.append(path)
+    for task, (energies, forces) in task_map(label_frames, arguments):
+        with replaced_on_success(paths[task]) as temporary:
+            np.savez(temporary, energies=energies, forces=forces)
+        bar.update(len(energies))
+
+
+def _finished_run(molecule: Molecule, run: SamplingRun, folder: Path) -> LabelledConformations:
+    frames = np.load(folder / "frames.npy")
+    chunks = [np.load(_chunk_path(folder, first)) for first in range(0, len(frames), CHUNK_SIZE)]
+    energies = np.concatenate([chunk["energies"] for chunk in chunks])
+    forces = np.concatenate([chunk["forces"] for chunk in chunks])
+    converged = np.isfinite(energies)
+    failed = int((~converged).sum())
+    if failed > MAX_FAILED * len(energies):
+        raise ValueError(
+            f"GFN2-xTB did not converge for {failed} of {len(energies)} conformations of the run at "
+            f"{run.condition}; sample at lower temperatures"
+        )
+    return LabelledConformations(
+        atomic_numbers=molecule.atomic_numbers,
+        positions=frames[converged],
+        energies=energies[converged],
+        forces=forces[converged],
+        run=np.full(converged.sum(), run.index, dtype=np.int64),
+        energy_unit=gfn2.ENERGY_UNIT,
+        level_of_theory=gfn2.level_of_theory(),
+        total_charge=molecule.charge,
+        sampling={"runs": [{**asdict(run), "condition": run.condition, "not_converged": failed}]},
+    )

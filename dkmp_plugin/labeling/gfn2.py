@@ -22,6 +22,7 @@ def label_conformations(
     *,
     charge: int = 0,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+    keep_going: bool = False,
 ) -> Tuple[np.ndarray, np.ndarray]:
     """Labels conformations of one molecule in vacuum.
 
@@ -30,6 +31,7 @@ def label_conformations(
         positions: (M, N, 3) in Å.
         charge: total charge in elementary charges.
         progress: wraps the iteration over conformations, e.g. ``tqdm``.
+        keep_going: NaN as the labels of a conformation that does not converge, instead of an error.
 
     Returns:
         Total energies (M,) in kcal/mol and forces (M, N, 3) in kcal/mol/Å.
@@ -50,6 +52,11 @@ def label_conformations(
                 calculator.update(in_bohr)
             result = calculator.singlepoint()
         except RuntimeError as error:
+            if keep_going:
+                energies[index], forces[index] = np.nan, np.nan
+                # The next one must not start from this one's density.
+                calculator = None
+                continue
             raise ValueError(
                 f"GFN2-xTB failed for conformation {index} of {len(positions)} ({error}); "
                 "strain or heat the molecule less"
@@ -57,3 +64,10 @@ def label_conformations(
         energies[index] = result.get("energy") * units.Hartree / _KCAL_PER_MOL
         forces[index] = -result.get("gradient") * units.Hartree / units.Bohr / _KCAL_PER_MOL
     return energies, forces
+
+
+def ase_calculator(charge: int = 0) -> Any:
+    """GFN2-xTB as an ASE calculator, silent (see ``label_conformations`` for the labels themselves)."""
+    from tblite.ase import TBLite
+
+    return TBLite(method="GFN2-xTB", charge=charge, verbosity=0)

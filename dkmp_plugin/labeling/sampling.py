@@ -1,4 +1,6 @@
-"""Conformations of one molecule: Langevin dynamics with its force field, and strained copies of frames."""
+"""Conformations of one molecule: Langevin dynamics (force field or GFN2-xTB), and strained copies."""
+
+from typing import Sequence
 
 import numpy as np
 import openmm
@@ -56,6 +58,77 @@ def sample_langevin(
         integrator.step(steps_between_frames)
         frame = context.getState(getPositions=True).getPositions(asNumpy=True).value_in_unit(unit.angstrom)
         frames.append(frame - frame.mean(axis=0))
+    trajectory = np.array(frames)
+    if not np.isfinite(trajectory).all():
+        raise ValueError(f"the dynamics at {temperature} K became unstable; use a shorter time_step")
+    return trajectory
+
+
+def sample_gfn2(
+    atomic_numbers: Sequence[int],
+    positions: np.ndarray,
+    *,
+    charge: int,
+    temperature: float,
+    num_frames: int,
+    seed: int,
+    steps_between_frames: int = 100,
+    equilibration_steps: int = 500,
+    time_step: float = 0.5,
+    friction: float = 5.0,
+) -> np.ndarray:
+    """Frames of one Langevin trajectory with GFN2-xTB forces (ASE, tblite), for want of a force field.
+
+    Args:
+        atomic_numbers: (N,).
+        positions: (N, 3) start in Å; relaxed for a few steps first.
+        charge: total charge in elementary charges.
+        temperature: in kelvin.
+        num_frames: M.
+        seed: as in :func:`sample_langevin`.
+        steps_between_frames: fewer than with a force field, as each costs a GFN2-xTB calculation.
+        equilibration_steps: before the first frame.
+        time_step: in femtoseconds.
+        friction: in 1/ps.
+
+    Returns:
+        (M, N, 3) in Å, centred on their centroids.
+
+    Raises:
+        ValueError: the dynamics left finite numbers, or GFN2-xTB did not converge on the way.
+    """
+    from ase import Atoms, units
+    from ase.calculators.calculator import CalculationFailed, InputError
+    from ase.md.langevin import Langevin
+    from ase.optimize import BFGS
+
+    from dkmp_plugin.labeling.gfn2 import ase_calculator
+
+    generator = np.random.default_rng(seed)
+    atoms = Atoms(numbers=atomic_numbers, positions=positions, calculator=ase_calculator(charge))
+    frames = []
+    try:
+        BFGS(atoms, logfile=None).run(fmax=0.2, steps=30)
+        # ASE's own function for this was renamed between the versions that we support.
+        width = np.sqrt(units.kB * temperature * atoms.get_masses())
+        atoms.set_momenta(width[:, None] * generator.standard_normal(atoms.positions.shape))
+        dynamics = Langevin(
+            atoms,
+            time_step * units.fs,
+            temperature_K=temperature,
+            friction=friction / (1000 * units.fs),
+            rng=generator,
+            fixcm=False,  # the correct ensemble; frames are centred below
+        )
+        dynamics.run(equilibration_steps)
+        for _ in range(num_frames):
+            dynamics.run(steps_between_frames)
+            frames.append(atoms.positions - atoms.positions.mean(axis=0))
+    except (CalculationFailed, InputError, RuntimeError) as error:
+        raise ValueError(
+            f"GFN2-xTB dynamics at {temperature} K failed after {len(frames)} of {num_frames} frames "
+            f"({error}); lower the temperature"
+        ) from error
     trajectory = np.array(frames)
     if not np.isfinite(trajectory).all():
         raise ValueError(f"the dynamics at {temperature} K became unstable; use a shorter time_step")

@@ -1,19 +1,43 @@
+import os
+import signal
+
 import numpy as np
 import pytest
 
 from dkmp_plugin.datasets.label_file import read_label_file, split_indices
-from dkmp_plugin.labeling.campaign import label_run, plan_runs, run_campaign
+from dkmp_plugin.labeling import campaign
+from dkmp_plugin.labeling.campaign import plan_runs, run_campaign
+from dkmp_plugin.labeling.executors import dask_cluster, in_this_process
+from dkmp_plugin.labeling.molecule import Molecule
+
+# Few steps: these tests are about which work is done when, not about the conformations.
+SHORT = {"steps_between_frames": 5, "equilibration_steps": 5}
 
 
 @pytest.fixture(scope="module")
 def runs():
-    return plan_runs({"train": (3, 3), "val": (2,), "test": (2,)}, temperatures=(300.0, 600.0), seed=5)
+    frames = {"train": (3, 3), "val": (2,), "test": (2,)}
+    return plan_runs(frames, temperatures=(300.0, 600.0), seed=5, **SHORT)
 
 
-@pytest.fixture(scope="module")
-def label(p_xylene):
-    system, numbers, positions = p_xylene
-    return lambda run: label_run(run, system, numbers, positions, charge=0)
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(campaign, "CHUNK_SIZE", 2)
+
+
+class CountedTasks:
+    """Runs tasks in this process, records them, and is interrupted after ``limit`` of them."""
+
+    def __init__(self, limit=None):
+        self.limit = limit
+        self.done = []
+
+    def __call__(self, function, arguments):
+        for index, result in in_this_process(function, arguments):
+            if len(self.done) == self.limit:
+                raise KeyboardInterrupt
+            self.done.append(function.__name__)
+            yield index, result
 
 
 def test_plan_gives_every_condition_to_every_split(runs):
@@ -23,51 +47,122 @@ def test_plan_gives_every_condition_to_every_split(runs):
     assert len({run.seed for run in runs}) == len(runs) == 12
 
 
-def test_campaign_goes_on_where_it_stopped(tmp_path, runs, label):
+# 12 runs are sampled; their 30 frames make 18 chunks of at most two.
+@pytest.mark.parametrize("finished", [5, 20])
+def test_campaign_goes_on_where_it_stopped(tmp_path, runs, water, finished):
     output = tmp_path / "labels.h5"
-    labelled = []
-
-    def interrupted(run):
-        if len(labelled) == 2:
-            raise KeyboardInterrupt
-        labelled.append(run.index)
-        return label(run)
-
     with pytest.raises(KeyboardInterrupt):
-        run_campaign(runs, output, interrupted, "p-xylene")
+        run_campaign(water, runs, output, task_map=CountedTasks(finished), progress=False)
     assert not output.exists()
-
-    def resumed(run):
-        labelled.append(run.index)
-        return label(run)
-
-    labels = run_campaign(runs, output, resumed, "p-xylene")
-    assert labelled == [run.index for run in runs]
+    rest = CountedTasks()
+    labels = run_campaign(water, runs, output, task_map=rest, progress=False)
+    assert rest.done == (["sample_run"] * 12 + ["label_frames"] * 18)[finished:]
     assert [path.name for path in tmp_path.iterdir()] == ["labels.h5"]
     assert len(labels) == sum(run.num_frames for run in runs)
 
+    straight = run_campaign(water, runs, tmp_path / "straight.h5", progress=False)
     read = read_label_file(output)
-    np.testing.assert_array_equal(read.energies, labels.energies)
-    assert read.sampling["description"] == "p-xylene"
-    assert read.sampling["runs"][1]["temperature"] == 600.0
+    np.testing.assert_array_equal(read.positions, straight.positions)
+    np.testing.assert_array_equal(read.energies, straight.energies)
+    np.testing.assert_array_equal(read.forces, straight.forces)
+
+
+def test_file_says_how_it_was_made(tmp_path, runs, p_xylene_molecule):
+    run_campaign(p_xylene_molecule, runs[:1] + runs[-6:], tmp_path / "labels.h5", progress=False)
+    read = read_label_file(tmp_path / "labels.h5")
+    assert read.sampling["description"] == p_xylene_molecule.source
+    assert read.sampling["runs"][0]["temperature"] == 300.0
+    assert read.sampling["runs"][0]["not_converged"] == 0
     assert read.level_of_theory.startswith("GFN2-xTB")
     assert read.energy_unit == "kcal/mol"
     training = split_indices(read)["train"]
     assert (read.energies - read.reference_energy)[training].mean() == pytest.approx(0.0, abs=1e-6)
 
 
-def test_runs_planned_otherwise_are_labelled_again(tmp_path, runs, label):
+def test_runs_planned_otherwise_and_other_molecules_are_done_again(tmp_path, runs, water):
     output = tmp_path / "labels.h5"
-    seeds = []
-
-    def stop_after_first(run):
-        if seeds:
-            raise KeyboardInterrupt
-        seeds.append(run.seed)
-        return label(run)
-
     with pytest.raises(KeyboardInterrupt):
-        run_campaign(runs, output, stop_after_first, "p-xylene")
-    other = plan_runs({"train": (2,), "val": (1,), "test": (1,)}, temperatures=(300.0,), seed=99)
-    labels = run_campaign(other, output, label, "p-xylene")
+        run_campaign(water, runs, output, task_map=CountedTasks(20), progress=False)
+    other = plan_runs({"train": (3,), "val": (2,), "test": (2,)}, temperatures=(300.0,), seed=99, **SHORT)
+    again = CountedTasks(limit=3)
+    with pytest.raises(KeyboardInterrupt):
+        run_campaign(water, other, output, task_map=again, progress=False)
+    assert again.done == ["sample_run"] * 3
+    moved = Molecule(
+        water.name, water.atomic_numbers, water.conformers + 0.01, 0, water.force_field, water.source
+    )
+    again = CountedTasks()
+    labels = run_campaign(moved, other, output, task_map=again, progress=False)
+    assert again.done.count("sample_run") == len(other)
     assert sorted(entry["seed"] for entry in labels.sampling["runs"]) == [run.seed for run in other]
+
+
+def test_conformations_that_do_not_converge_are_left_out_or_too_many(tmp_path, runs, water, monkeypatch):
+    """Coincident atoms among the frames, as a broken dynamics would leave them."""
+    sample = campaign.sample_run
+    broken = 1
+
+    def with_coincident_atoms(molecule, run):
+        frames = sample(molecule, run)
+        if run.index == 0:
+            frames[:broken, 1] = frames[:broken, 0]
+        return frames
+
+    monkeypatch.setattr(campaign, "sample_run", with_coincident_atoms)
+    with pytest.raises(ValueError, match="did not converge for 1 of 3 conformations of the run at 300 K"):
+        run_campaign(water, runs, tmp_path / "labels.h5", progress=False)
+    monkeypatch.setattr(campaign, "MAX_FAILED", 0.5)
+    labels = run_campaign(water, runs, tmp_path / "labels.h5", progress=False)
+    assert len(labels) == sum(run.num_frames for run in runs) - 1
+    assert labels.sampling["runs"][0]["not_converged"] == 1
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    distributed = pytest.importorskip("distributed", reason="the extra `bespoke` is not installed")
+    options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    with distributed.LocalCluster(**options) as cluster:
+        yield cluster
+
+
+class TestDask:
+    def test_two_workers_give_the_same_labels(self, tmp_path, runs, water, cluster):
+        straight = run_campaign(water, runs, tmp_path / "straight.h5", progress=False)
+        with dask_cluster(cluster.scheduler_address) as task_map:
+            labels = run_campaign(water, runs, tmp_path / "labels.h5", task_map=task_map, progress=False)
+            (first, _), (second, _) = task_map(worker_process, [(0.5,), (0.5,)])
+            processes = [result for _, result in task_map(worker_process, [(0.5,), (0.5,)])]
+        assert {first, second} == {0, 1}
+        assert len(set(processes)) == 2 and os.getpid() not in processes
+        np.testing.assert_array_equal(labels.positions, straight.positions)
+        np.testing.assert_array_equal(labels.energies, straight.energies)
+
+    def test_a_dead_worker_costs_nothing_but_time(self, tmp_path, runs, water, cluster):
+        straight = run_campaign(water, runs, tmp_path / "straight.h5", progress=False)
+        with dask_cluster(cluster.scheduler_address) as task_map:
+            ((_, victim),) = task_map(worker_process, [(0.0,)])
+
+            def with_a_death(function, arguments):
+                for count, result in enumerate(task_map(function, arguments)):
+                    if count == 0 and function is campaign.sample_run:
+                        os.kill(victim, signal.SIGKILL)
+                    yield result
+
+            labels = run_campaign(water, runs, tmp_path / "labels.h5", task_map=with_a_death, progress=False)
+        np.testing.assert_array_equal(labels.energies, straight.energies)
+
+    def test_no_scheduler(self):
+        pytest.importorskip("distributed", reason="the extra `bespoke` is not installed")
+        with (
+            pytest.raises(ValueError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"),
+            dask_cluster("tcp://127.0.0.1:9", timeout=0.5),
+        ):
+            pass
+
+
+def worker_process(seconds):
+    """Process number of the worker, which is busy for a while."""
+    import time
+
+    time.sleep(seconds)
+    return os.getpid()

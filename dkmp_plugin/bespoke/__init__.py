@@ -1,0 +1,1 @@
+"""One potential for one molecule: ``dkmp bespoke`` samples, labels, trains, validates and exports it."""

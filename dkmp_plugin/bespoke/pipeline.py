@@ -1,0 +1,122 @@
+"""The steps from a ligand's file to an exported potential; finished ones are kept."""
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Dict, Union
+
+from dkmp_plugin.bespoke.settings import BespokeSettings
+from dkmp_plugin.bespoke.training import train, write_configuration
+from dkmp_plugin.files import replaced_on_success
+from dkmp_plugin.labeling.campaign import run_campaign
+from dkmp_plugin.labeling.executors import TaskMap, in_this_process
+
+
+def make_potential(
+    settings: BespokeSettings, output: Union[str, Path], task_map: TaskMap = in_this_process
+) -> Dict[str, Any]:
+    """Sample, label, train, validate and export a potential of one molecule.
+
+    The folder holds ``labels.h5``, ``splits.npz``, ``training.yaml``, ``training/``, ``best.ckpt``,
+    ``evaluation.json``, ``model.pt`` and ``report.html``. Called again after an interruption, even by
+    kill -9, it keeps what is finished: frames and labels in chunks, the training by epochs.
+
+    Args:
+        settings: The ligand and the sizes.
+        output: The folder.
+        task_map: Where sampling and labelling run (see ``dkmp_plugin.labeling.executors``).
+
+    Returns:
+        The evaluation on held-out runs (see ``evaluate_held_out``).
+
+    Raises:
+        ValueError: If the input is unreadable, or the folder was begun with other settings.
+        RuntimeError: If the training fails, or another process works in the folder.
+    """
+    output = Path(output).absolute()
+    with _only_here(output):
+        settings.claim(output)
+        _label(settings, output, task_map)
+        _train(settings, output)
+        evaluation = _evaluate(output)
+        _export(output)
+        _report(settings, output, evaluation)
+    return evaluation
+
+
+@contextmanager
+def _only_here(output: Path) -> Iterator[None]:
+    """Keeps a second process out of the folder; the lock ends with the process, however that ends."""
+    output.mkdir(parents=True, exist_ok=True)
+    with open(output / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RuntimeError(f"another process works in {output}; wait for it, or end it") from error
+        yield
+
+
+def _begin(step: str, output: Path) -> bool:
+    """Announces a step; whether it has to be done."""
+    done = output.exists()
+    print(f"== {step}: " + (f"kept ({output.name})" if done else output.name), flush=True)
+    return not done
+
+
+def _label(settings: BespokeSettings, output: Path, task_map: TaskMap) -> None:
+    from dkmp_plugin.datasets.label_file import read_label_file, write_splits
+
+    labels = output / "labels.h5"
+    if _begin("sample and label", labels):
+        molecule = settings.read_molecule()
+        print(f"{molecule.source}; {len(molecule.atomic_numbers)} atoms, charge {molecule.charge:+d}")
+        run_campaign(molecule, settings.plan_runs(), labels, task_map=task_map)
+    if not (output / "splits.npz").exists():
+        write_splits(output / "splits.npz", read_label_file(labels))
+
+
+def _train(settings: BespokeSettings, output: Path) -> None:
+    finished = output / "training_finished"
+    if _begin("train", finished):
+        configuration = output / "training.yaml"
+        write_configuration(
+            configuration,
+            num_epochs=settings.epochs,
+            embedding_dimension=settings.width,
+            seed=settings.seed,
+        )
+        train(output, configuration, settings.epochs)
+        finished.touch()
+
+
+def _evaluate(output: Path) -> Dict[str, Any]:
+    path = output / "evaluation.json"
+    if _begin("validate on held-out runs", path):
+        from dkmp_plugin.evaluation.held_out import evaluate_held_out
+        from dkmp_plugin.evaluation.prediction import best_checkpoint
+
+        checkpoint = best_checkpoint(output / "training")
+        with replaced_on_success(output / "best.ckpt") as temporary:
+            shutil.copyfile(checkpoint, temporary)
+        evaluation = evaluate_held_out(output / "best.ckpt", output / "labels.h5")
+        evaluation["checkpoint"] = checkpoint.name
+        with replaced_on_success(path) as temporary:
+            temporary.write_text(json.dumps(evaluation, indent=1))
+    return json.loads(path.read_text())
+
+
+def _export(output: Path) -> None:
+    if _begin("export", output / "model.pt"):
+        from dkmp_plugin.simulation.export import export_model
+
+        export_model(output / "best.ckpt", output / "model.pt")
+
+
+def _report(settings: BespokeSettings, output: Path, evaluation: Dict[str, Any]) -> None:
+    if _begin("report", output / "report.html"):
+        from dkmp_plugin.bespoke.page import write_page
+
+        write_page(settings, output, evaluation)

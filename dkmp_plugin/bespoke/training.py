@@ -1,0 +1,79 @@
+"""Trains with the stock ``torchmd-train`` and goes on from the newest checkpoint of a killed training."""
+
+import ctypes
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Dict, Optional, Tuple
+
+import yaml
+
+from dkmp_plugin.files import replaced_on_success
+from dkmp_plugin.simulation.checkpoint import load_checkpoint
+
+TEMPLATE = Path(__file__).with_name("training.yaml")
+_EPOCH = re.compile(r"epoch=(\d+)-")
+_PR_SET_PDEATHSIG = 1
+
+
+def write_configuration(path: Path, **values: Any) -> Dict[str, Any]:
+    """Write torchmd-train's YAML: the template with ``values`` filled in.
+
+    Returns:
+        The configuration.
+    """
+    configuration = {**yaml.safe_load(TEMPLATE.read_text(encoding="utf-8")), **values}
+    with replaced_on_success(path) as temporary:
+        temporary.write_text(yaml.safe_dump(configuration, sort_keys=False))
+    return configuration
+
+
+def newest_checkpoint(log_dir: Path) -> Optional[Tuple[int, Path]]:
+    """Epoch and path of the newest whole checkpoint; halves that a killed process left are removed."""
+    numbered = [(match, path) for path in log_dir.glob("*.ckpt") if (match := _EPOCH.search(path.name))]
+    for match, path in sorted(numbered, key=lambda entry: int(entry[0].group(1)), reverse=True):
+        try:
+            # Lightning writes checkpoints in place.
+            load_checkpoint(path)
+        except ValueError:
+            path.unlink()
+            continue
+        return int(match.group(1)), path
+    return None
+
+
+def train(folder: Path, configuration: Path, num_epochs: int) -> None:
+    """Run ``torchmd-train`` in ``folder`` until ``num_epochs`` are done; nothing where they are.
+
+    Args:
+        folder: Where it runs; paths of the configuration are relative to it.
+        configuration: The YAML file.
+        num_epochs: Its ``num_epochs``.
+
+    Raises:
+        RuntimeError: If the training fails.
+    """
+    log_dir = folder / yaml.safe_load(configuration.read_text())["log_dir"]
+    newest = newest_checkpoint(log_dir)
+    if newest is not None and newest[0] >= num_epochs - 1:
+        return
+    command = [str(Path(sys.executable).with_name("torchmd-train"))]
+    if newest is not None:
+        command += ["--load-model", str(newest[1].relative_to(folder))]
+    command += ["--conf", str(configuration.relative_to(folder))]
+    # Molecules this small gain nothing from a second thread.
+    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    done = subprocess.run(command, cwd=folder, env=environment, preexec_fn=_end_with_parent)
+    if done.returncode:
+        raise RuntimeError(
+            f"torchmd-train ended with status {done.returncode} (see above); the same command goes on from "
+            "the last checkpoint"
+        )
+
+
+def _end_with_parent() -> None:
+    """Killing `dkmp bespoke` must not leave a training behind that the next one runs into (Linux)."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,208 @@
+"""The molecule that a campaign samples and labels: read from Amber files or from an SDF file."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import numpy as np
+import openmm
+from openmm import app, unit
+
+from dkmp_plugin.labeling.extraction import atomic_numbers, extract_molecule, residue_atoms, total_charge
+
+# Where Amber coordinates are looked for, beside the prmtop.
+_COORDINATE_SUFFIXES = (".inpcrd", ".crd", ".rst7", ".pdb")
+
+
+@dataclass(frozen=True, eq=False)
+class Molecule:
+    """One molecule alone in vacuum; plain values, so that it travels to other processes.
+
+    Attributes:
+        name: For file names and pages.
+        atomic_numbers: (N,) int64.
+        conformers: (C, N, 3) start structures in Å.
+        charge: Total charge in elementary charges.
+        force_field: XML of the ``openmm.System`` that samples conformations; None: GFN2-xTB samples them.
+        source: Where it comes from, in words.
+
+    Raises:
+        ValueError: If shapes disagree, positions are not finite, or the number of electrons is odd.
+    """
+
+    name: str
+    atomic_numbers: np.ndarray
+    conformers: np.ndarray
+    charge: int
+    force_field: Optional[str]
+    source: str
+
+    def __post_init__(self) -> None:
+        expected = (len(self.conformers), len(self.atomic_numbers), 3)
+        if self.conformers.shape != expected or 0 in expected:
+            raise ValueError(
+                f"conformers of {self.name} have shape {self.conformers.shape}, expected (conformers, "
+                f"{len(self.atomic_numbers)}, 3) with at least one"
+            )
+        if not np.isfinite(self.conformers).all():
+            raise ValueError(f"the coordinates of {self.name} hold NaN or infinity; correct the input file")
+        if (int(self.atomic_numbers.sum()) - self.charge) % 2:
+            raise ValueError(
+                f"{self.name} with charge {self.charge:+d} has an odd number of electrons, an even number is "
+                "expected (closed shell); check charge and hydrogens"
+            )
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells molecules apart: elements, conformers, charge and force field."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.atomic_numbers, dtype=np.int64).tobytes())
+        digest.update(np.ascontiguousarray(self.conformers, dtype=np.float64).tobytes())
+        digest.update(f"{self.charge} {self.force_field}".encode())
+        return digest.hexdigest()
+
+    @property
+    def sampled_by(self) -> str:
+        """What moves the atoms, in words."""
+        return "GFN2-xTB" if self.force_field is None else "its force field"
+
+
+def read_amber(
+    prmtop: Union[str, Path],
+    coordinates: Union[str, Path, None] = None,
+    residue: Optional[str] = None,
+) -> Molecule:
+    """Cut one residue out of an Amber system, force-field terms and all.
+
+    Args:
+        prmtop: The Amber topology, of the molecule alone or of a whole complex.
+        coordinates: Amber coordinates or a PDB file; None: the file beside the prmtop with the same stem.
+        residue: Name of the residue; None where the topology has one residue only.
+
+    Raises:
+        ValueError: If a file is missing or unreadable, the files disagree, or the residue is not unique.
+    """
+    prmtop = Path(prmtop)
+    if not prmtop.is_file():
+        raise ValueError(f"{prmtop}: no such file; an Amber prmtop is expected")
+    try:
+        parameters = app.AmberPrmtopFile(str(prmtop))
+    except Exception as error:  # OpenMM's reader raises whatever the damaged text leads to
+        raise ValueError(f"{prmtop} cannot be read as an Amber prmtop: {error}") from error
+    topology = parameters.topology
+    if residue is None:
+        names = [entry.name for entry in topology.residues()]
+        if len(names) != 1:
+            once = sorted(name for name in set(names) if names.count(name) == 1)
+            raise ValueError(
+                f"{prmtop.name} has {len(names)} residues; name the ligand's, one that occurs once "
+                f"({', '.join(once)})"
+            )
+        residue = names[0]
+    atoms = residue_atoms(topology, residue)
+    positions = _read_positions(coordinates or _beside(prmtop), topology.getNumAtoms(), prmtop)
+    system = parameters.createSystem(nonbondedMethod=app.NoCutoff, constraints=None, rigidWater=False)
+    return Molecule(
+        name=residue,
+        atomic_numbers=np.array(atomic_numbers(topology, atoms), dtype=np.int64),
+        conformers=positions[None, atoms],
+        charge=total_charge(system, atoms),
+        force_field=openmm.XmlSerializer.serialize(extract_molecule(system, atoms)),
+        source=f"residue {residue} of {prmtop.name}, sampled with its Amber force field in vacuum",
+    )
+
+
+def _beside(prmtop: Path) -> Path:
+    candidates = [prmtop.with_suffix(suffix) for suffix in _COORDINATE_SUFFIXES]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise ValueError(
+        f"no coordinates beside {prmtop} ({', '.join(path.name for path in candidates)}); name the file"
+    )
+
+
+def _read_positions(path: Union[str, Path], num_atoms: int, prmtop: Path) -> np.ndarray:
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; Amber coordinates or a PDB file are expected")
+    reader: Any = app.PDBFile if path.suffix.lower() == ".pdb" else app.AmberInpcrdFile
+    try:
+        positions = reader(str(path)).getPositions(asNumpy=True).value_in_unit(unit.angstrom)
+    except Exception as error:  # as above
+        raise ValueError(f"{path} cannot be read as coordinates: {error}") from error
+    if len(positions) != num_atoms:
+        raise ValueError(
+            f"{path} has {len(positions)} atoms, but {prmtop} has {num_atoms}; give its own file"
+        )
+    return np.asarray(positions, dtype=np.float64)
+
+
+def read_sdf(path: Union[str, Path], *, num_conformers: int = 10, seed: int = 1) -> Molecule:
+    """Read a molecule without force-field parameters: RDKit makes conformers, GFN2-xTB will sample.
+
+    Hydrogens that the file leaves out are added. Conformers: ETKDGv3 (Wang et al.,
+    doi:10.1021/acs.jcim.0c00025), relaxed with MMFF94 where it has parameters; the structure in the
+    file, where it has three dimensions, is the first.
+
+    Args:
+        path: An SDF (or mol) file with one molecule.
+        num_conformers: How many conformers to make.
+        seed: Of the conformers.
+
+    Raises:
+        ValueError: If the file is missing, unreadable, holds several molecules or radicals, or cannot be
+            embedded.
+        RuntimeError: If RDKit is not installed.
+    """
+    path = Path(path)
+    molecule = _read_one(path)
+    from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolDescriptors
+
+    given = molecule.GetNumConformers() and molecule.GetConformer().Is3D()
+    structures = [molecule.GetConformer().GetPositions()] if given else []
+    options = rdDistGeom.ETKDGv3()
+    options.randomSeed = seed  # type: ignore[assignment]
+    wanted = max(1, num_conformers - len(structures))
+    identifiers = list(rdDistGeom.EmbedMultipleConfs(molecule, wanted, options))
+    if not identifiers and not structures:
+        raise ValueError(f"{path}: RDKit found no three-dimensional structure; give one in the file")
+    if rdForceFieldHelpers.MMFFHasAllMoleculeParams(molecule):
+        rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(molecule)
+    structures += [molecule.GetConformer(index).GetPositions() for index in identifiers]
+    charge = sum(atom.GetFormalCharge() for atom in molecule.GetAtoms())
+    formula = rdMolDescriptors.CalcMolFormula(molecule)
+    return Molecule(
+        name=molecule.GetProp("_Name") or path.stem,
+        atomic_numbers=np.array([atom.GetAtomicNum() for atom in molecule.GetAtoms()], dtype=np.int64),
+        conformers=np.array(structures),
+        charge=charge,
+        force_field=None,
+        source=f"{formula} of {path.name}, sampled with GFN2-xTB from {len(structures)} conformers",
+    )
+
+
+def _read_one(path: Path) -> Any:
+    try:
+        from rdkit import Chem
+    except ImportError as error:
+        raise RuntimeError(
+            "reading SDF files needs RDKit; install it: pip install 'dkmp-plugin[bespoke]'"
+        ) from error
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; an SDF file is expected")
+    try:
+        molecules: list = list(Chem.SDMolSupplier(str(path), removeHs=False))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read as SDF: {error}") from error
+    if len(molecules) != 1 or molecules[0] is None:
+        raise ValueError(
+            f"{path} holds {len(molecules)} molecules ({molecules.count(None)} of them unreadable), one "
+            "readable molecule is expected; write it to a file of its own"
+        )
+    molecule = Chem.AddHs(molecules[0], addCoords=True)
+    if len(Chem.GetMolFrags(molecule)) != 1:
+        raise ValueError(
+            f"{path} holds several fragments (a salt?), one molecule is expected; remove the others"
+        )
+    return molecule

@@ -1,0 +1,190 @@
+"""``dkmp bespoke`` as users run it: to the end, killed at any point, on a cluster, with bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dkmp_plugin.bespoke.settings import BespokeSettings
+from dkmp_plugin.bespoke.training import newest_checkpoint
+from dkmp_plugin.cli import main
+from dkmp_plugin.datasets.label_file import read_label_file
+from dkmp_plugin.simulation.model_file import load_model_file
+
+DKMP = Path(sys.executable).with_name("dkmp")
+SIZES = {
+    "--temperatures": 300,
+    "--train-runs": 2,
+    "--train-frames": 10,
+    "--val-frames": 4,
+    "--test-frames": 4,
+    "--epochs": 4,
+    "--width": 16,
+}
+
+
+@pytest.fixture(scope="module")
+def methane(tmp_path_factory):
+    """An SDF file: no force field, five atoms."""
+    Chem = pytest.importorskip("rdkit.Chem", reason="RDKit is not installed (extra `bespoke`)")
+    path = tmp_path_factory.mktemp("ligand") / "methane.sdf"
+    with Chem.SDWriter(str(path)) as writer:
+        writer.write(Chem.MolFromSmiles("C"))
+    return path
+
+
+def command(ligand, output, *arguments, **changes):
+    sizes = {**SIZES, **{f"--{name}": value for name, value in changes.items()}}
+    return [
+        *(DKMP, "bespoke", ligand, "--output", output, *arguments),
+        *(str(part) for pair in sizes.items() for part in pair),
+    ]
+
+
+def run_here(capfd, *arguments, **changes):
+    """The command in this process: status, output, errors."""
+    status = main([str(part) for part in command(*arguments, **changes)[1:]])
+    captured = capfd.readouterr()
+    return status, captured.out, captured.err
+
+
+def kill_when(condition, ligand, output):
+    """Start the command, kill -9 it as soon as the condition holds; returns its children of that moment."""
+    with open(output.with_suffix(".log"), "w") as log:
+        process = subprocess.Popen(
+            command(ligand, output), stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 240
+        while not condition():
+            assert process.poll() is None, output.with_suffix(".log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    return children
+
+
+@pytest.fixture(scope="module")
+def survivor(methane, tmp_path_factory):
+    """Killed while labelling and again while training, then finished: folder, observations, last output."""
+    output = tmp_path_factory.mktemp("bespoke") / "methane"
+    runs = output / "labels.h5.runs"
+    kill_when(lambda: any(runs.glob("run_*/labels_*.npz")), methane, output)
+    seen = {"frames": {path: path.stat().st_mtime_ns for path in runs.glob("run_*/frames.npy")}}
+    assert seen["frames"] and not (output / "labels.h5").exists()
+    # Between the first epoch's checkpoint and the end of the training.
+    children = kill_when(lambda: any((output / "training").glob("epoch=*.ckpt")), methane, output)
+    seen["children"] = children
+    seen["epochs"] = len(list((output / "training").glob("epoch=*.ckpt")))
+    seen["labels"] = (output / "labels.h5").stat().st_mtime_ns
+    done = subprocess.run(
+        command(methane, output), capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 0, done.stderr
+    return output, seen, done.stdout
+
+
+def test_a_killed_command_goes_on(survivor):
+    output, seen, text = survivor
+    assert "sample and label: kept (labels.h5)" in text
+    assert (output / "labels.h5").stat().st_mtime_ns == seen["labels"]
+    assert 1 <= seen["epochs"] < 4
+    logs = list((output / "training").glob("metrics*.csv"))
+    assert len(logs) == 2, "the training was begun twice, the second time from the checkpoint"
+    newest = newest_checkpoint(output / "training")
+    assert newest[0] == 3
+    # Every epoch was trained once, in batches of 8.
+    contents = torch.load(newest[1], weights_only=True)
+    steps_per_epoch = len(np.load(output / "splits.npz")["idx_train"]) // 8
+    assert contents["global_step"] == 4 * steps_per_epoch
+
+
+def test_a_killed_command_leaves_no_training_behind(survivor):
+    _, seen, _ = survivor
+    assert seen["children"]
+    assert not any(
+        Path(f"/proc/{child}/cmdline").exists() and b"torchmd" in Path(f"/proc/{child}/cmdline").read_bytes()
+        for child in seen["children"]
+    )
+
+
+def test_labels_are_those_of_a_straight_campaign(survivor, methane, tmp_path):
+    from dkmp_plugin.labeling.campaign import run_campaign
+
+    settings = BespokeSettings(
+        str(methane), temperatures=(300.0,), train_runs=2, train_frames=10, val_frames=4, test_frames=4
+    )
+    straight = run_campaign(
+        settings.read_molecule(), settings.plan_runs(), tmp_path / "labels.h5", progress=False
+    )
+    labels = read_label_file(survivor[0] / "labels.h5")
+    np.testing.assert_array_equal(labels.positions, straight.positions)
+    np.testing.assert_array_equal(labels.energies, straight.energies)
+
+
+def test_what_it_leaves(survivor):
+    output, _, text = survivor
+    _, info = load_model_file(output / "model.pt")
+    assert info.elements == [1, 6] and info.total_charge == 0
+    assert info.level_of_theory.startswith("GFN2-xTB") and info.energy_unit == "kcal/mol"
+    evaluation = json.loads((output / "evaluation.json").read_text())
+    assert evaluation["labels"] == {"train": 40, "val": 8, "test": 8}
+    page = (output / "report.html").read_text()
+    errors = evaluation["errors"]["all held-out runs"]["model"]
+    for number in (f"{errors['force_mae']:.3f}", "methane.sdf", "CH4", "300 K strained"):
+        assert number in page
+    assert page.count("data:image/png;base64,") == 1
+    assert f"{errors['force_mae']:.3f}" in text
+    # Even this small training has learnt something.
+    assert errors["force_mae"] < evaluation["errors"]["all held-out runs"]["baseline"]["force_mae"]
+
+
+def test_finished_folder_and_other_settings(survivor, methane, capfd):
+    output, _, _ = survivor
+    before = (output / "model.pt").stat().st_mtime_ns
+    status, text, errors = run_here(capfd, methane, output)
+    assert status == 0, errors
+    assert text.count("kept (") == 5 and (output / "model.pt").stat().st_mtime_ns == before
+    status, _, errors = run_here(capfd, methane, output, seed=2)
+    assert status == 2 and "seed 1, now 2" in errors and "Traceback" not in errors
+
+
+def test_half_a_checkpoint_is_not_used(survivor, tmp_path):
+    newest = newest_checkpoint(survivor[0] / "training")[1]
+    for epoch in (0, 1):
+        (tmp_path / f"epoch={epoch}-val_loss=0.1.ckpt").write_bytes(newest.read_bytes())
+    half = tmp_path / "epoch=2-val_loss=0.1.ckpt"
+    half.write_bytes(newest.read_bytes()[:5000])
+    assert newest_checkpoint(tmp_path) == (1, tmp_path / "epoch=1-val_loss=0.1.ckpt")
+    assert not half.exists()
+    assert newest_checkpoint(tmp_path / "none") is None
+
+
+def test_bad_input(methane, tmp_path, capfd):
+    for arguments, changes, message in (
+        ((tmp_path / "none.sdf", tmp_path / "out"), {}, "no such file"),
+        ((methane, tmp_path / "out2", "--residue", "MOL"), {}, "residue and coordinates belong to a prmtop"),
+        ((methane, tmp_path / "out3"), {"epochs": 0}, "epochs: 0 was given"),
+        ((methane, tmp_path / "out4", "--scheduler", "tcp://127.0.0.1:9"), {}, "no Dask scheduler answers"),
+    ):
+        status, _, errors = run_here(capfd, *arguments, **changes)
+        assert status == 2 and message in errors and "Traceback" not in errors, errors
+
+
+def test_two_commands_do_not_work_in_one_folder(tmp_path):
+    from dkmp_plugin.bespoke.pipeline import _only_here
+
+    with (
+        _only_here(tmp_path),
+        pytest.raises(RuntimeError, match="another process works in"),
+        _only_here(tmp_path),
+    ):
+        pass

@@ -1,0 +1,145 @@
+"""Ligands from files: Amber systems and SDF."""
+
+from typing import ClassVar
+
+import numpy as np
+import openmm
+import pytest
+from openmm import unit
+
+from dkmp_plugin.labeling.extraction import extract_molecule
+from dkmp_plugin.labeling.molecule import Molecule, read_amber, read_sdf
+from dkmp_plugin.labeling.sampling import sample_gfn2
+
+
+@pytest.fixture
+def sdf(tmp_path):
+    """``write(smiles, ...)`` writes an SDF file without coordinates and hydrogens."""
+    Chem = pytest.importorskip("rdkit.Chem", reason="RDKit is not installed (extra `bespoke`)")
+
+    def write(*smiles):
+        path = tmp_path / "ligand.sdf"
+        with Chem.SDWriter(str(path)) as writer:
+            for entry in smiles:
+                writer.write(Chem.MolFromSmiles(entry))
+        return path
+
+    return write
+
+
+class TestAmber:
+    def test_the_residue_with_its_force_field(self, p_xylene_molecule, t4_lysozyme):
+        assert p_xylene_molecule.charge == 0 and p_xylene_molecule.conformers.shape == (1, 18, 3)
+        np.testing.assert_allclose(
+            p_xylene_molecule.conformers[0], t4_lysozyme.positions[t4_lysozyme.ligand], atol=1e-9
+        )
+        alone = openmm.XmlSerializer.deserialize(p_xylene_molecule.force_field)
+        expected = extract_molecule(t4_lysozyme.system, t4_lysozyme.ligand)
+        energies = []
+        for system in (alone, expected):
+            context = openmm.Context(
+                system, openmm.VerletIntegrator(1e-3), openmm.Platform.getPlatformByName("Reference")
+            )
+            context.setPositions(p_xylene_molecule.conformers[0] * unit.angstrom)
+            energies.append(context.getState(getEnergy=True).getPotentialEnergy()._value)
+        assert energies[0] == pytest.approx(energies[1], abs=1e-9) and abs(energies[0]) > 1
+
+    def test_coordinates_beside_the_prmtop_and_the_only_residue(self, p_xylene_files):
+        folder = p_xylene_files[0].parent
+        alone = read_amber(folder / "ligand.prmtop")
+        assert alone.name == "TMP" and len(alone.atomic_numbers) == 18
+
+    def test_bad_input(self, p_xylene_files, tmp_path):
+        prmtop, coordinates = p_xylene_files
+        with pytest.raises(ValueError, match=r"163 residues; name the ligand's.*TMP"):
+            read_amber(prmtop)
+        with pytest.raises(ValueError, match="no such file; an Amber prmtop"):
+            read_amber(tmp_path / "none.prmtop")
+        with pytest.raises(ValueError, match=r"has 18 atoms, but .* has 2621"):
+            read_amber(prmtop, prmtop.parent / "ligand.crd", "TMP")
+        alone = tmp_path / "alone.prmtop"
+        alone.write_bytes(prmtop.read_bytes())
+        with pytest.raises(ValueError, match=r"no coordinates beside .*alone\.pdb"):
+            read_amber(alone, residue="TMP")
+        alone.write_bytes(prmtop.read_bytes()[:2000])
+        with pytest.raises(ValueError, match="cannot be read as an Amber prmtop"):
+            read_amber(alone, coordinates, "TMP")
+
+
+class TestSdf:
+    def test_hydrogens_conformers_and_charge(self, sdf):
+        path = sdf("CC[NH3+]")
+        molecule = read_sdf(path, num_conformers=4, seed=3)
+        assert sorted(molecule.atomic_numbers.tolist()) == [1] * 8 + [6, 6, 7]
+        assert molecule.charge == 1 and molecule.force_field is None
+        assert 2 <= len(molecule.conformers) <= 4
+        again = read_sdf(path, num_conformers=4, seed=3)
+        assert again.fingerprint == molecule.fingerprint
+        assert read_sdf(path, num_conformers=4, seed=4).fingerprint != molecule.fingerprint
+
+    def test_the_structure_in_the_file_comes_first(self, sdf, tmp_path):
+        from rdkit import Chem
+
+        flat = read_sdf(sdf("CO"), num_conformers=1)
+        molecule = Chem.AddHs(Chem.MolFromSmiles("CO"))
+        conformer = Chem.Conformer(6)
+        for index, position in enumerate(flat.conformers[0] + [1.0, 2.0, 3.0]):
+            conformer.SetAtomPosition(index, position.tolist())
+        conformer.Set3D(True)
+        molecule.AddConformer(conformer)
+        Chem.MolToMolFile(molecule, str(tmp_path / "given.sdf"))
+        given = read_sdf(tmp_path / "given.sdf")
+        np.testing.assert_allclose(given.conformers[0], flat.conformers[0] + [1.0, 2.0, 3.0], atol=1e-3)
+
+    @pytest.mark.parametrize(
+        ("smiles", "message"),
+        [
+            (("C", "O"), "holds 2 molecules"),
+            (("C.O",), "several fragments"),
+            (("[CH3]",), "odd number of electrons"),
+        ],
+    )
+    def test_bad_molecules(self, sdf, smiles, message):
+        with pytest.raises(ValueError, match=message):
+            read_sdf(sdf(*smiles))
+
+    def test_bad_files(self, sdf, tmp_path):
+        with pytest.raises(ValueError, match="no such file; an SDF"):
+            read_sdf(tmp_path / "none.sdf")
+        (tmp_path / "broken.sdf").write_text("nothing\n")
+        with pytest.raises(ValueError, match=r"0 molecules|1 molecules .1 of them"):
+            read_sdf(tmp_path / "broken.sdf")
+
+
+def test_shapes_that_disagree():
+    with pytest.raises(ValueError, match=r"conformers of x have shape \(1, 2, 3\)"):
+        Molecule("x", np.array([8, 1, 1]), np.zeros((1, 2, 3)), 0, None, "")
+
+
+class TestGfn2Dynamics:
+    OPTIONS: ClassVar = {
+        "charge": 0,
+        "num_frames": 20,
+        "steps_between_frames": 10,
+        "equilibration_steps": 100,
+    }
+
+    def test_repeats_with_its_seed(self, water):
+        first, again, other = (
+            sample_gfn2(
+                water.atomic_numbers, water.conformers[0], temperature=300.0, seed=seed, **self.OPTIONS
+            )
+            for seed in (1, 1, 2)
+        )
+        assert first.shape == (20, 3, 3)
+        np.testing.assert_array_equal(first, again)
+        assert np.abs(first - other).max() > 0.01
+
+    def test_hotter_is_wider(self, water):
+        spreads = []
+        for temperature in (30.0, 800.0):
+            frames = sample_gfn2(
+                water.atomic_numbers, water.conformers[0], temperature=temperature, seed=1, **self.OPTIONS
+            )
+            spreads.append(np.linalg.norm(frames[:, 1] - frames[:, 0], axis=1).std())
+        assert 1.8 < spreads[1] / spreads[0] < 15
