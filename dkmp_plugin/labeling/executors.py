@@ -24,7 +24,7 @@ def in_this_process(
 
 
 @contextmanager
-def dask_cluster(address: str, timeout: float = 30.0) -> Iterator[TaskMap]:
+def dask_cluster(address: str, timeout: float = 10.0) -> Iterator[TaskMap]:
     """Runs tasks on the workers of a Dask cluster; they need this package, but no common file system.
 
     Args:

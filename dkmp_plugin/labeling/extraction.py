@@ -35,6 +35,31 @@ def atomic_numbers(topology: app.Topology, atoms: Sequence[int]) -> List[int]:
     return [all_atoms[index].element.atomic_number for index in atoms]
 
 
+def complete_elements(topology: app.Topology, system: openmm.System) -> List[str]:
+    """Sets elements that a topology lacks from the masses, in place.
+
+    Amber files without the section ATOMIC_NUMBER leave OpenMM to guess from atom names, which fails for
+    some. Virtual sites (mass 0) stay without an element, and so do atoms whose mass is no element's.
+
+    Args:
+        topology: of the whole system.
+        system: its masses, before hydrogen masses are repartitioned.
+
+    Returns:
+        Names of the atoms that were given an element.
+    """
+    completed = []
+    for atom in topology.atoms():
+        mass = system.getParticleMass(atom.index).value_in_unit(unit.dalton)
+        if atom.element is not None or mass == 0:
+            continue
+        element = app.Element.getByMass(mass)
+        if element is not None and abs(element.mass.value_in_unit(unit.dalton) - mass) < 0.1:
+            atom.element = element
+            completed.append(atom.name)
+    return completed
+
+
 def total_charge(system: openmm.System, atoms: Sequence[int]) -> int:
     """Sum of the force field's charges of the given atoms, as a whole number of elementary charges.
 

@@ -9,7 +9,13 @@ import numpy as np
 import openmm
 from openmm import app, unit
 
-from dkmp_plugin.labeling.extraction import atomic_numbers, extract_molecule, residue_atoms, total_charge
+from dkmp_plugin.labeling.extraction import (
+    atomic_numbers,
+    complete_elements,
+    extract_molecule,
+    residue_atoms,
+    total_charge,
+)
 
 # Where Amber coordinates are looked for, beside the prmtop.
 _COORDINATE_SUFFIXES = (".inpcrd", ".crd", ".rst7", ".pdb")
@@ -102,6 +108,7 @@ def read_amber(
     atoms = residue_atoms(topology, residue)
     positions = _read_positions(coordinates or _beside(prmtop), topology.getNumAtoms(), prmtop)
     system = parameters.createSystem(nonbondedMethod=app.NoCutoff, constraints=None, rigidWater=False)
+    complete_elements(topology, system)
     return Molecule(
         name=residue,
         atomic_numbers=np.array(atomic_numbers(topology, atoms), dtype=np.int64),

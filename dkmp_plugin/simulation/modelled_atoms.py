@@ -35,6 +35,7 @@ def modelled_atoms(topology: Any, atoms: Optional[Iterable[int]]) -> Tuple[Optio
         atom = without_element[0]
         raise ValueError(
             f"atom {atom.index} ({atom.name} of residue {atom.residue.name}) has no element; set it in the "
-            "topology (virtual sites cannot be modelled)"
+            "topology, e.g. with dkmp_plugin.labeling.extraction.complete_elements (virtual sites cannot be "
+            "modelled)"
         )
     return indices, [atom.element.atomic_number for atom in chosen]

@@ -88,6 +88,8 @@ class DKMPPotentialImpl(MLPotentialImpl):
         indices, atomic_numbers = modelled_atoms(topology, atoms)
         check_elements(atomic_numbers, info.elements, self.model_path.name)
         _check_charge(charge, info, self.model_path)
+        if indices is not None and charge is None and info.total_charge is not None:
+            _check_force_field_charge(system, indices, info, self.model_path)
         box = topology.getPeriodicBoxVectors()
         periodic = box is not None or system.usesPeriodicBoundaryConditions()
         if periodic and indices is not None and box is not None:
@@ -139,12 +141,36 @@ def _refuse_unknown(args: dict, where: str, known: str) -> None:
 
 def _check_charge(charge: Optional[int], info: Any, path: Path) -> None:
     trained = info.total_charge
-    if charge is not None and charge != (trained or 0):
+    if charge is not None and trained is None:
+        raise ValueError(
+            f"charge: {charge} was given, but {path.name} does not say which charge it was trained on; leave "
+            "charge out, or train on labels that declare their total_charge"
+        )
+    if charge is not None and charge != trained:
         described = "neutral molecules" if not trained else f"molecules of charge {trained:+d}"
         raise ValueError(
             f"charge: {charge} was given, but {path.name} was trained on {described}; a DKMP model has no "
             "charge input, give the modelPath of a model trained at this charge"
         )
+
+
+def _check_force_field_charge(system: Any, indices: List[int], info: Any, path: Path) -> None:
+    """A molecule that the force field gives another charge than the model's is most likely a mistake."""
+    import openmm
+    from openmm import unit
+
+    for force in system.getForces():
+        if isinstance(force, openmm.NonbondedForce):
+            charges = (force.getParticleParameters(index)[0] for index in indices)
+            charge = sum(value.value_in_unit(unit.elementary_charge) for value in charges)
+            # Charges of a part of a molecule add up to anything: nothing can be said about them.
+            if abs(charge - round(charge)) < 0.02 and round(charge) != info.total_charge:
+                raise ValueError(
+                    f"the force field gives the modelled atoms the charge {round(charge):+d}, but "
+                    f"{path.name} was trained at charge {info.total_charge:+d}; give the modelPath of a "
+                    f"model of this charge (or, to combine them all the same, charge={info.total_charge})"
+                )
+            return
 
 
 def _check_box(box: Any, info: Any) -> None:

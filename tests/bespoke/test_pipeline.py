@@ -31,6 +31,12 @@ SIZES = {
 
 
 @pytest.fixture(scope="module")
+def ligand(p_xylene_files):
+    """Amber files of p-xylene alone."""
+    return p_xylene_files[0].with_name("ligand.prmtop")
+
+
+@pytest.fixture(scope="module")
 def methane(tmp_path_factory):
     """An SDF file: no force field, five atoms."""
     Chem = pytest.importorskip("rdkit.Chem", reason="RDKit is not installed (extra `bespoke`)")
@@ -73,20 +79,20 @@ def kill_when(condition, ligand, output):
 
 
 @pytest.fixture(scope="module")
-def survivor(methane, tmp_path_factory):
+def survivor(ligand, tmp_path_factory):
     """Killed while labelling and again while training, then finished: folder, observations, last output."""
-    output = tmp_path_factory.mktemp("bespoke") / "methane"
+    output = tmp_path_factory.mktemp("bespoke") / "p_xylene"
     runs = output / "labels.h5.runs"
-    kill_when(lambda: any(runs.glob("run_*/labels_*.npz")), methane, output)
+    kill_when(lambda: any(runs.glob("run_*/labels_*.npz")), ligand, output)
     seen = {"frames": {path: path.stat().st_mtime_ns for path in runs.glob("run_*/frames.npy")}}
     assert seen["frames"] and not (output / "labels.h5").exists()
     # Between the first epoch's checkpoint and the end of the training.
-    children = kill_when(lambda: any((output / "training").glob("epoch=*.ckpt")), methane, output)
+    children = kill_when(lambda: any((output / "training").glob("epoch=*.ckpt")), ligand, output)
     seen["children"] = children
     seen["epochs"] = len(list((output / "training").glob("epoch=*.ckpt")))
     seen["labels"] = (output / "labels.h5").stat().st_mtime_ns
     done = subprocess.run(
-        command(methane, output), capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL
+        command(ligand, output), capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL
     )
     assert done.returncode == 0, done.stderr
     return output, seen, done.stdout
@@ -116,11 +122,11 @@ def test_a_killed_command_leaves_no_training_behind(survivor):
     )
 
 
-def test_labels_are_those_of_a_straight_campaign(survivor, methane, tmp_path):
+def test_labels_are_those_of_a_straight_campaign(survivor, ligand, tmp_path):
     from dkmp_plugin.labeling.campaign import run_campaign
 
     settings = BespokeSettings(
-        str(methane), temperatures=(300.0,), train_runs=2, train_frames=10, val_frames=4, test_frames=4
+        str(ligand), temperatures=(300.0,), train_runs=2, train_frames=10, val_frames=4, test_frames=4
     )
     straight = run_campaign(
         settings.read_molecule(), settings.plan_runs(), tmp_path / "labels.h5", progress=False
@@ -139,7 +145,7 @@ def test_what_it_leaves(survivor):
     assert evaluation["labels"] == {"train": 40, "val": 8, "test": 8}
     page = (output / "report.html").read_text()
     errors = evaluation["errors"]["all held-out runs"]["model"]
-    for number in (f"{errors['force_mae']:.3f}", "methane.sdf", "CH4", "300 K strained"):
+    for number in (f"{errors['force_mae']:.3f}", "ligand.prmtop", "TMP", "300 K strained"):
         assert number in page
     assert page.count("data:image/png;base64,") == 1
     assert f"{errors['force_mae']:.3f}" in text
@@ -147,13 +153,13 @@ def test_what_it_leaves(survivor):
     assert errors["force_mae"] < evaluation["errors"]["all held-out runs"]["baseline"]["force_mae"]
 
 
-def test_finished_folder_and_other_settings(survivor, methane, capfd):
+def test_finished_folder_and_other_settings(survivor, ligand, capfd):
     output, _, _ = survivor
     before = (output / "model.pt").stat().st_mtime_ns
-    status, text, errors = run_here(capfd, methane, output)
+    status, text, errors = run_here(capfd, ligand, output)
     assert status == 0, errors
     assert text.count("kept (") == 5 and (output / "model.pt").stat().st_mtime_ns == before
-    status, _, errors = run_here(capfd, methane, output, seed=2)
+    status, _, errors = run_here(capfd, ligand, output, seed=2)
     assert status == 2 and "seed 1, now 2" in errors and "Traceback" not in errors
 
 
@@ -166,6 +172,15 @@ def test_half_a_checkpoint_is_not_used(survivor, tmp_path):
     assert newest_checkpoint(tmp_path) == (1, tmp_path / "epoch=1-val_loss=0.1.ckpt")
     assert not half.exists()
     assert newest_checkpoint(tmp_path / "none") is None
+
+
+def test_ligand_without_force_field(methane):
+    settings = BespokeSettings(str(methane))
+    molecule = settings.read_molecule()
+    assert molecule.force_field is None and sorted(molecule.atomic_numbers) == [1, 1, 1, 1, 6]
+    # Each step costs a GFN2-xTB calculation: fewer of them between frames.
+    with_force_field = BespokeSettings("ligand.prmtop")
+    assert settings.plan_runs()[0].steps_between_frames < with_force_field.plan_runs()[0].steps_between_frames
 
 
 def test_bad_input(methane, tmp_path, capfd):

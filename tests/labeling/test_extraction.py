@@ -8,6 +8,7 @@ from openmm import app, unit
 
 from dkmp_plugin.labeling.extraction import (
     atomic_numbers,
+    complete_elements,
     extract_molecule,
     residue_atoms,
     total_charge,
@@ -68,6 +69,19 @@ def test_unknown_and_repeated_residue_names_are_refused(t4_lysozyme):
         residue_atoms(t4_lysozyme.topology, "XYZ")
     with pytest.raises(ValueError, match="expected exactly one"):
         residue_atoms(t4_lysozyme.topology, "ALA")
+
+
+def test_elements_from_masses():
+    """As in Amber files without atomic numbers; masses there are rounded."""
+    topology = app.Topology()
+    residue = topology.addResidue("MOL", topology.addChain())
+    system = openmm.System()
+    for name, mass in (("N1", 14.01), ("CL1", 35.45), ("EP", 0.0), ("X", 7.5), ("HMR", 3.02)):
+        topology.addAtom(name, None, residue)
+        system.addParticle(mass)
+    assert complete_elements(topology, system) == ["N1", "CL1"]
+    symbols = [atom.element and atom.element.symbol for atom in topology.atoms()]
+    assert symbols == ["N", "Cl", None, None, None]
 
 
 def test_constrained_and_unknown_forces_are_refused():

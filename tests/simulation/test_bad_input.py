@@ -180,6 +180,35 @@ class TestMolecules:
         with pytest.raises(ValueError, match=r"charge: 1 was given.*neutral"):
             self.add(model_path, self.topology(6, 1), charge=1)
 
+    @pytest.mark.parametrize(("trained", "accepted"), [(1, [1]), (-2, [-2]), (None, [])])
+    def test_charge_that_the_model_was_trained_at(self, tmp_path, trained, accepted):
+        write_checkpoint(tmp_path / "model.ckpt", dataset={"energy_unit": "eV", "total_charge": trained})
+        export_model(tmp_path / "model.ckpt", tmp_path / "model.pt")
+        self.add(tmp_path / "model.pt", self.topology(6, 1))
+        for charge in (-2, 0, 1):
+            if charge in accepted:
+                self.add(tmp_path / "model.pt", self.topology(6, 1), charge=charge)
+            else:
+                with pytest.raises(ValueError, match=f"charge: {charge} was given"):
+                    self.add(tmp_path / "model.pt", self.topology(6, 1), charge=charge)
+
+    def test_charge_that_the_force_field_sees(self, model_path):
+        """The model was trained at charge 0; the force field says that the modelled atoms carry +1."""
+        import openmm
+        from openmmml import MLPotential
+
+        system, nonbonded = openmm.System(), openmm.NonbondedForce()
+        for charge in (0.7, 0.3, -0.4):
+            system.addParticle(1.0)
+            nonbonded.addParticle(charge, 0.1, 0.0)
+        system.addForce(nonbonded)
+        potential = MLPotential("dkmp", modelPath=str(model_path))
+        topology = self.topology(6, 1, 1)
+        with pytest.raises(ValueError, match=r"charge \+1, but model\.pt was trained at charge \+0"):
+            potential.createMixedSystem(topology, system, [0, 1])
+        potential.createMixedSystem(topology, system, [0, 1], charge=0)
+        potential.createMixedSystem(topology, system, [0, 2])  # part of a molecule: +0.3
+
     def test_unknown_arguments(self, model_path):
         from openmmml import MLPotential
 
