@@ -5,7 +5,7 @@ import pytest
 from tests.kernels.checks import CHECKS, obstacle
 from tests.kernels.planted_bugs import BUGS, VERIFY, barriers, source_of
 
-# What a check raises: KernelError is an AssertionError, as is a wrong result; a text that does not compile is not.
+# KernelError is one, a wrong result raises one; a text that does not compile raises something else.
 FOUND = AssertionError
 
 
