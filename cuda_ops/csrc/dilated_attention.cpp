@@ -21,6 +21,7 @@
 
 #include "dilated_attention_kernel.h"
 #include "isa.h"
+#include "keys.h"
 #include "neighbor_lists.h"
 #include "visiting_order.h"
 
@@ -389,7 +390,7 @@ TORCH_LIBRARY_FRAGMENT(dkmp_plugin, library) {
       ") -> (Tensor, Tensor, Tensor, Tensor)");
 }
 
-TORCH_LIBRARY_IMPL(dkmp_plugin, CPU, library) {
+TORCH_LIBRARY_IMPL(dkmp_plugin, DKMP_CPU_KEY, library) {
   library.impl("dilated_attention", attention_cpu);
   library.impl("dilated_attention_tangent", attention_tangent_cpu);
   library.impl("dilated_attention_backward", attention_backward_cpu);

@@ -19,6 +19,7 @@
 #include "checks.h"
 #include "dilated_message_kernel.h"
 #include "isa.h"
+#include "keys.h"
 
 namespace dkmp {
 
@@ -531,7 +532,7 @@ TORCH_LIBRARY_FRAGMENT(dkmp_plugin, library) {
       ", bool need_table, Tensor[] directions) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 }
 
-TORCH_LIBRARY_IMPL(dkmp_plugin, CPU, library) {
+TORCH_LIBRARY_IMPL(dkmp_plugin, DKMP_CPU_KEY, library) {
   library.impl("dilated_message", message_cpu);
   library.impl("dilated_message_tangent", message_tangent_cpu);
   library.impl("dilated_message_backward", message_backward_cpu);

@@ -11,6 +11,7 @@
 #include <torch/library.h>
 
 #include "checks.h"
+#include "keys.h"
 #include "neighbor_grid.h"
 #include "systems.h"
 
@@ -156,7 +157,7 @@ TORCH_LIBRARY_FRAGMENT(dkmp_plugin, library) {
   library.def("distance_ranks(Tensor pos, SymInt num_neighbors, Tensor? batch, Tensor? box) -> Tensor");
 }
 
-TORCH_LIBRARY_IMPL(dkmp_plugin, CPU, library) {
+TORCH_LIBRARY_IMPL(dkmp_plugin, DKMP_CPU_KEY, library) {
   library.impl(
       "distance_ranks",
       [](const Tensor& pos, c10::SymInt num_neighbors, const OptionalTensor& batch, const OptionalTensor& box) {

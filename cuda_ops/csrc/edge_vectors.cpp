@@ -8,6 +8,7 @@
 #include <torch/library.h>
 
 #include "checks.h"
+#include "keys.h"
 
 namespace dkmp {
 namespace {
@@ -222,7 +223,7 @@ TORCH_LIBRARY_FRAGMENT(dkmp_plugin, library) {
       " -> (Tensor, Tensor)");
 }
 
-TORCH_LIBRARY_IMPL(dkmp_plugin, CPU, library) {
+TORCH_LIBRARY_IMPL(dkmp_plugin, DKMP_CPU_KEY, library) {
   library.impl("edge_vectors", edge_vectors_cpu);
   library.impl(
       "edge_vectors_backward",

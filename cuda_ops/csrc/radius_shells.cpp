@@ -12,6 +12,7 @@
 
 #include "checks.h"
 #include "free_memory.h"
+#include "keys.h"
 #include "neighbor_grid.h"
 #include "sorted_set.h"
 #include "systems.h"
@@ -307,6 +308,6 @@ TORCH_LIBRARY_FRAGMENT(dkmp_plugin, library) {
       "max_neighbors) -> (Tensor, Tensor, Tensor)");
 }
 
-TORCH_LIBRARY_IMPL(dkmp_plugin, CPU, library) { library.impl("radius_shells", radius_shells_cpu); }
+TORCH_LIBRARY_IMPL(dkmp_plugin, DKMP_CPU_KEY, library) { library.impl("radius_shells", radius_shells_cpu); }
 
 }  // namespace dkmp

@@ -1,17 +1,22 @@
 """Builds the native ops with g++ alone, once, into a cache.
 
-Every ``cuda_ops/csrc/*.cpp`` becomes part of one shared library that links only torch's own libraries. Files
-named ``*.isa.cpp`` hold the inner loops: they are compiled once per instruction-set level (the namespace is
-the macro ``DKMP_ISA``) and chosen at run time, so one cached library serves every machine of a cluster.
+Every ``cuda_ops/csrc/**/*.cpp`` becomes part of one shared library that links only torch's own libraries.
+Files named ``*.isa.cpp`` hold the inner loops: they are compiled once per instruction-set level (the
+namespace is the macro ``DKMP_ISA``) and chosen at run time, so one cached library serves every machine of a
+cluster. The CUDA kernels, ``cuda_ops/kernels``, are part of the library as text: NVRTC compiles them for the
+GPU at hand, so no CUDA compiler is needed here.
 
 The cache is ``$DKMP_PLUGIN_CACHE``, else ``$XDG_CACHE_HOME/dkmp_plugin``, else ``~/.cache/dkmp_plugin``. Its
 folders are named after sources, torch, compiler and flags, so a change of any of them builds anew.
+Compiled files are kept beside them, so that a change compiles only what it touches.
+``$DKMP_PLUGIN_CXXFLAGS`` is added to the compiler's flags (except for the inner loops, which have their own).
 """
 
 import fcntl
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -124,7 +129,13 @@ def _torch_flags() -> List[str]:
     # -isystem: warnings in torch's headers are not ours.
     for folder in ("include", "include/torch/csrc/api/include"):
         flags += ["-isystem", str(root / folder)]
+    if torch.version.cuda is not None:
+        flags.append(f"-DDKMP_CUDA_MAJOR={torch.version.cuda.split('.')[0]}")
     return flags
+
+
+def _extra_flags() -> List[str]:
+    return shlex.split(os.environ.get("DKMP_PLUGIN_CXXFLAGS", ""))
 
 
 def _sources_key(sources: Path) -> str:
@@ -139,6 +150,8 @@ def _sources_key(sources: Path) -> str:
         _COMMON_FLAGS,
         _KERNEL_FLAGS,
         sorted(_levels().items()),
+        torch.version.cuda,
+        _extra_flags(),
     )
     digest.update(repr(settings).encode())
     return digest.hexdigest()[:20]
@@ -162,26 +175,61 @@ def _run(command: List[str]) -> None:
         raise BuildError(f"the compiler failed:\n{' '.join(command)}\n{shown}")
 
 
-def _compile_all(compiler: str, sources: Path, work: Path, jobs: int) -> List[str]:
+def _embed_kernels(sources: Path, target: Path) -> None:
+    """Writes a C++ file that holds the texts of the CUDA kernels; see ``csrc/cuda/compiler.h``."""
+    lines = [
+        '#include "cuda/compiler.h"',
+        "namespace dkmp::cuda {",
+        "const KernelSource kKernelSources[] = {",
+    ]
+    paths = sorted(path for path in (sources / "kernels").iterdir() if path.suffix in (".cu", ".cuh"))
+    for path in paths:
+        # Compilers limit the length of one literal; neighbouring ones are joined.
+        text = path.read_text(encoding="utf-8")
+        parts = [text[start : start + 8000] for start in range(0, len(text), 8000)]
+        literals = "\n".join(f'R"DKMP({part})DKMP"' for part in parts or [""])
+        lines.append(f'{{"{path.name}", {literals}}},')
+    lines += [
+        "{nullptr, nullptr}};",
+        f"const int kNumKernelSources = {len(paths)};",
+        "}  // namespace dkmp::cuda",
+    ]
+    target.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _compile_all(compiler: str, version: str, sources: Path, work: Path, jobs: int) -> List[str]:
     base = [compiler, *_COMMON_FLAGS, *_torch_flags(), f"-I{sources / 'csrc'}"]
     commands: List[List[str]] = []
-    objects: List[str] = []
     # Kernels first: they take longest, so that the last job to end is a short one.
-    files = sorted((sources / "csrc").glob("*.cpp"), key=lambda path: (".isa." not in path.name, path.name))
+    files = sorted((sources / "csrc").rglob("*.cpp"), key=lambda path: (".isa." not in path.name, path.name))
+    if (sources / "kernels").is_dir():
+        files.append(work / "kernel_sources.cpp")
+        _embed_kernels(sources, files[-1])
     for path in files:
-        variants: Dict[str, Tuple[str, ...]] = {"": ()}
+        variants: List[Tuple[str, ...]] = [tuple(_extra_flags())]
         if path.name.endswith(".isa.cpp"):
-            variants = {
-                name: (*_KERNEL_FLAGS, f"-DDKMP_ISA={name}", *flags) for name, flags in _levels().items()
-            }
-        for name, flags in variants.items():
-            target = str(work / f"{path.stem}{name}.o")
-            objects.append(target)
-            commands.append([*base, *flags, "-c", str(path), "-o", target])
+            variants = [(*_KERNEL_FLAGS, f"-DDKMP_ISA={name}", *flags) for name, flags in _levels().items()]
+        commands += [[*base, *flags, "-c", str(path)] for flags in variants]
     with ThreadPoolExecutor(jobs) as pool:
-        for job in [pool.submit(_run, command) for command in commands]:
-            job.result()
-    return objects
+        return list(pool.map(lambda command: _compile(command, version, sources), commands))
+
+
+def _compile(command: List[str], version: str, sources: Path) -> str:
+    """Object file of a command that ends with its source, from the cache where nothing has changed."""
+    source = Path(command[-1])
+    # Where the sources lie does not matter: another checkout shares the cache.
+    flags = [word.replace(str(sources), "") for word in command[1:-1]]
+    digest = hashlib.sha256(repr((torch.__version__, version, flags)).encode() + source.read_bytes())
+    for header in sorted({*(sources / "csrc").glob("*.h"), *source.parent.glob("*.h")}):
+        digest.update(header.name.encode() + b"\0" + header.read_bytes())
+    target = cache_folder() / "objects" / f"{source.stem}-{digest.hexdigest()[:20]}.o"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as work:
+            finished = Path(work) / "object.o"
+            _run([*command, "-o", str(finished)])
+            os.replace(finished, target)
+    return str(target)
 
 
 def _link(compiler: str, objects: List[str], target: Path) -> None:
@@ -256,7 +304,7 @@ def _build_into(compiler: str, version: str, sources: Path, target: Path, jobs: 
         "dkmp_plugin: building its native ops, once; this takes about a minute", file=sys.stderr, flush=True
     )
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="building-") as work:
-        objects = _compile_all(compiler, sources, Path(work), count)
+        objects = _compile_all(compiler, version, sources, Path(work), count)
         finished = Path(work) / _LIBRARY_NAME
         _link(compiler, objects, finished)
         target.with_name(_COMPILER_NOTE).write_text(version + "\n")
