@@ -1,5 +1,7 @@
 """One layer of DKMP^R: dilated graph attention over one shell of distance ranks (paper, section 3.2.2)."""
 
+from typing import Tuple
+
 import torch
 from torch import Tensor, nn
 from torchmdnet.models.utils import act_class_mapping
@@ -7,6 +9,8 @@ from torchmdnet.models.utils import act_class_mapping
 from dkmp_plugin.ops import dilated_attention
 
 ATTENTION_VARIANTS = ("split", "literal")
+# Atoms treated at once outside training.
+BLOCK_SIZE = 4096
 
 
 class DilatedAttentionLayer(nn.Module):
@@ -32,6 +36,7 @@ class DilatedAttentionLayer(nn.Module):
     def __init__(self, hidden_channels: int, num_heads: int, activation: str, variant: str) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.block_size = BLOCK_SIZE
         self.literal = variant == "literal"
         key_channels = hidden_channels if self.literal else hidden_channels // 2
         self.norm_attention = nn.LayerNorm(hidden_channels)
@@ -57,11 +62,20 @@ class DilatedAttentionLayer(nn.Module):
                 module.reset_parameters()
         nn.init.constant_(self.distance_factor, 1.0 if self.literal else -0.3)
 
-    def _attend(self, structure: Tensor, elements: Tensor, neighbors: Tensor, distance: Tensor) -> Tensor:
-        num_atoms, channels = structure.shape
-        heads = [num_atoms, self.num_heads, channels // self.num_heads]
-        query, value = self.query(structure).view(heads), self.value(structure).view(heads)
+    def _project(self, structure: Tensor, elements: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of atoms, each (n, d); keys of ``literal`` are (n, 2 d)."""
+        if not self.literal:
+            structure = self.norm_attention(structure)
         keys = torch.cat([self.element_key(elements), self.structure_key(structure)], 1)
+        return self.query(structure), keys, self.value(structure)
+
+    def _attend(
+        self, query: Tensor, keys: Tensor, value: Tensor, neighbors: Tensor, distance: Tensor
+    ) -> Tensor:
+        """What every atom gathers, (N, d), before the output projection."""
+        num_atoms, channels = query.shape
+        heads = [num_atoms, self.num_heads, channels // self.num_heads]
+        query, value = query.view(heads), value.view(heads)
         bias = self.distance_factor * distance
         if self.literal:
             keys = keys.view(num_atoms, 2 * self.num_heads, channels // self.num_heads)
@@ -70,7 +84,17 @@ class DilatedAttentionLayer(nn.Module):
             mixed = both[:, : self.num_heads] + both[:, self.num_heads :]
         else:
             mixed = dilated_attention(query, keys.view(heads), value, neighbors, bias)
-        return self.output(mixed.reshape(num_atoms, channels))
+        return mixed.reshape(num_atoms, channels)
+
+    def _update(self, structure: Tensor, mixed: Tensor) -> Tensor:
+        """New features of atoms (n, d) from their own and what they gathered."""
+        attended = self.output(mixed)
+        if self.literal:
+            structure = self.norm_attention(structure + attended)
+            return self.norm_feed_forward(structure + self.feed_forward(structure))
+        structure = structure + attended
+        inputs = torch.cat([self.norm_feed_forward(structure), self.norm_feed_forward(attended)], 1)
+        return structure + self.feed_forward(inputs)
 
     def forward(self, structure: Tensor, elements: Tensor, neighbors: Tensor, distance: Tensor) -> Tensor:
         """Update the structure features.
@@ -84,11 +108,19 @@ class DilatedAttentionLayer(nn.Module):
         Returns:
             (N, d).
         """
-        if self.literal:
-            attended = self._attend(structure, elements, neighbors, distance)
-            structure = self.norm_attention(structure + attended)
-            return self.norm_feed_forward(structure + self.feed_forward(structure))
-        attended = self._attend(self.norm_attention(structure), elements, neighbors, distance)
-        structure = structure + attended
-        inputs = torch.cat([self.norm_feed_forward(structure), self.norm_feed_forward(attended)], 1)
-        return structure + self.feed_forward(inputs)
+        if self.training:
+            query, keys, value = self._project(structure, elements)
+            return self._update(structure, self._attend(query, keys, value, neighbors, distance))
+        # All but the attention works on each atom alone. In blocks it needs few large pieces of memory: with
+        # many, malloc's heap grows by holes to gigabytes when a TorchScript module of 40,000 atoms runs.
+        num_atoms, channels = structure.shape
+        query, value, updated = [torch.empty_like(structure) for _ in range(3)]
+        keys = structure.new_empty([num_atoms, 2 * channels if self.literal else channels])
+        for first in range(0, num_atoms, self.block_size):
+            block = slice(first, first + self.block_size)
+            query[block], keys[block], value[block] = self._project(structure[block], elements[block])
+        mixed = self._attend(query, keys, value, neighbors, distance)
+        for first in range(0, num_atoms, self.block_size):
+            block = slice(first, first + self.block_size)
+            updated[block] = self._update(structure[block], mixed[block])
+        return updated

@@ -15,7 +15,11 @@ from dkmp_plugin.models.canonical_frame import (
     count_systems,
     principal_frames,
 )
-from dkmp_plugin.models.dilated_attention_layer import ATTENTION_VARIANTS, DilatedAttentionLayer
+from dkmp_plugin.models.dilated_attention_layer import (
+    ATTENTION_VARIANTS,
+    BLOCK_SIZE,
+    DilatedAttentionLayer,
+)
 from dkmp_plugin.models.partition import rank_columns
 from dkmp_plugin.ops import distance_ranks
 from dkmp_plugin.ops.ranks_reference import minimum_image
@@ -151,6 +155,7 @@ class DKMPR(nn.Module):
             hidden_channels, num_layers, num_heads, num_neighbors, canonical_frame, attention_variant
         )
         self.hidden_channels = hidden_channels
+        self.block_size = BLOCK_SIZE
         per_layer = num_neighbors // num_layers
         self.use_frame = canonical_frame == "principal"
         self.distance = RankedGraph(per_layer * num_layers, box_vecs)
@@ -253,15 +258,31 @@ class DKMPR(nn.Module):
     def _distances(self, pos: Tensor, neighbors: Tensor, batch: Tensor, box: Optional[Tensor]) -> Tensor:
         """Distances (N, K) in Å from each atom to its neighbours; 0 where there is none."""
         box = self.distance.choose_box(box)
-        senders = neighbors.clamp(min=0).flatten()
-        vector = pos.index_select(0, senders).view(neighbors.size(0), -1, 3) - pos.unsqueeze(1)
         if box is not None:
-            vector = _minimum_images(vector, batch, box.to(pos.dtype))
-        squared = (vector * vector).sum(2).masked_fill(neighbors < 0, 0.0)
-        # The square root has an infinite slope at 0.
-        apart = squared > 0.0
-        length = torch.sqrt(torch.where(apart, squared, torch.ones_like(squared)))
-        return torch.where(apart, length, torch.zeros_like(length))
+            box = box.to(pos.dtype)
+        if self.training:
+            return _distances_of(pos, pos, neighbors, batch, box)
+        # In blocks for the reason given in DilatedAttentionLayer.forward.
+        distance = torch.empty(neighbors.shape, dtype=pos.dtype, device=pos.device)
+        for first in range(0, pos.size(0), self.block_size):
+            block = slice(first, first + self.block_size)
+            distance[block] = _distances_of(pos, pos[block], neighbors[block], batch[block], box)
+        return distance
+
+
+def _distances_of(
+    pos: Tensor, centers: Tensor, neighbors: Tensor, batch: Tensor, box: Optional[Tensor]
+) -> Tensor:
+    """Distances (n, K) in Å from n centers (n, 3) to their neighbours among the atoms (N, 3)."""
+    senders = neighbors.clamp(min=0).flatten()
+    vector = pos.index_select(0, senders).view(neighbors.size(0), -1, 3) - centers.unsqueeze(1)
+    if box is not None:
+        vector = _minimum_images(vector, batch, box)
+    squared = (vector * vector).sum(2).masked_fill(neighbors < 0, 0.0)
+    # The square root has an infinite slope at 0.
+    apart = squared > 0.0
+    length = torch.sqrt(torch.where(apart, squared, torch.ones_like(squared)))
+    return torch.where(apart, length, torch.zeros_like(length))
 
 
 def _minimum_images(vector: Tensor, batch: Tensor, box: Tensor) -> Tensor:

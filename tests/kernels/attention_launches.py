@@ -1,17 +1,17 @@
 """Launches of dilated_attention's kernels, as csrc/cuda/dilated_attention.cpp makes them, on CPU tensors."""
 
 from dataclasses import dataclass
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
 from dkmp_plugin.ops import attention_reference
+from tests.kernels.checks import Run
 from tests.kernels.sources import kernel_text
 
 SOURCE = "dilated_attention.cu"
 THREADS = 128
-Run = Callable[[str, Dict[str, object], int, int, list], None]
 
 
 @dataclass

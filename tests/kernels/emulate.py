@@ -29,7 +29,15 @@ import torch
 from dkmp_plugin.ops.builder import cache_folder, find_compiler
 from tests.kernels.sources import KERNELS, headers, kernel_names, macro_flags
 
-__all__ = ["Argument", "KernelError", "cache", "emulate", "emulator_library", "sanitizer_obstacle"]
+__all__ = [
+    "Argument",
+    "CompilationError",
+    "KernelError",
+    "cache",
+    "emulate",
+    "emulator_library",
+    "sanitizer_obstacle",
+]
 
 Argument = Union[torch.Tensor, None, int, float]
 
@@ -60,6 +68,10 @@ class KernelError(AssertionError):
     """A check found something wrong with a kernel; the message is the check's report."""
 
 
+class CompilationError(RuntimeError):
+    """A compiler refused a kernel's text; not what a check of its behaviour finds."""
+
+
 def cache() -> Path:
     """Folder for compiled tests; named by content, so that it can be kept."""
     folder = cache_folder() / "kernel_tests"
@@ -70,7 +82,7 @@ def cache() -> Path:
 def _run(command: Sequence[str]) -> None:
     answer = subprocess.run(command, capture_output=True, text=True)
     if answer.returncode != 0:
-        raise KernelError(f"{' '.join(command)}\n{answer.stderr[-4000:]}")
+        raise CompilationError(f"{' '.join(command)}\n{answer.stderr[-4000:]}")
 
 
 @functools.cache
@@ -206,7 +218,8 @@ def emulate(
         sanitizer: None, "address" (with UBSan) or "thread".
 
     Raises:
-        KernelError: the kernel does not compile, or a check found a fault.
+        KernelError: a check found a fault.
+        CompilationError: the kernel does not compile.
         ValueError: the arguments do not fit the kernel's parameters.
     """
     library = _load(_built(source, macros, None))
@@ -265,6 +278,6 @@ def sanitizer_obstacle(sanitizer: Optional[str]) -> Optional[str]:
     trial = 'extern "C" __global__ void trial(int* x) { x[threadIdx.x] = 1; }'
     try:
         emulate(trial, "trial", {}, 1, 32, [torch.zeros(32, dtype=torch.int32)], sanitizer=sanitizer)
-    except (KernelError, OSError) as error:
+    except (KernelError, CompilationError, OSError) as error:
         return f"a trivial kernel does not run under ThreadSanitizer: {str(error)[-300:]}"
     return None

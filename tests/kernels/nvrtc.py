@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
-from tests.kernels.emulate import cache
+from tests.kernels.emulate import CompilationError, cache
 from tests.kernels.sources import headers, macro_flags
 
 __all__ = ["ARCHITECTURES", "Usage", "compile_ptx", "nvrtc_obstacle", "resource_usage"]
@@ -33,10 +33,6 @@ class Usage:
     spill_loads: int
     stack: int
     shared: int
-
-
-class CompilationError(AssertionError):
-    """NVRTC refused a kernel; the message is its log."""
 
 
 @functools.cache

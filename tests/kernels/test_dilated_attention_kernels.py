@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from tests.kernels import attention_launches as launches
-from tests.kernels.emulate import emulate, sanitizer_obstacle
+from tests.kernels import checks
+from tests.kernels.emulate import sanitizer_obstacle
 from tests.kernels.nvrtc import nvrtc_obstacle
-from tests.kernels.ptx_interpreter import interpret
 
 needs_emulator = pytest.mark.skipif(bool(sanitizer_obstacle(None)), reason=str(sanitizer_obstacle(None)))
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}
@@ -14,10 +14,7 @@ both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], i
 
 
 def emulator(seed=0, sanitizer=None):
-    def run(kernel, macros, grid, block, args):
-        emulate(launches.text(), kernel, macros, grid, block, args, 0, seed, sanitizer)
-
-    return run
+    return checks.emulator(launches.text(), seed, sanitizer)
 
 
 def assert_equals_reference(case, run, tolerance=None):
@@ -114,16 +111,9 @@ def test_sanitizers(sanitizer, heads, width, dtype):
     assert_equals_reference(case, emulator(5, sanitizer))
 
 
-def interpreter(architecture):
-    def run(kernel, macros, grid, block, args):
-        interpret(launches.text(), kernel, macros, grid, block, args, 0, architecture)
-
-    return run
-
-
 @pytest.mark.skipif(nvrtc_obstacle() is not None, reason=str(nvrtc_obstacle()))
 @pytest.mark.parametrize("architecture", [75, 80, 90, 120])
 @pytest.mark.parametrize("heads, width, dtype", [(4, 32, torch.float32), (3, 5, torch.float64)])
 def test_compiled_for_gpus(architecture, heads, width, dtype):
     case = launches.example(9, heads, width, 35, dtype)
-    assert_equals_reference(case, interpreter(architecture))
+    assert_equals_reference(case, checks.interpreter(launches.text(), architecture))

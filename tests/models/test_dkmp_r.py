@@ -200,3 +200,18 @@ def test_too_few_ranks(molecule):
     z, pos = molecule
     with pytest.raises(ValueError, match="3 columns, the model uses 8"):
         create_model()(z, pos, extra_args={"neighbors": torch.zeros(len(z), 3, dtype=torch.int64)})
+
+
+@pytest.mark.parametrize("variant", ["split", "literal"])
+@pytest.mark.parametrize("boxed", [False, True])
+def test_blocks_change_nothing(variant, boxed):
+    torch.manual_seed(0)
+    model = DKMPR(16, 2, 4, 8, attention_variant=variant, num_frequencies=4, dtype=torch.float64).eval()
+    z, pos = torch.full((23,), 6), 4 * torch.randn(23, 3, dtype=torch.float64)
+    batch = torch.tensor([0] * 12 + [1] * 11)
+    box = torch.stack([12 * torch.eye(3), 14 * torch.eye(3)]).double() if boxed else None
+    whole = model(z, pos, batch, box)[0]
+    for module in (model, *model.layers):
+        module.block_size = 5
+    torch.testing.assert_close(model(z, pos, batch, box)[0], whole, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(model.train()(z, pos, batch, box)[0], whole, rtol=1e-12, atol=1e-12)

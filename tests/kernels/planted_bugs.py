@@ -1,0 +1,168 @@
+"""Faults that are planted into kernels to see that the checks find them: a test of the tests.
+
+To have another kernel file covered, add a function to ``VERIFY`` that launches its kernels with a given run
+and compares with a reference, and faults to ``BUGS``. Barriers are removed one by one from every file in
+``VERIFY``.
+"""
+
+from dataclasses import dataclass
+from typing import Callable, Dict, List, Tuple
+
+import torch
+
+from tests.kernels import attention_launches
+from tests.kernels.checks import Run, inlined
+from tests.kernels.sources import kernel_text
+
+__all__ = ["BUGS", "VERIFY", "Bug", "barriers", "source_of"]
+
+# Patterns that no kernel of ours needs to have: a sum per block through shared memory, and a count per value.
+BLOCK_SUMS = """
+#include "common.cuh"
+extern "C" __global__ void __launch_bounds__(128) block_sums(
+    const Scalar* values, const int* bins, Scalar* sums, int* counts, int n) {
+  DYN_SHARED(Scalar, warp_sums);
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const Scalar value = i < n ? values[i] : Scalar(0);
+  const Scalar sum = warp_sum(value);
+  if (lane == 0) warp_sums[warp] = sum;
+  if (i < n) atomicAdd(counts + bins[i], 1);
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    Scalar total = 0;
+    for (int w = 0; w < int(blockDim.x) / kWarp; ++w) total += warp_sums[w];
+    sums[blockIdx.x] = total;
+  }
+}
+"""
+_TEXTS = {"block_sums": BLOCK_SUMS}
+
+
+def source_of(file: str) -> str:
+    """Text of a kernel file, or of a pattern above, with its headers in place."""
+    return inlined(_TEXTS[file] if file in _TEXTS else kernel_text(file))
+
+
+def _verify_block_sums(run: Run) -> None:
+    size, block = 300, 128
+    values = torch.arange(size, dtype=torch.float32)
+    bins = (torch.arange(size) % 7).int()
+    sums, counts = torch.full((3,), float("nan")), torch.zeros(7, dtype=torch.int32)
+    run("block_sums", {}, 3, block, [values, bins, sums, counts, size], 4 * block // 32)
+    padded = torch.nn.functional.pad(values, (0, 3 * block - size))
+    assert torch.equal(sums, padded.view(3, block).sum(1)), "sums"
+    assert torch.equal(counts.long(), torch.bincount(bins, minlength=7)), "counts"
+
+
+def _verify_attention(run: Run) -> None:
+    # Three heads leave a fourth place of every warp empty; 9 atoms leave warps without an atom.
+    case = attention_launches.example(9, 3, 32, 35, torch.float32)
+    computed = [attention_launches.forward(run, case, 0), *attention_launches.backward(run, case, 0)]
+    attention_launches.assert_equal(computed, attention_launches.expected(case)[:5], 2e-5)
+
+
+VERIFY: Dict[str, Callable[[Run], None]] = {
+    "block_sums": _verify_block_sums,
+    "dilated_attention.cu": _verify_attention,
+}
+
+
+@dataclass(frozen=True)
+class Bug:
+    """A fault: ``old`` becomes ``new`` in a text, and which checks find it."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    found_by: Tuple[str, ...]
+
+    def plant(self) -> str:
+        """The faulty text."""
+        source = source_of(self.file)
+        if source.count(self.old) != 1:
+            raise ValueError(f"{self.name}: {self.old!r} is {source.count(self.old)} times in {self.file}")
+        return source.replace(self.old, self.new)
+
+
+_ATTENTION = "dilated_attention.cu"
+BUGS: List[Bug] = [
+    Bug(
+        "write beyond shared memory",
+        "block_sums",
+        "if (lane == 0) warp_sums[warp] = sum;",
+        "if (lane == 0) warp_sums[warp + 1] = sum;",
+        ("emulator", "address", "ptx"),
+    ),
+    Bug(
+        "scatter without atomics",
+        "block_sums",
+        "atomicAdd(counts + bins[i], 1);",
+        "++counts[bins[i]];",
+        ("thread",),
+    ),
+    Bug(
+        "early return before a barrier",
+        "block_sums",
+        "const Scalar value = i < n ? values[i] : Scalar(0);",
+        "if (i >= n && lane == 0) return;\n  const Scalar value = i < n ? values[i] : Scalar(0);",
+        ("emulator", "ptx"),
+    ),
+    Bug(
+        "wrong shuffle distance",
+        _ATTENTION,
+        "for (int distance = lanes / 2; distance > 0; distance /= 2) x = x",
+        "for (int distance = lanes / 2; distance > 1; distance /= 2) x = x",
+        ("emulator", "ptx"),
+    ),
+    Bug(
+        "shuffle in a divergent branch",
+        _ATTENTION,
+        "        const Number sum = sum_over_heads(gradient, place.exists);",
+        "        Number sum = gradient;\n        if (place.exists) sum = sum_over_heads(gradient, true);",
+        ("emulator", "ptx"),
+    ),
+    Bug(
+        "lanes leave before the warp shuffles",
+        _ATTENTION,
+        "  const Row<Number> own_key = load_row(",
+        "  if (!place.exists) return;\n  const Row<Number> own_key = load_row(",
+        ("emulator", "ptx"),
+    ),
+    Bug(
+        "misaligned vector load",
+        _ATTENTION,
+        "if (used) loaded = load_pack<kPack>(from + pack * kPack);",
+        "if (used) loaded = load_pack<kPack>(from + pack * kPack + (kPack > 1 ? 1 : 0));",
+        ("emulator", "address", "ptx"),
+    ),
+    Bug(
+        "warps beyond the last atom go on",
+        _ATTENTION,
+        "  if (place.atom >= num_atoms) return;\n  const Inputs x = {DKMP_INPUT_NAMES};\n  Attend attend",
+        "  const Inputs x = {DKMP_INPUT_NAMES};\n  Attend attend",
+        ("address", "ptx"),
+    ),
+    Bug(
+        "two lanes write the same result",
+        _ATTENTION,
+        "  if (!place.exists) return;\n  to += (place.atom * num_heads + place.head) * kHeadWidth;",
+        "  to += (place.atom * num_heads + place.head) * kHeadWidth;",
+        ("thread",),
+    ),
+    Bug(
+        "read beyond the end of a list",
+        _ATTENTION,
+        "const bool inside = first + lane < num_neighbors;",
+        "const bool inside = true;",
+        ("emulator", "address", "ptx"),
+    ),
+]
+
+
+def barriers(file: str) -> List[str]:
+    """The texts that lack one of a file's barriers."""
+    source, word = source_of(file), "__syncthreads();"
+    places = [at for at in range(len(source)) if source.startswith(word, at)]
+    return [source[:at] + ";" + source[at + len(word) :] for at in places]
