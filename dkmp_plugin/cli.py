@@ -106,6 +106,45 @@ def _add_bespoke(verbs: Any) -> None:
     bespoke.set_defaults(run=_bespoke)
 
 
+def _nve(arguments: argparse.Namespace) -> int:
+    from dkmp_plugin.evaluation.nve import simulate_nve
+
+    drift = simulate_nve(
+        arguments.model,
+        arguments.structure,
+        arguments.output,
+        engine=arguments.engine,
+        platform=arguments.platform,
+        duration=arguments.duration,
+        time_step=arguments.time_step,
+        temperature=arguments.temperature,
+        equilibration=arguments.equilibration,
+        seed=arguments.seed,
+    )
+    print(
+        f"{arguments.output}: total energy over {drift.duration:g} ps: drift {drift.drift:.3g} ± "
+        f"{drift.drift_error:.2g} meV/atom/ns, fluctuation {drift.fluctuation:.3g} meV/atom"
+    )
+    return 0
+
+
+def _add_nve(verbs: Any) -> None:
+    nve = verbs.add_parser("nve", help="dynamics at constant energy: does a potential conserve it?")
+    nve.add_argument("model", help="model file (.pt), checkpoint (.ckpt), or amber14-obc2 for comparison")
+    nve.add_argument("structure", help="PDB file with all hydrogens; simulated in vacuum, unconstrained")
+    nve.add_argument("--output", required=True, help="folder to write; a run that was killed there continues")
+    nve.add_argument("--engine", default="openmm", choices=("openmm", "ase"), help="default: openmm")
+    nve.add_argument("--platform", default="Reference", help="OpenMM platform [Reference: double precision]")
+    nve.add_argument("--duration", type=float, default=20.0, help="picoseconds [20]")
+    nve.add_argument("--time-step", type=float, default=0.5, help="femtoseconds [0.5]")
+    nve.add_argument("--temperature", type=float, default=300.0, help="kelvin at the start [300]")
+    nve.add_argument(
+        "--equilibration", type=float, default=1.0, help="picoseconds of Langevin dynamics before [1]"
+    )
+    nve.add_argument("--seed", type=int, default=1, help="of the velocities at the start [1]")
+    nve.set_defaults(run=_nve)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="dkmp", description="Dilated message-passing potentials (DKMP).")
     verbs = parser.add_subparsers(dest="verb", required=True)
@@ -135,6 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     rollout.set_defaults(run=_rollout)
     _add_bespoke(verbs)
+    _add_nve(verbs)
     return parser
 
 

@@ -1,0 +1,215 @@
+"""``dkmp nve``: dynamics at constant energy that survive a kill, and what they say about a potential."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Callable, Dict, Optional, Union
+
+import numpy as np
+from tqdm import tqdm
+
+from dkmp_plugin.evaluation.energy_drift import EnergyDrift, nve_drift
+from dkmp_plugin.evaluation.report import Panel, plot_over_time, read_columns
+from dkmp_plugin.evaluation.verlet import VerletDynamics, molecular_dynamics
+from dkmp_plugin.files import replaced_on_success
+
+_BOLTZMANN = 0.08617333262  # meV/K
+COLUMNS = ("step", "time_ps", "potential_energy_mev", "kinetic_energy_mev", "total_energy_mev")
+
+
+def simulate_nve(
+    model: Union[str, Path],
+    structure: Union[str, Path],
+    folder: Union[str, Path],
+    *,
+    engine: str = "openmm",
+    platform: str = "Reference",
+    duration: float = 20.0,
+    time_step: float = 0.5,
+    temperature: float = 300.0,
+    equilibration: float = 1.0,
+    seed: int = 1,
+) -> EnergyDrift:
+    """The ``dkmp nve`` command: :func:`molecular_dynamics`, then :func:`run_nve` with a progress bar.
+
+    Args:
+        model: exported model (``.pt``), checkpoint (``.ckpt``), or ``amber14-obc2``.
+        structure: PDB file with all hydrogens.
+        folder: where to write, and to continue from.
+        engine: ``openmm`` or ``ase``.
+        platform: OpenMM platform.
+        duration: in picoseconds.
+        time_step: in femtoseconds.
+        temperature: in kelvin.
+        equilibration: Langevin dynamics before the run, in picoseconds.
+        seed: of the start.
+
+    Returns:
+        The drift over the whole run.
+
+    Raises:
+        ValueError: see the two functions.
+    """
+    dynamics = molecular_dynamics(model, structure, engine, time_step, platform)
+    settings = {
+        "model": Path(model).name,
+        "structure": Path(structure).name,
+        "engine": engine,
+        "platform": platform if engine == "openmm" else None,
+        "time_step_fs": time_step,
+        "temperature_k": temperature,
+        "equilibration_ps": equilibration,
+        "seed": seed,
+    }
+    with tqdm(
+        total=round(1000.0 * duration / time_step), desc=f"NVE {Path(folder).name}", unit="step"
+    ) as bar:
+        return run_nve(
+            dynamics,
+            folder,
+            settings,
+            duration=duration,
+            time_step=time_step,
+            temperature=temperature,
+            equilibration=equilibration,
+            seed=seed,
+            progress=lambda step: bar.update(step - bar.n),
+        )
+
+
+def run_nve(
+    dynamics: VerletDynamics,
+    folder: Union[str, Path],
+    settings: Dict[str, Any],
+    *,
+    duration: float,
+    time_step: float,
+    temperature: float = 300.0,
+    equilibration: float = 1.0,
+    seed: int = 1,
+    record_interval: int = 20,
+    save_interval: int = 200,
+    progress: Optional[Callable[[int], Any]] = None,
+) -> EnergyDrift:
+    """Run, or continue, dynamics at constant energy.
+
+    The folder receives ``energies.csv`` (a row per ``record_interval`` steps), ``state.npz`` (positions,
+    velocities, step) and, at the end, ``drift.json`` and ``energies.png``. Called again after a kill it goes
+    on from the last saved state: at most ``save_interval`` steps are computed twice, and the result is the
+    one of an uninterrupted run. Called again with a longer duration it extends the run.
+
+    Args:
+        dynamics: the molecule and its potential.
+        folder: where to write.
+        settings: what makes two runs the same run (model, structure, time step, ...): kept in
+            ``settings.json``, and a continuation with others is refused.
+        duration: in picoseconds.
+        time_step: of ``dynamics``, in femtoseconds.
+        temperature: in kelvin, of the Langevin dynamics before the run.
+        equilibration: length of that dynamics in picoseconds.
+        seed: of its velocities and random forces.
+        record_interval: steps between rows.
+        save_interval: steps between saved states; a multiple of ``record_interval``.
+        progress: called with the number of finished steps after each row.
+
+    Returns:
+        The drift over the whole run.
+
+    Raises:
+        ValueError: the folder holds a run with other settings, or the energy is no longer finite.
+    """
+    if save_interval % record_interval:
+        raise ValueError(f"save_interval {save_interval} is no multiple of record_interval {record_interval}")
+    folder = Path(folder)
+    _check_settings(folder, settings)
+    num_steps = round(1000.0 * duration / time_step)
+    step = _restore(dynamics, folder)
+    if step is None:
+        dynamics.equilibrate(temperature, equilibration, seed)
+        _start_log(folder)
+        step = 0
+        _record(dynamics, folder, step, time_step)
+        _save(dynamics, folder, step)
+    while step < num_steps:
+        advance = min(record_interval, num_steps - step)
+        dynamics.step(advance)
+        step += advance
+        _record(dynamics, folder, step, time_step)
+        if step % save_interval == 0 or step == num_steps:
+            _save(dynamics, folder, step)
+        if progress is not None:
+            progress(step)
+    return summarise(folder, dynamics.num_atoms)
+
+
+def summarise(folder: Union[str, Path], num_atoms: int) -> EnergyDrift:
+    """Drift of the run in a folder so far; writes ``drift.json`` and ``energies.png`` beside it."""
+    folder = Path(folder)
+    columns = read_columns(folder / "energies.csv")
+    drift = nve_drift(columns["time_ps"], columns["total_energy_mev"], num_atoms)
+    with replaced_on_success(folder / "drift.json") as temporary:
+        temporary.write_text(json.dumps(asdict(drift), indent=1))
+    start = columns["total_energy_mev"][0]
+    columns["change"] = (columns["total_energy_mev"] - start) / num_atoms
+    columns["temperature"] = 2.0 * columns["kinetic_energy_mev"] / (3 * num_atoms * _BOLTZMANN)
+    panels = [
+        Panel("total energy, meV/atom", {"change since the start": "change"}),
+        Panel("temperature, K", {"kinetic energy": "temperature"}),
+    ]
+    plot_over_time(folder / "energies.png", columns, "time_ps", "time, ps", panels)
+    return drift
+
+
+def _check_settings(folder: Path, settings: Dict[str, Any]) -> None:
+    path = folder / "settings.json"
+    text = json.dumps(settings, indent=1, sort_keys=True)
+    if path.is_file():
+        if json.loads(path.read_text()) != json.loads(text):
+            raise ValueError(
+                f"{folder} holds a run with other settings ({path.name}); continue with those, or give "
+                "another folder"
+            )
+        return
+    with replaced_on_success(path) as temporary:
+        temporary.write_text(text)
+
+
+def _start_log(folder: Path) -> None:
+    with replaced_on_success(folder / "energies.csv") as temporary:
+        temporary.write_text(",".join(COLUMNS) + "\n")
+
+
+def _record(dynamics: VerletDynamics, folder: Path, step: int, time_step: float) -> None:
+    potential, kinetic = dynamics.energies()
+    if not np.isfinite(potential + kinetic):
+        raise ValueError(
+            f"the energy is not finite after {step * time_step / 1000.0:g} ps: the dynamics blew up; the "
+            "potential is not smooth or not made for such structures, or the time step is too long"
+        )
+    values = (step * time_step / 1000.0, potential, kinetic, potential + kinetic)
+    with (folder / "energies.csv").open("a") as log:
+        log.write(f"{step}," + ",".join(f"{value:.12g}" for value in values) + "\n")
+
+
+def _save(dynamics: VerletDynamics, folder: Path, step: int) -> None:
+    positions, velocities = dynamics.get_state()
+    with replaced_on_success(folder / "state.npz") as temporary:
+        np.savez(temporary, step=step, positions=positions, velocities=velocities)
+
+
+def _restore(dynamics: VerletDynamics, folder: Path) -> Optional[int]:
+    """Continue from the saved state, dropping rows after it; None where there is none."""
+    path = folder / "state.npz"
+    if not path.is_file():
+        return None
+    with np.load(path) as state:
+        step = int(state["step"])
+        dynamics.set_state(state["positions"], state["velocities"])
+    log = folder / "energies.csv"
+    header, *rows = log.read_text().splitlines()
+    # A kill may have cut the last row short; it then comes after the saved state.
+    complete = [row for row in rows if row.count(",") == len(COLUMNS) - 1]
+    kept = [row for row in complete if int(row.split(",")[0]) <= step]
+    with replaced_on_success(log) as temporary:
+        temporary.write_text("\n".join([header, *kept]) + "\n")
+    return step

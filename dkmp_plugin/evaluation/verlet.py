@@ -1,0 +1,222 @@
+"""Velocity Verlet at constant energy, through OpenMM and through ASE, behind one interface."""
+
+from pathlib import Path
+from typing import Any, Protocol, Sequence, Tuple, Union
+
+import numpy as np
+
+# Amber14 with the OBC2 implicit solvent, as the conformations of chignolin were sampled with.
+AMBER14_OBC2 = ("amber14-all.xml", "implicit/obc2.xml")
+CLASSICAL = "amber14-obc2"
+FRICTION = 5.0  # 1/ps, of the Langevin dynamics before the run
+
+
+class VerletDynamics(Protocol):
+    """Dynamics that can be stopped and continued without a trace.
+
+    Positions and velocities are in the program's own units (OpenMM: nm, nm/ps; ASE: Å, Å per ASE time unit),
+    so that storing them loses nothing.
+    """
+
+    num_atoms: int
+
+    def equilibrate(self, temperature: float, duration: float, seed: int) -> None:
+        """Langevin dynamics at ``temperature`` (K) for ``duration`` (ps) from fresh velocities."""
+
+    def step(self, num_steps: int) -> None:
+        """Advance by velocity Verlet."""
+
+    def energies(self) -> Tuple[float, float]:
+        """Potential and kinetic energy at the same time, in meV."""
+
+    def get_state(self) -> Tuple[np.ndarray, np.ndarray]:
+        """Positions and velocities, (N, 3) each, float64."""
+
+    def set_state(self, positions: np.ndarray, velocities: np.ndarray) -> None:
+        """Continue from what :meth:`get_state` returned."""
+
+
+class OpenMMVerlet:
+    """Velocity Verlet of an OpenMM System.
+
+    OpenMM's ``VerletIntegrator`` is a leapfrog: its velocities are half a step behind its positions. Here a
+    ``CustomIntegrator`` keeps both at the same time, so that their energies add up to the conserved one.
+
+    Args:
+        system: without constraints.
+        positions: (N, 3) start in nm.
+        time_step: in femtoseconds.
+        platform: name of the OpenMM platform; ``Reference`` computes in double precision.
+
+    Raises:
+        ValueError: the System has constraints.
+    """
+
+    def __init__(
+        self, system: Any, positions: np.ndarray, time_step: float, platform: str = "Reference"
+    ) -> None:
+        import openmm
+
+        if system.getNumConstraints():
+            raise ValueError(
+                f"the System has {system.getNumConstraints()} constraints; make it with constraints=None, so "
+                "that the conserved energy is the one of all degrees of freedom"
+            )
+        self._openmm = openmm
+        self._system = system
+        self._time_step = time_step / 1000.0
+        self._platform = openmm.Platform.getPlatformByName(platform)
+        self.num_atoms = system.getNumParticles()
+        integrator = openmm.CustomIntegrator(self._time_step)
+        integrator.addComputePerDof("v", "v + 0.5 * dt * f / m")
+        integrator.addComputePerDof("x", "x + dt * v")
+        integrator.addComputePerDof("v", "v + 0.5 * dt * f / m")
+        self._context = openmm.Context(system, integrator, self._platform)
+        self._context.setPositions(positions)
+
+    def equilibrate(self, temperature: float, duration: float, seed: int) -> None:
+        integrator = self._openmm.LangevinMiddleIntegrator(temperature, FRICTION, self._time_step)
+        integrator.setRandomNumberSeed(seed)
+        context = self._openmm.Context(self._system, integrator, self._platform)
+        context.setPositions(self._context.getState(getPositions=True).getPositions(asNumpy=True))
+        context.setVelocitiesToTemperature(temperature, seed)
+        integrator.step(round(duration / self._time_step))
+        state = context.getState(getPositions=True, getVelocities=True)
+        self._context.setPositions(state.getPositions(asNumpy=True))
+        # Velocities of LangevinMiddleIntegrator lag half a step; as a starting point they are as good as any.
+        self._context.setVelocities(state.getVelocities(asNumpy=True))
+
+    def step(self, num_steps: int) -> None:
+        self._context.getIntegrator().step(num_steps)
+
+    def energies(self) -> Tuple[float, float]:
+        from ase import units
+        from openmm import unit
+
+        state = self._context.getState(getEnergy=True)
+        to_mev = 1000.0 * units.kJ / units.mol
+        potential = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
+        kinetic = state.getKineticEnergy().value_in_unit(unit.kilojoule_per_mole)
+        return potential * to_mev, kinetic * to_mev
+
+    def get_state(self) -> Tuple[np.ndarray, np.ndarray]:
+        state = self._context.getState(getPositions=True, getVelocities=True)
+        return np.array(state.getPositions(asNumpy=True)._value), np.array(
+            state.getVelocities(asNumpy=True)._value
+        )
+
+    def set_state(self, positions: np.ndarray, velocities: np.ndarray) -> None:
+        self._context.setPositions(positions)
+        self._context.setVelocities(velocities)
+
+
+class ASEVerlet:
+    """Velocity Verlet of ASE.
+
+    Args:
+        atoms: ``ase.Atoms`` with a calculator.
+        time_step: in femtoseconds.
+    """
+
+    def __init__(self, atoms: Any, time_step: float) -> None:
+        from ase import units
+        from ase.md.verlet import VelocityVerlet
+
+        self._atoms = atoms
+        self._time_step = time_step
+        self._dynamics = VelocityVerlet(atoms, time_step * units.fs)
+        self.num_atoms = len(atoms)
+
+    def equilibrate(self, temperature: float, duration: float, seed: int) -> None:
+        from ase import units
+        from ase.md.langevin import Langevin
+
+        generator = np.random.default_rng(seed)
+        # Maxwell-Boltzmann; ASE has renamed its own function.
+        width = np.sqrt(self._atoms.get_masses() * units.kB * temperature)
+        self._atoms.set_momenta(generator.normal(size=(self.num_atoms, 3)) * width[:, None])
+        langevin = Langevin(
+            self._atoms,
+            self._time_step * units.fs,
+            temperature_K=temperature,
+            friction=FRICTION / (1000.0 * units.fs),
+            rng=generator,
+            fixcm=False,
+        )
+        langevin.run(round(1000.0 * duration / self._time_step))
+
+    def step(self, num_steps: int) -> None:
+        self._dynamics.run(num_steps)
+
+    def energies(self) -> Tuple[float, float]:
+        return 1000.0 * self._atoms.get_potential_energy(), 1000.0 * self._atoms.get_kinetic_energy()
+
+    def get_state(self) -> Tuple[np.ndarray, np.ndarray]:
+        return self._atoms.get_positions(), self._atoms.get_velocities()
+
+    def set_state(self, positions: np.ndarray, velocities: np.ndarray) -> None:
+        self._atoms.set_positions(positions)
+        self._atoms.set_velocities(velocities)
+
+
+def molecular_dynamics(
+    model: Union[str, Path],
+    structure: Union[str, Path],
+    engine: str = "openmm",
+    time_step: float = 0.5,
+    platform: str = "Reference",
+    force_field: Sequence[str] = AMBER14_OBC2,
+) -> VerletDynamics:
+    """Dynamics of the molecule in a PDB file, in vacuum, without constraints.
+
+    Args:
+        model: exported model (``.pt``), checkpoint (``.ckpt``), or ``amber14-obc2`` for the classical force
+            field (OpenMM only).
+        structure: PDB file with all hydrogens.
+        engine: ``openmm`` or ``ase``.
+        time_step: in femtoseconds.
+        platform: OpenMM platform; ``Reference`` computes in double precision.
+        force_field: files of the classical force field.
+
+    Raises:
+        ValueError: a file is missing, or the model, the structure and the engine do not fit together.
+    """
+    if engine not in ("openmm", "ase"):
+        raise ValueError(f"engine: {engine!r} was given, 'openmm' or 'ase' is expected")
+    if not Path(structure).is_file():
+        raise ValueError(f"{structure}: no such file; a PDB file with all hydrogens is expected")
+    if engine == "ase":
+        return _ase_dynamics(model, structure, time_step)
+    from dkmp_plugin.simulation.stack import prepare_backend
+
+    if str(model) != CLASSICAL:
+        prepare_backend()  # loads torch before openmm
+    from openmm import app, unit
+
+    with open(structure) as file:
+        pdb = app.PDBFile(file)
+    if str(model) == CLASSICAL:
+        system = app.ForceField(*force_field).createSystem(
+            pdb.topology, nonbondedMethod=app.NoCutoff, constraints=None, removeCMMotion=False
+        )
+    else:
+        from openmmml import MLPotential
+
+        potential = MLPotential("dkmp", modelPath=str(model))
+        system = potential.createSystem(pdb.topology, removeCMMotion=False)
+    positions = pdb.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
+    return OpenMMVerlet(system, positions, time_step, platform)
+
+
+def _ase_dynamics(model: Union[str, Path], structure: Union[str, Path], time_step: float) -> ASEVerlet:
+    if str(model) == CLASSICAL:
+        raise ValueError(f"{CLASSICAL} runs in OpenMM only; use engine='openmm'")
+    import ase.io
+
+    from dkmp_plugin.simulation import DKMPCalculator
+
+    atoms: Any = ase.io.read(structure)
+    atoms.set_cell(None)
+    atoms.set_pbc(False)
+    atoms.calc = DKMPCalculator(model)
+    return ASEVerlet(atoms, time_step)

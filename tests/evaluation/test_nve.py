@@ -1,0 +1,174 @@
+"""Dynamics at constant energy: conservation, the two programs against each other, kills and continuations."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from dkmp_plugin import cli
+from dkmp_plugin.evaluation.nve import run_nve, simulate_nve
+from dkmp_plugin.evaluation.report import read_columns
+from dkmp_plugin.evaluation.verlet import OpenMMVerlet, molecular_dynamics
+from dkmp_plugin.simulation.stack import prepare_backend
+from tests.conftest import ethanol
+from tests.simulation.conftest import checkpoint, model_path
+
+__all__ = ["checkpoint", "model_path"]
+prepare_backend()  # torch before openmm
+
+import openmm  # noqa: E402
+from openmm import app, unit  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def structure(tmp_path_factory):
+    """Ethanol as a PDB file."""
+    z, pos = ethanol()
+    topology = app.Topology()
+    residue = topology.addResidue("EOH", topology.addChain())
+    for index, number in enumerate(z.tolist()):
+        element = app.Element.getByAtomicNumber(number)
+        topology.addAtom(f"{element.symbol}{index}", element, residue)
+    path = tmp_path_factory.mktemp("structure") / "ethanol.pdb"
+    with path.open("w") as file:
+        app.PDBFile.writeFile(topology, pos.numpy() * unit.angstrom, file)
+    return path
+
+
+def run(model_path, structure, folder, **changes):
+    settings = {"duration": 0.02, "time_step": 0.1, "equilibration": 0.002, **changes}
+    return simulate_nve(model_path, structure, folder, **settings)
+
+
+def energies(folder):
+    return read_columns(folder / "energies.csv")["total_energy_mev"]
+
+
+@pytest.mark.parametrize("engine", ["openmm", "ase"])
+def test_energy_is_conserved_and_everything_is_written(model_path, structure, tmp_path, engine):
+    drift = run(model_path, structure, tmp_path, engine=engine, duration=0.04)
+    columns = read_columns(tmp_path / "energies.csv")
+    assert len(columns["step"]) == 21
+    assert np.ptp(columns["potential_energy_mev"]) > 1.0
+    assert np.ptp(columns["total_energy_mev"]) < 0.02 * np.ptp(columns["potential_energy_mev"])
+    assert drift.fluctuation < 0.01
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "drift.json",
+        "energies.csv",
+        "energies.png",
+        "settings.json",
+        "state.npz",
+    }
+
+
+def test_openmm_and_ase_agree(model_path, structure):
+    """The same start, the same integrator: the same energies after 50 steps."""
+    both = [molecular_dynamics(model_path, structure, engine, time_step=0.1) for engine in ("openmm", "ase")]
+    positions = ethanol()[1].numpy()
+    velocities = np.random.default_rng(0).normal(scale=5.0, size=positions.shape)  # Å/ps
+    from ase import units
+
+    both[0].set_state(positions / 10, velocities / 10)
+    both[1].set_state(positions, velocities / (1000.0 * units.fs))
+    start = [dynamics.energies() for dynamics in both]
+    for dynamics in both:
+        dynamics.step(50)
+    end = [dynamics.energies() for dynamics in both]
+    np.testing.assert_allclose(start[0], start[1], rtol=1e-4)
+    change = np.subtract(end, start)
+    assert np.abs(change).min() > 0.1
+    # Masses and physical constants differ slightly between the two programs.
+    np.testing.assert_allclose(change[0], change[1], rtol=1e-3)
+
+
+@pytest.mark.parametrize("engine", ["openmm", "ase"])
+def test_a_continued_run_equals_an_uninterrupted_one(model_path, structure, tmp_path, engine):
+    run(model_path, structure, tmp_path / "whole", engine=engine, duration=0.06)
+    run(model_path, structure, tmp_path / "parts", engine=engine, duration=0.04)
+    log = tmp_path / "parts/energies.csv"
+    # What a kill leaves behind: rows after the saved state, the last one cut short.
+    log.write_text(log.read_text() + "420,0.042,1,2,3\n44")
+    run(model_path, structure, tmp_path / "parts", engine=engine, duration=0.06)
+    np.testing.assert_allclose(energies(tmp_path / "parts"), energies(tmp_path / "whole"), atol=1e-7)
+    assert len(energies(tmp_path / "parts")) == 31
+
+
+def test_a_killed_run_continues(model_path, structure, tmp_path):
+    """kill -9 in the middle, then the same command again."""
+    options = ["nve", str(model_path), str(structure), "--output", str(tmp_path / "killed")]
+    options += ["--time-step", "0.1", "--equilibration", "0.002", "--duration"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    program = "import sys; from dkmp_plugin.cli import main; sys.exit(main(sys.argv[1:]))"
+    process = subprocess.Popen([sys.executable, "-c", program, *options, "100"], env=environment)
+    state = tmp_path / "killed/state.npz"
+    deadline = time.time() + 120
+    try:
+        while time.time() < deadline and process.poll() is None:
+            if state.is_file() and np.load(state)["step"] >= 400:
+                break
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    saved = int(np.load(state)["step"])
+    assert saved >= 400
+    duration = (saved + 200) * 1e-4
+    assert cli.main([*options, str(duration)]) == 0
+    run(model_path, structure, tmp_path / "whole", duration=duration)
+    # One program start after another rounds alike up to the order of sums.
+    np.testing.assert_allclose(energies(tmp_path / "killed"), energies(tmp_path / "whole"), atol=1e-4)
+
+
+def test_another_run_in_the_same_folder_is_refused(model_path, structure, tmp_path):
+    run(model_path, structure, tmp_path, engine="ase", duration=0.04)
+    before = (tmp_path / "energies.csv").read_bytes()
+    with pytest.raises(ValueError, match="other settings"):
+        run(model_path, structure, tmp_path, engine="ase", duration=0.04, seed=2)
+    assert (tmp_path / "energies.csv").read_bytes() == before
+
+
+def test_a_potential_that_blows_up_is_an_error(tmp_path):
+    """A spring that is far too stiff for the time step."""
+    system = openmm.System()
+    bond = openmm.HarmonicBondForce()
+    for _ in range(2):
+        system.addParticle(1.0)
+    bond.addBond(0, 1, 0.1, 1e9)
+    system.addForce(bond)
+    dynamics = OpenMMVerlet(system, np.array([[0.0, 0, 0], [0.11, 0, 0]]), time_step=10.0)
+    with pytest.raises((ValueError, openmm.OpenMMException), match=r"blew up|NaN"):
+        run_nve(dynamics, tmp_path, {}, duration=100.0, time_step=10.0, equilibration=0.0)
+
+
+def test_bad_input(model_path, structure, tmp_path, capsys):
+    with pytest.raises(ValueError, match="engine"):
+        molecular_dynamics(model_path, structure, "gromacs")
+    with pytest.raises(ValueError, match="runs in OpenMM only"):
+        molecular_dynamics("amber14-obc2", structure, "ase")
+    assert cli.main(["nve", str(model_path), "none.pdb", "--output", str(tmp_path)]) == 2
+    assert "none.pdb: no such file" in capsys.readouterr().err
+    system = openmm.System()
+    system.addParticle(1.0)
+    system.addParticle(1.0)
+    system.addConstraint(0, 1, 0.1)
+    with pytest.raises(ValueError, match="constraints"):
+        OpenMMVerlet(system, np.zeros((2, 3)), 0.5)
+
+
+def test_classical_force_field_runs_in_the_same_integrator(tmp_path):
+    from tests.conftest import shared_data
+
+    path = shared_data() / "chignolin/chignolin.pdb"
+    if not path.is_file():
+        pytest.skip(f"{path} is absent; set DKMP_DATA to the folder of the shared data")
+    dynamics = molecular_dynamics("amber14-obc2", path, time_step=0.5)
+    dynamics.equilibrate(300.0, 0.02, 1)
+    potential, kinetic = dynamics.energies()
+    dynamics.step(20)
+    later_potential, later_kinetic = dynamics.energies()
+    assert abs(later_potential - potential) > 1.0
+    assert later_potential + later_kinetic == pytest.approx(potential + kinetic, abs=0.1 * 166)
