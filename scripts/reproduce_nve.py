@@ -1,9 +1,9 @@
 """Figure 5: does the total energy of chignolin stay constant? DKMP^C, its hard shells, and Amber14 + OBC2.
 
-Every run: 166 atoms in vacuum, no constraints, velocity Verlet, 0.5 fs, double precision, from the same
-conformation after 1 ps of Langevin dynamics at 300 K with its own potential. The models are trained on GFN2-xTB +
-ALPB water labels with examples/dkmp_chignolin.yaml. Each stage is skipped when its result exists, and a run that
-was killed or is to become longer goes on where it stopped: call the script again.
+Every run: 166 atoms, open boundaries, no constraints, velocity Verlet, 0.5 fs, double precision, from the
+same conformation after 1 ps of Langevin dynamics at 300 K with its own potential. The models are trained on
+GFN2-xTB + ALPB water labels with examples/dkmp_chignolin.yaml. Each stage is skipped when its result exists,
+and a run that was killed or is to become longer goes on where it stopped: call the script again.
 """
 
 import argparse
@@ -44,9 +44,7 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, default=Path("runs/nve"), help="folder of models and runs")
-    parser.add_argument(
-        "--runs", nargs="*", choices=list(RUNS), default=list(RUNS), help="which; none: figure"
-    )
+    parser.add_argument("--runs", nargs="*", choices=list(RUNS), default=list(RUNS), help="which [all]")
     parser.add_argument("--duration", type=float, default=20.0, help="picoseconds of each")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for figure and numbers")
     return parser.parse_args()
@@ -61,15 +59,14 @@ def train(folder: Path) -> None:
         if (folder / f"{name}.pt").is_file():
             continue
         trained = folder / name
-        if not (trained / "last.ckpt").is_file() or not (trained / "finished").is_file():
+        if not (trained / "finished").is_file():
             command = [str(Path(sys.executable).with_name("torchmd-train")), "--conf", str(CONFIGURATION)]
-            command += [
-                "--dataset-root",
-                str(folder / "chignolin.h5"),
-                "--splits",
-                str(folder / "splits.npz"),
-            ]
+            command += ["--dataset-root", str(folder / "chignolin.h5")]
+            command += ["--splits", str(folder / "splits.npz")]
             command += ["--shell-overlap", overlap, "--log-dir", str(trained)]
+            interrupted = sorted(trained.glob("epoch=*.ckpt"), key=lambda path: path.stat().st_mtime)
+            if interrupted:
+                command += ["--load-model", str(interrupted[-1])]
             subprocess.run(command, check=True)
             (trained / "finished").touch()
         export_model(best_checkpoint(trained), folder / f"{name}.pt", dtype="float64")

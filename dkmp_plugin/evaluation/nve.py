@@ -1,5 +1,6 @@
 """``dkmp nve``: dynamics at constant energy that survive a kill, and what they say about a potential."""
 
+import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -53,6 +54,10 @@ def simulate_nve(
     dynamics = molecular_dynamics(model, structure, engine, time_step, platform)
     settings = {
         "model": Path(model).name,
+        # A model trained anew under the same name must not continue the old one's run.
+        "model_sha256": hashlib.sha256(Path(model).read_bytes()).hexdigest()
+        if Path(model).is_file()
+        else None,
         "structure": Path(structure).name,
         "engine": engine,
         "platform": platform if engine == "openmm" else None,
