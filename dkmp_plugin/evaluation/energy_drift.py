@@ -52,10 +52,11 @@ def nve_drift(
     block_times = np.array([block.mean() for block in np.array_split(time, num_blocks)])
     block_energies = np.array([block.mean() for block in np.array_split(total_energy, num_blocks)])
     # scipy's linregress has no error for a line that fits exactly, e.g. a constant energy.
-    slope, intercept = np.polynomial.polynomial.polyfit(block_times, block_energies, 1)[::-1]
-    squares = np.square(block_energies - intercept - slope * block_times).sum()
-    spread = np.square(block_times - block_times.mean()).sum()
-    residual = total_energy - intercept - slope * time
+    since, change = block_times - block_times.mean(), block_energies - block_energies.mean()
+    spread = np.square(since).sum()
+    slope = (since * change).sum() / spread
+    squares = np.square(change - slope * since).sum()
+    residual = total_energy - slope * time
     per_nanosecond = 1000.0 / num_atoms
     return EnergyDrift(
         drift=float(slope * per_nanosecond),

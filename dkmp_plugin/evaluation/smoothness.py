@@ -115,7 +115,8 @@ def largest_jumps(function: Callable[[float], np.ndarray], scan: Scan) -> np.nda
 
     The intervals whose changes are least explained are halved again and again, each time keeping the half
     with the larger unexplained change: what is smooth shrinks with the interval, a jump does not. What the
-    slope of a smooth curve still contributes at the end cancels between the last two widths.
+    slope of a smooth curve still contributes at the end cancels between the last two widths. A jump of the
+    slope alone is missed where it is smaller than the ordinary changes of the slope from point to point.
 
     Args:
         function: energy, force and slope (3,) at one value of the coordinate.
@@ -165,8 +166,11 @@ def smoothness(line: LineScan, scan: Scan, prominence: float) -> Smoothness:
     """
     step = np.diff(scan.coordinate)
     work = step * (scan.force[:-1] + scan.force[1:]) / 2 - step**2 * np.diff(scan.force_slope) / 12
+    energy_jump, force_jump, force_slope_jump = largest_jumps(line.at, scan).tolist()
     return Smoothness(
-        *(float(jump) for jump in largest_jumps(line.at, scan)),
+        energy_jump,
+        force_jump,
+        force_slope_jump,
         inconsistency=float(np.abs(np.diff(scan.energy) + work).max()),
         minima=count_minima(scan.energy, prominence),
     )
