@@ -21,8 +21,9 @@ from typing import Any, Dict
 
 import torch
 from s2ef.measurement import measure_in_new_process
-from s2ef.protocol import BUDGETS, Protocol, Row, load_protocol
+from s2ef.protocol import BUDGETS, PROTOCOL_FILE, Protocol, Row, load_protocol
 from s2ef.structures import load_structures
+from s2ef.table import load_results, markdown, write_csv
 from s2ef.training import Budget, Training
 
 from dkmp_plugin import __version__
@@ -34,6 +35,7 @@ RESULTS = ROOT / "scripts/results/s2ef"
 
 def parse_arguments(protocol: Protocol) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--protocol", type=Path, default=PROTOCOL_FILE, help="what is compared")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the result files")
     verbs = parser.add_subparsers(dest="verb", required=True)
     train = verbs.add_parser("train", help="train what has no result file yet")
@@ -41,6 +43,8 @@ def parse_arguments(protocol: Protocol) -> argparse.Namespace:
     train.add_argument("--models", nargs="+", choices=list(protocol.models), default=list(protocol.models))
     train.add_argument("--budgets", nargs="+", choices=BUDGETS, default=list(BUDGETS))
     train.add_argument("--work", type=Path, default=ROOT / "runs/s2ef", help="folder of the checkpoints")
+    table = verbs.add_parser("table", help="print the result files as a table")
+    table.add_argument("--csv", type=Path, help="write the table to this file too")
     return parser.parse_args()
 
 
@@ -48,6 +52,13 @@ def write_json(path: Path, values: Dict[str, Any]) -> None:
     with replaced_on_success(path) as temporary:
         temporary.write_text(json.dumps(values, indent=1) + "\n")
     print(f"written: {path}", flush=True)
+
+
+def measurement(protocol_file: Path, row: Row, model: str, path: Path) -> Dict[str, float]:
+    """Inference time and training memory, the same for both budgets: measured once."""
+    if not path.is_file():
+        write_json(path, measure_in_new_process(protocol_file, row.name, model))
+    return json.loads(path.read_text())
 
 
 def choose_learning_rate(
@@ -78,13 +89,15 @@ def choose_learning_rate(
 
 
 def train(protocol: Protocol, row: Row, model: str, budget: str, arguments: argparse.Namespace) -> None:
-    result = arguments.results / f"{row.name}__{model}__{budget}.json"
+    prefix = arguments.results / f"{row.name}__{model}"
+    result = prefix.with_name(f"{prefix.name}__{budget}.json")
     if result.is_file():
         return
     print(f"== {row.name}, {model}, equal {budget}", flush=True)
     settings = protocol.settings(row.name, model)
     structures = load_structures(row)
-    search = arguments.results / f"{row.name}__{model}__learning_rate.json"
+    search = prefix.with_name(f"{prefix.name}__learning_rate.json")
+    measured = prefix.with_name(f"{prefix.name}__measurement.json")
     learning_rate = choose_learning_rate(protocol, row, model, structures, search)
     limit = Budget(epochs=row.epochs) if budget == "epochs" else Budget(cpu_seconds=row.cpu_seconds)
     checkpoint = arguments.work / f"{row.name}__{model}__{budget}.pt"
@@ -109,7 +122,9 @@ def train(protocol: Protocol, row: Row, model: str, budget: str, arguments: argp
             "steps": progress.step,
             "cpu_seconds": progress.cpu_seconds,
             "cpu_seconds_per_epoch": progress.cpu_seconds / training.epochs,
-            **measure_in_new_process(row.name, model),
+            **measurement(
+                arguments.protocol, row, model, prefix.with_name(f"{prefix.name}__measurement.json")
+            ),
             "validation": dataclasses.asdict(training.errors(structures["validation"])),
             "test": dataclasses.asdict(training.errors(structures["test"])),
             "training_losses": progress.losses,
@@ -122,9 +137,25 @@ def train(protocol: Protocol, row: Row, model: str, budget: str, arguments: argp
     )
 
 
+def print_table(protocol: Protocol, arguments: argparse.Namespace) -> None:
+    results = load_results(arguments.results, protocol)
+    if not results:
+        raise SystemExit(f"{arguments.results} has no results of protocol {protocol.version}; train first")
+    print(markdown(results))
+    if arguments.csv is not None:
+        with replaced_on_success(arguments.csv) as temporary:
+            write_csv(temporary, results)
+
+
 def main() -> None:
-    protocol = load_protocol()
+    first = argparse.ArgumentParser(add_help=False)
+    first.add_argument("--protocol", type=Path, default=PROTOCOL_FILE)
+    # The choices of the other options come from the protocol.
+    protocol = load_protocol(first.parse_known_args()[0].protocol)
     arguments = parse_arguments(protocol)
+    if arguments.verb == "table":
+        print_table(protocol, arguments)
+        return
     torch.set_num_threads(1)
     for name in arguments.rows:
         row = protocol.rows[name]

@@ -1,4 +1,4 @@
-"""Time and memory of one model, in its own process; `python -m s2ef.measurement ROW MODEL` prints them."""
+"""Time and memory of one model, in a process of its own."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def resident_memory(field: str) -> float:
     return int(next(line for line in lines if line.startswith(field)).split()[1]) / 1024
 
 
-def measure(row_name: str, model: str, rounds: int = 10) -> Dict[str, float]:
+def measure(protocol_file: Path, row_name: str, model: str, rounds: int = 10) -> Dict[str, float]:
     """Fresh weights: they do not matter for time and memory.
 
     Returns:
@@ -31,14 +31,14 @@ def measure(row_name: str, model: str, rounds: int = 10) -> Dict[str, float]:
         rounds. ``training_memory_mib``: peak resident memory over a few training steps, less what the
         process held before the model was built.
     """
-    protocol = load_protocol()
+    protocol = load_protocol(protocol_file)
     row = protocol.rows[row_name]
     structures = load_structures(row)
     before = resident_memory("VmRSS")
     settings = protocol.settings(row_name, model)
     training = Training(model, settings, 1e-3, structures, row.batch_size, Budget(epochs=1))
-    for indices in torch.arange(4 * row.batch_size).split(row.batch_size):
-        training.train_step(indices)
+    for _ in range(4):
+        training.train_step(torch.arange(min(row.batch_size, len(structures["train"]))))
     memory = resident_memory("VmHWM") - before
     inputs = structures["test"].batch(torch.zeros(1, dtype=torch.long))
     training.averaged.eval()
@@ -50,15 +50,18 @@ def measure(row_name: str, model: str, rounds: int = 10) -> Dict[str, float]:
     return {"inference_cpu_ms": 1e3 * min(times), "training_memory_mib": memory}
 
 
-def measure_in_new_process(row: str, model: str) -> Dict[str, float]:
+def measure_in_new_process(protocol_file: Path, row: str, model: str) -> Dict[str, float]:
     """:func:`measure` where nothing else has been allocated before."""
-    command = [sys.executable, "-m", "s2ef.measurement", row, model]
+    command = [sys.executable, "-m", "s2ef.measurement", str(protocol_file), row, model]
     paths = [str(_SCRIPTS), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment)
+    if done.returncode != 0:
+        raise SystemExit(f"measuring {model} on {row} failed; see above")
     return json.loads(done.stdout.splitlines()[-1])
 
 
+# python -m s2ef.measurement PROTOCOL ROW MODEL
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(json.dumps(measure(*sys.argv[1:])))
+    print(json.dumps(measure(Path(sys.argv[1]), *sys.argv[2:])))

@@ -136,7 +136,7 @@ class Training:
                     break
                 losses.append(self.train_step(indices))
                 if time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
-                    self._save()
+                    self.save()
                     saved = time.monotonic()
             self.progress.losses.append(float(np.mean(losses)))
             print(
@@ -144,7 +144,7 @@ class Training:
                 f"loss {self.progress.losses[-1]:.5f}",
                 flush=True,
             )
-        self._save()
+        self.save()
 
     def errors(self, structures: Structures, batch_size: int = 5) -> EnergyForceErrors:
         """Errors of the averaged weights, in the unit of the labels."""
@@ -202,7 +202,8 @@ class Training:
         self.progress.cpu_seconds += time.process_time() - start
         return loss.item()
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Writes the checkpoint, where one was asked for."""
         if self.checkpoint is None:
             return
         state = {

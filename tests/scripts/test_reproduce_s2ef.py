@@ -1,0 +1,153 @@
+"""The comparison trains, resumes where it stopped, and prints what it measured (real acetylacetone, DFT)."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+
+from tests.conftest import ROOT, shared_data
+
+FILE = "3bpa-acac/dataset_acac_train_300K.xyz"
+SCRIPT = ROOT / "scripts/reproduce_s2ef.py"
+
+
+@pytest.fixture(scope="module")
+def protocol_file(tmp_path_factory):
+    """The real protocol with one tiny row."""
+    if not (shared_data() / FILE).is_file():
+        pytest.skip(f"{shared_data() / FILE} is absent; set DKMP_DATA to the folder of the shared data sets")
+    protocol = yaml.safe_load((ROOT / "scripts/s2ef/protocol.yaml").read_text())
+    row = {
+        **protocol["rows"]["acac"],
+        "train": [f"{FILE}@:12"],
+        "validation": [f"{FILE}@12:16"],
+        "test": [f"{FILE}@16:20"],
+        "batch_size": 4,
+        "epochs": 2,
+        "cpu_seconds": 0.2,
+        "models": ["dkmp-c", "graph-network"],
+    }
+    protocol["rows"] = {"acac": row}
+    protocol["common"].update(embedding_dimension=16, num_layers=2, learning_rates=[1.0e-3])
+    path = tmp_path_factory.mktemp("protocol") / "protocol.yaml"
+    path.write_text(yaml.safe_dump(protocol))
+    return path
+
+
+@pytest.fixture
+def s2ef(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    from s2ef import protocol, structures, table, training
+
+    return {"protocol": protocol, "structures": structures, "table": table, "training": training}
+
+
+def reproduce(protocol_file, results, *arguments):
+    command = [sys.executable, str(SCRIPT), "--protocol", str(protocol_file), "--results", str(results)]
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300)
+
+
+def test_trains_once_and_prints_a_table(protocol_file, tmp_path):
+    results = tmp_path / "results"
+    train = ("train", "--work", str(tmp_path / "work"), "--models", "dkmp-c")
+    done = reproduce(protocol_file, results, *train)
+    assert done.returncode == 0, done.stderr
+    files = sorted(path.name for path in results.iterdir())
+    assert files == [
+        f"acac__dkmp-c__{kind}.json" for kind in ("cpu", "epochs", "learning_rate", "measurement")
+    ]
+    result = json.loads((results / "acac__dkmp-c__epochs.json").read_text())
+    assert (result["epochs"], result["steps"]) == (2.0, 6)
+    assert result["structures"] == {"train": 12, "validation": 4, "test": 4}
+    assert 0 < result["test"]["force_mae"] < result["test"]["force_rmse"]
+    assert json.loads((results / "acac__dkmp-c__cpu.json").read_text())["cpu_seconds"] >= 0.2
+
+    again = reproduce(protocol_file, results, *train)
+    assert again.returncode == 0, again.stderr
+    assert "epoch" not in again.stdout
+
+
+def fake_result(protocol, model, **changes):
+    """A result file's contents with made-up numbers: only the table is under test."""
+    return {
+        "protocol": protocol.version,
+        "row": "acac",
+        "labels": "DFT",
+        "energy_unit": "eV",
+        "model": model,
+        "budget": "epochs",
+        "test": {"energy_mae": 0.02, "energy_rmse": 0.03, "force_mae": 0.01, "force_rmse": 0.0123},
+        "epochs": 2.0,
+        "cpu_seconds": 4.0,
+        "cpu_seconds_per_epoch": 2.0,
+        "inference_cpu_ms": 5.0,
+        "training_memory_mib": 100.0,
+        "parameters": 1000,
+        **changes,
+    }
+
+
+def test_table_and_margins(protocol_file, s2ef, tmp_path):
+    protocol = s2ef["protocol"].load_protocol(protocol_file)
+    worse = {"energy_mae": 0.04, "energy_rmse": 0.05, "force_mae": 0.04, "force_rmse": 0.06}
+    results = [fake_result(protocol, "dkmp-c"), fake_result(protocol, "graph-network", test=worse)]
+    text = s2ef["table"].markdown(results)
+    assert "| acac (DFT; meV) | epochs | dkmp-c | 20 | 30 | 10 | 12.3 | 2.0 | 4 (2.0) | 5.0 | 100 |" in text
+    assert "dkmp-c force MAE -75 % against graph-network, energy MAE -50 % against graph-network" in text
+    s2ef["table"].write_csv(tmp_path / "table.csv", results)
+    assert (tmp_path / "table.csv").read_text().splitlines()[1].startswith("acac,DFT,meV,epochs,dkmp-c,20.0")
+
+
+def test_resumed_training_ends_at_the_same_weights(protocol_file, s2ef, tmp_path):
+    protocol = s2ef["protocol"].load_protocol(protocol_file)
+    row = protocol.rows["acac"]
+    structures = s2ef["structures"].load_structures(row)
+    training = s2ef["training"]
+
+    def make(checkpoint=None, learning_rate=1e-3):
+        settings = protocol.settings("acac", "dkmp-c")
+        budget = training.Budget(epochs=3)
+        return training.Training("dkmp-c", settings, learning_rate, structures, 4, budget, checkpoint)
+
+    whole = make()
+    whole.run()
+    checkpoint = tmp_path / "checkpoint.pt"
+    first = make(checkpoint)
+    batches = s2ef["structures"].shuffled_batches(12, 4, 1, 0)
+    for _ in range(2):
+        first.train_step(next(batches))
+    first.save()
+    second = make(checkpoint)
+    assert second.progress.step == 2
+    second.run()
+    assert second.progress.step == 9
+    for name, weight in whole.averaged.state_dict().items():
+        torch.testing.assert_close(second.averaged.state_dict()[name], weight, rtol=0, atol=1e-6)
+    with pytest.raises(SystemExit, match="other settings"):
+        make(checkpoint, learning_rate=2e-3)
+
+
+def test_models_of_one_seed_start_at_the_mean_energy(protocol_file, s2ef):
+    """Where an untrained model's energies lie must not decide the comparison."""
+    protocol = s2ef["protocol"].load_protocol(protocol_file)
+    structures = s2ef["structures"].load_structures(protocol.rows["acac"])
+    training = s2ef["training"]
+    for model in ("dkmp-c", "graph-network", "equivariant-transformer"):
+        settings = protocol.settings("acac", model)
+        run = training.Training(model, settings, 1e-3, structures, 4, training.Budget(epochs=1))
+        energies, _ = run.model(*structures["train"].batch(torch.arange(4)))
+        expected = run.scaling.energies(structures["train"].energy[:4]).mean()
+        assert energies.mean().item() == pytest.approx(expected.item(), abs=1e-3)
+
+
+def test_results_of_another_protocol_are_left_out(protocol_file, s2ef, tmp_path):
+    protocol = s2ef["protocol"].load_protocol(protocol_file)
+    for model, version in (("dkmp-c", protocol.version), ("graph-network", protocol.version - 1)):
+        values = {**fake_result(protocol, model), "protocol": version}
+        (tmp_path / f"acac__{model}__epochs.json").write_text(json.dumps(values))
+    results = s2ef["table"].load_results(tmp_path, protocol)
+    assert [result["model"] for result in results] == ["dkmp-c"]
+    assert s2ef["table"].margins(results) == []
