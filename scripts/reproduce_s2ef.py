@@ -122,9 +122,7 @@ def train(protocol: Protocol, row: Row, model: str, budget: str, arguments: argp
             "steps": progress.step,
             "cpu_seconds": progress.cpu_seconds,
             "cpu_seconds_per_epoch": progress.cpu_seconds / training.epochs,
-            **measurement(
-                arguments.protocol, row, model, prefix.with_name(f"{prefix.name}__measurement.json")
-            ),
+            **measurement(arguments.protocol, row, model, measured),
             "validation": dataclasses.asdict(training.errors(structures["validation"])),
             "test": dataclasses.asdict(training.errors(structures["test"])),
             "training_losses": progress.losses,
