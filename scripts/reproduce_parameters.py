@@ -5,9 +5,10 @@
 
 A point is one training of the chignolin row of scripts/s2ef/protocol.yaml (GFN2-xTB labels) with another
 cutoff or number of layers, everything else as there, on CPU_SECONDS process CPU seconds of one thread.
-Choosing settings is what such a figure is for, so the errors are those of the validation structures; the test run
-stays unseen. Interrupted trainings resume (runs/parameters); results are kept in scripts/results/parameters.
-schnetpack's PaiNN needs scripts/install_benchmark_peers.sh and PYTHONPATH=.venv-peers. Data: DKMP_DATA.
+Choosing settings is what such a figure is for, so the errors are those of the validation structures; the
+test run stays unseen. Interrupted trainings resume (runs/parameters); results are kept in
+scripts/results/parameters. schnetpack's PaiNN needs scripts/install_benchmark_peers.sh and
+PYTHONPATH=.venv-peers. Data: DKMP_DATA.
 """
 
 import argparse
