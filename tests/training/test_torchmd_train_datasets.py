@@ -1,0 +1,44 @@
+"""``torchmd-train`` trains on an extended XYZ file, with reference energies fitted to its training part."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import ase
+import ase.io
+import pytest
+import torch
+import yaml
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from dkmp_plugin.datasets.label_file import read_label_file, split_indices
+
+
+def test_trains_on_extended_xyz(label_folder, configuration, tmp_path):
+    labels = read_label_file(label_folder / "ethanol.h5")
+    frames = []
+    for pos, energy, forces in zip(labels.positions, labels.energies, labels.forces, strict=True):
+        frame = ase.Atoms(labels.atomic_numbers, pos)
+        frame.calc = SinglePointCalculator(frame, energy=energy, forces=forces)
+        frames.append(frame)
+    ase.io.write(tmp_path / "ethanol.xyz", frames, format="extxyz")
+    values = yaml.safe_load(configuration(num_epochs=1).read_text())
+    values.update(dataset="DKMPExtXYZ", dataset_root=str(tmp_path), splits=None)
+    parts = {"train": "ethanol.xyz@:24", "val": "ethanol.xyz@24:32", "test": "ethanol.xyz@32:"}
+    values["dataset_arg"] = {**parts, "energy_unit": "kcal/mol", "level_of_theory": labels.level_of_theory}
+    path = tmp_path / "extxyz.yaml"
+    path.write_text(yaml.safe_dump(values))
+
+    command = [str(Path(sys.executable).with_name("torchmd-train")), "--conf", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "split by the dataset: train 24, val 8, test 8" in done.stdout
+    (checkpoint,) = Path(values["log_dir"]).glob("epoch=*.ckpt")
+    recorded = torch.load(checkpoint, weights_only=True)["dkmp_plugin"]["dataset"]
+    assert recorded["energy_unit"] == "kcal/mol"
+    assert recorded["level_of_theory"] == labels.level_of_theory
+    assert recorded["elements"] == [1, 6, 8]
+    # Ethanol: the references add up to the mean energy of the training structures.
+    reference = sum(recorded["reference_energies"][int(number)] for number in labels.atomic_numbers)
+    training = labels.energies[split_indices(labels)["train"]]
+    assert reference == pytest.approx(training.mean(), abs=1e-4)
