@@ -6,6 +6,10 @@ An exported (scripted) DKMP^R with random weights, d = 128, L = 6, M = 192, floa
 (from scipy's k-d tree). Structures: the Amber restart of complex 11GS in water (41,693 atoms), cut to smaller
 systems by distance from its centre and repeated side by side for larger ones; adenylate kinase for 3,341
 atoms. Each size runs in a process of its own, so that its peak memory is its own.
+
+Beside it, of the same width and depth, with random weights, in PyTorch: EGNN (egnn-pytorch, 16 nearest
+neighbours; see scripts/install_benchmark_peers.sh), and the transformer of torchmd-net (5 Å). A peer that
+needs more than ``--peer-seconds`` or ``--peer-gib`` for a size is left out from there on.
 """
 
 import argparse
@@ -15,8 +19,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any, Callable, Tuple
 
 import numpy as np
+import torch
 
 SIZES = (3341, 4880, 11122, 41693, 108000)
 DATA = Path(os.environ.get("DKMP_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
@@ -43,65 +49,128 @@ def structure(num_atoms: int) -> np.ndarray:
     return positions
 
 
-def measure(num_atoms: int, repeats: int, threads: int) -> None:
-    """Prints the median seconds, their spread, the peak memory in GiB, and the seconds of ranking."""
-    import torch
+def dkmp_r(num_atoms: int, threads: int) -> Tuple[Callable[[], Any], float]:
+    """One evaluation of the exported DKMP^R, and the seconds that ranking took."""
     from scipy.spatial import cKDTree
 
     from dkmp_plugin.models import DKMPR
     from dkmp_plugin.simulation.propagator_file import DisplacementPredictor
     from dkmp_plugin.training.displacement import Displacement
 
-    torch.set_num_threads(threads)
-    torch.manual_seed(0)
-    positions = structure(num_atoms)
+    z, pos = inputs(num_atoms)
     begin = time.perf_counter()
-    ranks = torch.from_numpy(cKDTree(positions).query(positions, k=193, workers=threads)[1][:, 1:])
+    ranks = torch.from_numpy(cKDTree(pos).query(pos, k=193, workers=threads)[1][:, 1:].copy())
     ranking = time.perf_counter() - begin
-    pos = torch.from_numpy(positions).float()
-    z = torch.randint(0, 4, (num_atoms,))
-    z = torch.tensor([1, 6, 7, 8])[z]
     predictor = DisplacementPredictor(DKMPR(128, 6, 8, 192), Displacement(128)).eval()
     for parameter in predictor.parameters():
         parameter.requires_grad_(False)
     scripted = torch.jit.freeze(torch.jit.script(predictor), preserved_attrs=["ranks"])
+    return lambda: scripted(z, pos, ranks), ranking
+
+
+def egnn(num_atoms: int, threads: int) -> Tuple[Callable[[], Any], float]:
+    """One evaluation of EGNN with known neighbours."""
+    from dkmp_plugin.evaluation.egnn_baseline import EGNNBaseline
+    from dkmp_plugin.ops import distance_ranks
+
+    z, pos = inputs(num_atoms)
+    begin = time.perf_counter()
+    neighbors = distance_ranks(pos, 16)
+    ranking = time.perf_counter() - begin
+    model = EGNNBaseline(hidden_channels=128, num_layers=6).eval()
+    return lambda: model(z, pos, neighbors), ranking
+
+
+def transformer(num_atoms: int, threads: int) -> Tuple[Callable[[], Any], float]:
+    """One evaluation of torchmd-net's transformer, its own neighbour search included."""
+    from torchmdnet.models.torchmd_t import TorchMD_T
+
+    z, pos = inputs(num_atoms)
+    model = TorchMD_T(hidden_channels=128, num_layers=6, cutoff_upper=5.0, max_num_neighbors=128).eval()
+    return lambda: model(z, pos, torch.zeros_like(z)), 0.0
+
+
+MODELS = {"dkmp-r": dkmp_r, "EGNN": egnn, "transformer": transformer}
+
+
+def inputs(num_atoms: int) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Random elements of organic matter (N,), and positions (N, 3) in Å."""
+    return torch.tensor([1, 6, 7, 8])[torch.randint(0, 4, (num_atoms,))], torch.from_numpy(
+        structure(num_atoms)
+    ).float()
+
+
+def measure(model: str, num_atoms: int, repeats: int, threads: int) -> None:
+    """Prints the median seconds, their spread, the peak memory in GiB, and the seconds of ranking."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    run, ranking = MODELS[model](num_atoms, threads)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     seconds = []
     with torch.inference_mode():
         for _ in range(repeats + 2):
             begin = time.perf_counter()
-            scripted(z, pos, ranks)
+            run()
             seconds.append(time.perf_counter() - begin)
     seconds = seconds[2:]  # the first calls compile
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(
-        f"{num_atoms:8d} {np.median(seconds):10.3f} {min(seconds):8.3f} {max(seconds):8.3f} "
+        f"{model:12s} {num_atoms:8d} {np.median(seconds):10.3f} {min(seconds):8.3f} {max(seconds):8.3f} "
         f"{1e6 * np.median(seconds) / num_atoms:10.2f} {peak / 2**20:10.2f} {(peak - before) / 2**20:10.2f} "
-        f"{ranking:10.2f}"
+        f"{ranking:10.2f}",
+        flush=True,
     )
+
+
+def run_alone(model: str, size: int, arguments: argparse.Namespace) -> bool:
+    """One size in a process of its own; whether it finished within the limits of peers."""
+    command = [sys.executable, __file__, "--one", model, str(size), "--repeats", str(arguments.repeats)]
+    command += ["--threads", str(arguments.threads)]
+    if model == "dkmp-r":
+        subprocess.run(command, check=True)
+        return True
+    limit = int(arguments.peer_gib * 2**30)
+    try:
+        answer = subprocess.run(
+            command,
+            timeout=arguments.peer_seconds,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit)),
+        )
+        reason = answer.stderr.strip().splitlines()[-1:] if answer.returncode else None
+    except subprocess.TimeoutExpired:
+        reason = [f"more than {arguments.peer_seconds} s"]
+    if reason is not None:
+        print(f"{model:12s} {size:8d} stopped: {''.join(reason)[:90]}", flush=True)
+    return reason is None
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="*", default=SIZES)
+    parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--peer-seconds", type=float, default=120.0)
+    parser.add_argument("--peer-gib", type=float, default=16.0)
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one is not None:
-        measure(arguments.one, arguments.repeats, arguments.threads)
+        measure(arguments.one[0], int(arguments.one[1]), arguments.repeats, arguments.threads)
         return
     from dkmp_plugin import ops
 
     print(f"threads {arguments.threads}; native ops: {ops.status().native}; median of {arguments.repeats}")
     print(
-        f"{'atoms':>8s} {'s/snapshot':>10s} {'min':>8s} {'max':>8s} {'us/atom':>10s} {'peak GiB':>10s} "
-        f"{'model GiB':>10s} {'kd-tree s':>10s}",
+        f"{'model':12s} {'atoms':>8s} {'s/snapshot':>10s} {'min':>8s} {'max':>8s} {'us/atom':>10s} "
+        f"{'peak GiB':>10s} {'model GiB':>10s} {'ranking s':>10s}",
         flush=True,
     )
+    running = list(arguments.models)
     for size in arguments.sizes:
-        command = [sys.executable, __file__, "--one", str(size), "--repeats", str(arguments.repeats)]
-        subprocess.run([*command, "--threads", str(arguments.threads)], check=True)
+        # Sizes outside, models inside: whatever else the machine does meets all of them.
+        running = [model for model in running if run_alone(model, size, arguments)]
 
 
 if __name__ == "__main__":
