@@ -1,10 +1,11 @@
 """Speed and memory of the main job, beside peers and pure MM measured in the same run.
 
-Three tables (choose with --tables):
+Four tables (choose with --tables):
   simulation  ML/MM against pure-MM step time, T4 lysozyme L99A + p-xylene, OpenMM CPU platform
   potential   energy + forces on chignolin (166 atoms): exported DKMP^C (C=12 Å, L=6, d=128) against
               schnetpack's PaiNN (if importable, see install_benchmark_peers.sh) and torchmd-net's
               equivariant-transformer and graph-network of the same width and depth (5 Å)
+  training    one step of AdamW on energies and forces of two chignolins, DKMP^C and PaiNN as above
   graph       radius_shells, cutoff 12 Å, 2,489 to 30,327 atoms: time, peak memory, growth
 
 All timings: rounds of all contestants in turn, median [minimum, maximum]. Weights are random: they do not
@@ -20,7 +21,7 @@ import time
 import typing
 import warnings
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import numpy as np
 import torch
@@ -148,52 +149,59 @@ def exported_dkmp(z: torch.Tensor, pos: torch.Tensor) -> Callable[[], torch.Tens
     return run
 
 
-def painn(z: torch.Tensor, pos: torch.Tensor) -> Callable[[], torch.Tensor]:
-    """PaiNN, d=128, 6 layers, 5 Å, with a neighbour search by all distances.
+class PaiNN:
+    """schnetpack's PaiNN, d=128, 6 layers, 5 Å, with a neighbour search by all distances.
 
     Raises:
         ImportError: schnetpack is not installed.
     """
-    import torch.utils.data.dataloader as dataloader
-
-    # schnetpack 2.1.1 imports a private name that newer torch has moved.
-    dataloader.T_co = typing.TypeVar("T_co", covariant=True)
-    import schnetpack
-    from schnetpack import properties
 
     cutoff = 5.0
-    model = schnetpack.model.NeuralNetworkPotential(
-        representation=schnetpack.representation.PaiNN(
-            n_atom_basis=128,
-            n_interactions=6,
-            radial_basis=schnetpack.nn.GaussianRBF(n_rbf=32, cutoff=cutoff),
-            cutoff_fn=schnetpack.nn.CosineCutoff(cutoff),
-        ),
-        input_modules=[schnetpack.atomistic.PairwiseDistances()],
-        output_modules=[
-            schnetpack.atomistic.Atomwise(n_in=128, output_key="energy"),
-            schnetpack.atomistic.Forces(energy_key="energy", force_key="forces"),
-        ],
-    ).eval()
 
-    def run() -> torch.Tensor:
-        distances = torch.cdist(pos, pos)
-        within = (distances <= cutoff).fill_diagonal_(False)
-        receivers, senders = within.nonzero(as_tuple=True)
+    def __init__(self) -> None:
+        import torch.utils.data.dataloader as dataloader
+
+        # schnetpack 2.1.1 imports a private name that newer torch has moved.
+        dataloader.T_co = typing.TypeVar("T_co", covariant=True)
+        import schnetpack
+        from schnetpack import properties
+
+        self.properties = properties
+        self.model = schnetpack.model.NeuralNetworkPotential(
+            representation=schnetpack.representation.PaiNN(
+                n_atom_basis=128,
+                n_interactions=6,
+                radial_basis=schnetpack.nn.GaussianRBF(n_rbf=32, cutoff=self.cutoff),
+                cutoff_fn=schnetpack.nn.CosineCutoff(self.cutoff),
+            ),
+            input_modules=[schnetpack.atomistic.PairwiseDistances()],
+            output_modules=[
+                schnetpack.atomistic.Atomwise(n_in=128, output_key="energy"),
+                schnetpack.atomistic.Forces(energy_key="energy", force_key="forces"),
+            ],
+        ).eval()
+
+    def __call__(
+        self, z: torch.Tensor, pos: torch.Tensor, batch: torch.Tensor
+    ) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Energies (B,) and forces (N, 3)."""
+        names = self.properties
+        distances = torch.cdist(pos, pos) + 1e3 * (batch[:, None] != batch)
+        receivers, senders = (distances <= self.cutoff).fill_diagonal_(False).nonzero(as_tuple=True)
+        sizes = torch.bincount(batch)
         inputs = {
-            properties.Z: z,
-            properties.R: pos.clone(),
-            properties.idx_i: receivers,
-            properties.idx_j: senders,
-            properties.offsets: torch.zeros(len(receivers), 3),
-            properties.idx_m: torch.zeros_like(z),
-            properties.n_atoms: torch.tensor([len(z)]),
-            properties.cell: torch.zeros(1, 3, 3),
-            properties.pbc: torch.zeros(3, dtype=torch.bool),
+            names.Z: z,
+            names.R: pos.clone(),
+            names.idx_i: receivers,
+            names.idx_j: senders,
+            names.offsets: torch.zeros(len(receivers), 3),
+            names.idx_m: batch,
+            names.n_atoms: sizes,
+            names.cell: torch.zeros(len(sizes), 3, 3),
+            names.pbc: torch.zeros(3 * len(sizes), dtype=torch.bool),
         }
-        return model(inputs)["forces"]
-
-    return run
+        result = self.model(inputs)
+        return result["energy"], result["forces"]
 
 
 def benchmark_potential(rounds: int, threads: int) -> None:
@@ -203,7 +211,8 @@ def benchmark_potential(rounds: int, threads: int) -> None:
     batch = torch.zeros_like(z)
     contestants: Dict[str, Callable[[], Any]] = {"dkmp-c, 12 Å, exported": exported_dkmp(z, pos)}
     try:
-        contestants["PaiNN (schnetpack), 5 Å"] = painn(z, pos)
+        peer = PaiNN()
+        contestants["PaiNN (schnetpack), 5 Å"] = lambda: peer(z, pos, batch)[1]
     except ImportError as error:
         print(f"PaiNN is left out: {error}; see scripts/install_benchmark_peers.sh")
     for architecture in ("equivariant-transformer", "graph-network"):
@@ -214,6 +223,49 @@ def benchmark_potential(rounds: int, threads: int) -> None:
     dkmp = statistics.median(times["dkmp-c, 12 Å, exported"])
     for name, values in times.items():
         print(f"{row(name, values)}  dkmp-c / this = {dkmp / statistics.median(values):.2f}")
+
+
+def training_step(
+    model: Any,
+    parameters: Iterator[torch.nn.Parameter],
+    z: torch.Tensor,
+    pos: torch.Tensor,
+    batch: torch.Tensor,
+) -> Callable[[], None]:
+    """One step of AdamW on random energies and forces."""
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4)
+    energies, forces = torch.randn(int(batch[-1]) + 1), torch.randn_like(pos)
+
+    def run() -> None:
+        energy, force = model(z, pos.clone(), batch)
+        loss = (energy.flatten() - energies).square().mean() + (force - forces).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return run
+
+
+def benchmark_training(rounds: int, threads: int) -> None:
+    structure = load_structure("chignolin.pdb")
+    numbers = torch.tensor([atom.element.atomic_number for atom in structure.topology.atoms])
+    copies = 2
+    z = numbers.repeat(copies)
+    batch = torch.arange(copies).repeat_interleave(len(numbers))
+    pos = torch.tensor(structure.xyz[0] * 10).repeat(copies, 1)
+    dkmp = torchmdnet_model("dkmp-c", cutoff_upper=12.0, max_num_neighbors=0).train()
+    contestants = {"dkmp-c, 12 Å": training_step(dkmp, dkmp.parameters(), z, pos, batch)}
+    try:
+        peer = PaiNN()
+        peer.model.train()
+        contestants["PaiNN (schnetpack), 5 Å"] = training_step(peer, peer.model.parameters(), z, pos, batch)
+    except ImportError as error:
+        print(f"PaiNN is left out: {error}; see scripts/install_benchmark_peers.sh")
+    times = interleaved(contestants, rounds)
+    print(f"\n## Training step, {copies} x chignolin, d=128, 6 layers, float32, {threads} threads")
+    first = statistics.median(next(iter(times.values())))
+    for name, values in times.items():
+        print(f"{row(name, values)}  dkmp-c / this = {first / statistics.median(values):.2f}")
 
 
 # --- The graph ---------------------------------------------------------------------------------------------
@@ -278,7 +330,12 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=15, help="rounds of every contestant (default 15)")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch and OpenMM (default 2)")
-    tables = {"simulation": benchmark_simulation, "potential": benchmark_potential, "graph": benchmark_graph}
+    tables = {
+        "simulation": benchmark_simulation,
+        "potential": benchmark_potential,
+        "training": benchmark_training,
+        "graph": benchmark_graph,
+    }
     parser.add_argument("--tables", nargs="+", choices=tables, default=list(tables))
     parser.add_argument("--measure-graph", metavar="STRUCTURE", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
