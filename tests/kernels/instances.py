@@ -21,12 +21,23 @@ def _each(**choices: Sequence[object]) -> List[Macros]:
 
 
 _SCALARS = ("float", "double")
+_MESSAGES = [
+    *_each(SCALAR=_SCALARS, DUAL=(0, 1), WIDTH=(128,), HEADS=(8,), VECTOR=(1,)),
+    *_each(SCALAR=("double",), DUAL=(1,), WIDTH=(512,), HEADS=(1,), VECTOR=(1,)),
+]
+_MESSAGES_WITHOUT_ATTENTION = _each(SCALAR=("float",), DUAL=(0,), WIDTH=(128,), HEADS=(0,), VECTOR=(0,))
 _INSTANCES: Mapping[str, List[Macros]] = {
     "dilated_attention.cu": [
         *_each(SCALAR=_SCALARS, DUAL=(0, 1), HEAD_WIDTH=(32,), WIDE_NEIGHBORS=(1,)),
         *_each(SCALAR=("double",), DUAL=(0, 1), HEAD_WIDTH=(256,), WIDE_NEIGHBORS=(1,)),
         *_each(SCALAR=("float",), DUAL=(1,), HEAD_WIDTH=(256,), WIDE_NEIGHBORS=(0,)),
     ],
+    # dkmp-c's default width; the widest block; no attention, as in the neighbour embedding.
+    "dilated_message_forward.cu": [*_MESSAGES, *_MESSAGES_WITHOUT_ATTENTION],
+    "dilated_message_backward.cu": [*_MESSAGES, *_MESSAGES_WITHOUT_ATTENTION],
+    "dilated_message_query.cu": _MESSAGES,
+    "dilated_message_table.cu": [*_MESSAGES, *_MESSAGES_WITHOUT_ATTENTION],
+    "shell_groups.cu": [{}],
 }
 
 
