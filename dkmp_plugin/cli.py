@@ -130,7 +130,10 @@ def _nve(arguments: argparse.Namespace) -> int:
 
 def _add_nve(verbs: Any) -> None:
     nve = verbs.add_parser("nve", help="dynamics at constant energy: does a potential conserve it?")
-    nve.add_argument("model", help="model file (.pt), checkpoint (.ckpt), or amber14-obc2 for comparison")
+    nve.add_argument(
+        "model",
+        help="model file (.pt) or checkpoint (.ckpt); for comparison amber14-obc2 or an OpenMM System (.xml)",
+    )
     nve.add_argument("structure", help="PDB file with all hydrogens; simulated in vacuum, unconstrained")
     nve.add_argument("--output", required=True, help="folder to write; a run that was killed there continues")
     nve.add_argument("--engine", default="openmm", choices=("openmm", "ase"), help="default: openmm")

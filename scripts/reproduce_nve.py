@@ -1,9 +1,15 @@
-"""Figure 5: does the total energy of chignolin stay constant? DKMP^C, its hard shells, and Amber14 + OBC2.
+"""Figure 5: does the total energy stay constant? DKMP^C, its hard shells, and a classical force field.
 
-Every run: 166 atoms, open boundaries, no constraints, velocity Verlet, 0.5 fs, double precision, from the
-same conformation after 1 ps of Langevin dynamics at 300 K with its own potential. The models are trained on
-GFN2-xTB + ALPB water labels with examples/dkmp_chignolin.yaml. Each stage is skipped when its result exists,
-and a run that was killed or is to become longer goes on where it stopped: call the script again.
+Every run: open boundaries, no constraints, velocity Verlet, 0.5 fs, double precision, from the same
+conformation after 1 ps of Langevin dynamics at 300 K with its own potential.
+
+chignolin: 166 atoms, GFN2-xTB + ALPB water labels, trained here with examples/dkmp_chignolin.yaml, beside
+    Amber14 + OBC2.
+p-xylene: 18 atoms, GFN2-xTB labels, the demo's model (scripts/demo.sh) and the hard shells trained by
+    scripts/reproduce_smoothness.py, beside GAFF. Minutes instead of hours.
+
+Each stage is skipped when its result exists, and a run that was killed or is to become longer goes on where
+it stopped: call the script again.
 """
 
 import argparse
@@ -17,48 +23,72 @@ from typing import Any, Dict, List
 
 import torch  # isort: skip  (before openmm: its Torch plugin needs torch's libraries)
 import numpy as np
+import openmm
 from matplotlib.figure import Figure
+from openmm import app, unit
 
 from dkmp_plugin.datasets.label_file import read_label_file
 from dkmp_plugin.evaluation.nve import simulate_nve, summarise
 from dkmp_plugin.evaluation.prediction import best_checkpoint
 from dkmp_plugin.evaluation.report import read_columns
 from dkmp_plugin.files import replaced_on_success
-from dkmp_plugin.simulation import export_model
+from dkmp_plugin.labeling.extraction import extract_molecule
+from dkmp_plugin.simulation import export_model, read_model_info
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "scripts/results/nve"
 CONFIGURATION = ROOT / "examples/dkmp_chignolin.yaml"
 # name: what the figure calls it, potential, program. Order: cheap and most wanted first.
 RUNS: Dict[str, Dict[str, str]] = {
-    "amber14-obc2": {"label": "Amber14 + OBC2", "model": "amber14-obc2", "engine": "openmm"},
+    "classical": {"label": "classical force field", "model": "classical.xml", "engine": "openmm"},
     "smooth": {"label": "dkmp-c, smooth shells", "model": "smooth.pt", "engine": "openmm"},
     "hard": {"label": "dkmp-c, hard shells", "model": "hard.pt", "engine": "openmm"},
     "smooth-ase": {"label": "dkmp-c, smooth shells (ASE)", "model": "smooth.pt", "engine": "ase"},
 }
 THINNED_ROWS = 400  # of each run in the CSV under version control
+BOLTZMANN = 0.08617333262  # meV/K
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--output", type=Path, default=Path("runs/nve"), help="folder of models and runs")
+    parser.add_argument("--molecule", choices=("chignolin", "p-xylene"), default="chignolin")
     parser.add_argument("--runs", nargs="*", choices=list(RUNS), default=list(RUNS), help="which [all]")
     parser.add_argument("--duration", type=float, default=20.0, help="picoseconds of each")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for figure and numbers")
-    return parser.parse_args()
+    parser.add_argument("--output", type=Path, help="folder of models and runs [runs/nve/MOLECULE]")
+    parser.add_argument("--results", type=Path, help="folder for figure and numbers [scripts/results/nve]")
+    parser.add_argument("--demo", type=Path, default=Path("runs/demo"), help="p-xylene: scripts/demo.sh's")
+    parser.add_argument(
+        "--hard-training",
+        type=Path,
+        default=Path("runs/smoothness/dkmp-c-hard-shells"),
+        help="p-xylene: log_dir of the training with hard shells",
+    )
+    arguments = parser.parse_args()
+    arguments.output = arguments.output or Path("runs/nve") / arguments.molecule
+    arguments.results = arguments.results or ROOT / "scripts/results/nve"
+    return arguments
 
 
-def train(folder: Path) -> None:
-    """Labels, both trainings through the stock torchmd-train, and both exports in float64."""
+def export_once(checkpoint: Path, model: Path) -> None:
+    if not model.is_file():
+        export_model(checkpoint, model, dtype="float64")
+
+
+def write_start(path: Path, topology: app.Topology, positions: np.ndarray) -> None:
+    with replaced_on_success(path) as temporary, temporary.open("w") as file:
+        app.PDBFile.writeFile(topology, positions * unit.angstrom, file)
+
+
+def prepare_chignolin(folder: Path) -> None:
+    """Labels, both trainings through the stock torchmd-train, both exports, Amber, the start."""
     if not (folder / "chignolin.h5").is_file():
         label = [sys.executable, str(ROOT / "scripts/label_chignolin.py"), "--output", str(folder)]
         subprocess.run(label, check=True)
     for name, overlap in (("smooth", "1.0"), ("hard", "0")):
+        trained = folder / name
         if (folder / f"{name}.pt").is_file():
             continue
-        trained = folder / name
         if not (trained / "finished").is_file():
             command = [str(Path(sys.executable).with_name("torchmd-train")), "--conf", str(CONFIGURATION)]
             command += ["--dataset-root", str(folder / "chignolin.h5")]
@@ -69,34 +99,47 @@ def train(folder: Path) -> None:
                 command += ["--load-model", str(interrupted[-1])]
             subprocess.run(command, check=True)
             (trained / "finished").touch()
-        export_model(best_checkpoint(trained), folder / f"{name}.pt", dtype="float64")
-
-
-def write_start(folder: Path) -> Path:
-    """The last 300 K conformation of the training data as a PDB file: where every run starts."""
-    path = folder / "start.pdb"
-    if not path.is_file():
-        from openmm import app, unit
-
+        export_once(best_checkpoint(trained), folder / f"{name}.pt")
+    if not (folder / "start.pdb").is_file():
         data = Path(os.environ.get("DKMP_DATA", ROOT.parent / "shared/data")) / "chignolin"
-        labels = read_label_file(folder / "chignolin.h5")
-        positions = labels.positions[labels.run == 0][-1]
         with (data / "chignolin.pdb").open() as file:
             topology = app.PDBFile(file).topology
-        with replaced_on_success(path) as temporary, temporary.open("w") as file:
-            app.PDBFile.writeFile(topology, positions * unit.angstrom, file)
-    return path
+        force_field = app.ForceField("amber14-all.xml", "implicit/obc2.xml")
+        system = force_field.createSystem(topology, nonbondedMethod=app.NoCutoff, constraints=None)
+        (folder / "classical.xml").write_text(openmm.XmlSerializer.serialize(system))
+        labels = read_label_file(folder / "chignolin.h5")
+        # The last 300 K conformation of the training data.
+        write_start(folder / "start.pdb", topology, labels.positions[labels.run == 0][-1])
+
+
+def prepare_p_xylene(folder: Path, demo: Path, hard_training: Path) -> None:
+    """Exports of models that exist, GAFF of the ligand, the start."""
+    folder.mkdir(parents=True, exist_ok=True)
+    export_once(demo / "best.ckpt", folder / "smooth.pt")
+    export_once(best_checkpoint(hard_training), folder / "hard.pt")
+    if not (folder / "start.pdb").is_file():
+        sys.path.insert(0, str(ROOT / "examples"))
+        from t4_lysozyme import load_complex
+
+        complex_ = load_complex()
+        system = extract_molecule(complex_.system, complex_.ligand)
+        (folder / "classical.xml").write_text(openmm.XmlSerializer.serialize(system))
+        topology = app.Topology()
+        residue = topology.addResidue("TMP", topology.addChain())
+        atoms = list(complex_.topology.atoms())
+        for index in complex_.ligand:
+            topology.addAtom(atoms[index].name, atoms[index].element, residue)
+        write_start(folder / "start.pdb", topology, complex_.positions[complex_.ligand])
 
 
 def simulate(name: str, arguments: argparse.Namespace) -> None:
-    run = RUNS[name]
-    model = arguments.output / run["model"] if run["model"].endswith(".pt") else run["model"]
+    folder = arguments.output
     try:
         simulate_nve(
-            model,
-            write_start(arguments.output),
-            arguments.output / f"run-{name}",
-            engine=run["engine"],
+            folder / RUNS[name]["model"],
+            folder / "start.pdb",
+            folder / f"run-{name}",
+            engine=RUNS[name]["engine"],
             duration=arguments.duration,
         )
     except ValueError as error:
@@ -109,7 +152,7 @@ def collect(arguments: argparse.Namespace) -> List[Dict[str, Any]]:
     results, curves = [], ["run,time_ps,total_energy_change_mev_per_atom,temperature_k"]
     for name, run in RUNS.items():
         folder = arguments.output / f"run-{name}"
-        if not (folder / "energies.csv").is_file():
+        if not (folder / "state.npz").is_file():
             continue
         with np.load(folder / "state.npz") as state:
             num_atoms = len(state["positions"])
@@ -120,25 +163,19 @@ def collect(arguments: argparse.Namespace) -> List[Dict[str, Any]]:
             continue
         columns = read_columns(folder / "energies.csv")
         change = (columns["total_energy_mev"] - columns["total_energy_mev"][0]) / num_atoms
-        kelvin = 2.0 * columns["kinetic_energy_mev"] / (3 * num_atoms * 0.08617333262)
+        kelvin = 2.0 * columns["kinetic_energy_mev"] / (3 * num_atoms * BOLTZMANN)
         for row in np.unique(np.linspace(0, len(change) - 1, THINNED_ROWS).astype(int)):
             curves.append(f"{name},{columns['time_ps'][row]:.3f},{change[row]:.5f},{kelvin[row]:.1f}")
-        results.append(
-            {
-                "run": name,
-                **run,
-                "labels": "GFN2-xTB + ALPB water"
-                if run["model"].endswith(".pt")
-                else "classical force field",
-                "precision": "double",
-                "time_step_fs": 0.5,
-                "atoms": num_atoms,
-                **asdict(drift),
-            }
-        )
-    with replaced_on_success(arguments.results / "results.json") as temporary:
+        result = {"molecule": arguments.molecule, "atoms": num_atoms, "run": name, **run}
+        if run["model"].endswith(".pt"):
+            result["labels"] = read_model_info(arguments.output / run["model"]).level_of_theory
+        result.update({"time_step_fs": 0.5, "precision": "double", **asdict(drift)})
+        result["mean_temperature_k"] = float(kelvin.mean())
+        results.append(result)
+    prefix = arguments.results / arguments.molecule
+    with replaced_on_success(f"{prefix}.json") as temporary:
         temporary.write_text(json.dumps(results, indent=1) + "\n")
-    with replaced_on_success(arguments.results / "energies.csv") as temporary:
+    with replaced_on_success(f"{prefix}.csv") as temporary:
         temporary.write_text("\n".join(curves) + "\n")
     return results
 
@@ -154,26 +191,35 @@ def draw(results: List[Dict[str, Any]], arguments: argparse.Namespace) -> None:
             below.plot(columns["time_ps"], change, label=result["label"], linewidth=0.5)
     for axes, title in ((above, "all"), (below, "without hard shells")):
         axes.set_ylabel("change of total energy, meV/atom")
-        axes.set_title(f"chignolin, NVE, 0.5 fs, models of GFN2-xTB labels: {title}", fontsize="medium")
+        axes.set_title(f"{arguments.molecule}, NVE, 0.5 fs, GFN2-xTB labels: {title}", fontsize="medium")
         axes.legend(fontsize="small")
     below.set_xlabel("time, ps")
-    with replaced_on_success(arguments.results / "figure5.png") as temporary:
+    with replaced_on_success(arguments.results / f"{arguments.molecule}.png") as temporary:
         figure.savefig(temporary, dpi=110, format="png")
 
 
 def main() -> None:
     arguments = parse_arguments()
     torch.set_num_threads(1)
-    train(arguments.output)
+    if arguments.molecule == "chignolin":
+        prepare_chignolin(arguments.output)
+    else:
+        prepare_p_xylene(arguments.output, arguments.demo, arguments.hard_training)
     for name in arguments.runs:
         simulate(name, arguments)
     results = collect(arguments)
     draw(results, arguments)
-    print(f"{'':30s}{'ps':>6s}{'drift, meV/atom/ns':>26s}{'fluctuation, meV/atom':>24s}")
+    print(
+        f"{arguments.molecule:30s}{'ps':>6s}{'drift, meV/atom/ns':>26s}"
+        f"{'fluctuation, meV/atom':>24s}{'mean K':>8s}"
+    )
     for result in results:
         drift = f"{result['drift']:.3g} ± {result['drift_error']:.2g}"
-        print(f"{result['label']:30s}{result['duration']:6.1f}{drift:>26s}{result['fluctuation']:24.3g}")
-    print(f"written: {arguments.results}")
+        print(
+            f"{result['label']:30s}{result['duration']:6.1f}{drift:>26s}{result['fluctuation']:24.3g}"
+            f"{result['mean_temperature_k']:8.0f}"
+        )
+    print(f"written: {arguments.results}/{arguments.molecule}.*")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,8 @@ def simulate_nve(
     """The ``dkmp nve`` command: :func:`molecular_dynamics`, then :func:`run_nve` with a progress bar.
 
     Args:
-        model: exported model (``.pt``), checkpoint (``.ckpt``), or ``amber14-obc2``.
+        model: exported model (``.pt``), checkpoint (``.ckpt``), ``amber14-obc2``, or an OpenMM
+            System (``.xml``).
         structure: PDB file with all hydrogens.
         folder: where to write, and to continue from.
         engine: ``openmm`` or ``ase``.

@@ -170,8 +170,8 @@ def molecular_dynamics(
     """Dynamics of the molecule in a PDB file, in vacuum, without constraints.
 
     Args:
-        model: exported model (``.pt``), checkpoint (``.ckpt``), or ``amber14-obc2`` for the classical force
-            field (OpenMM only).
+        model: exported model (``.pt``) or checkpoint (``.ckpt``); for comparison, in OpenMM only,
+            ``amber14-obc2`` or the file of an OpenMM System (``.xml``).
         structure: PDB file with all hydrogens.
         engine: ``openmm`` or ``ase``.
         time_step: in femtoseconds.
@@ -195,7 +195,11 @@ def molecular_dynamics(
 
     with open(structure) as file:
         pdb = app.PDBFile(file)
-    if str(model) == CLASSICAL:
+    if Path(model).suffix == ".xml":
+        from dkmp_plugin.simulation import load_system
+
+        system = load_system(model)
+    elif str(model) == CLASSICAL:
         system = app.ForceField(*force_field).createSystem(
             pdb.topology, nonbondedMethod=app.NoCutoff, constraints=None, removeCMMotion=False
         )
@@ -209,8 +213,8 @@ def molecular_dynamics(
 
 
 def _ase_dynamics(model: Union[str, Path], structure: Union[str, Path], time_step: float) -> ASEVerlet:
-    if str(model) == CLASSICAL:
-        raise ValueError(f"{CLASSICAL} runs in OpenMM only; use engine='openmm'")
+    if str(model) == CLASSICAL or Path(model).suffix == ".xml":
+        raise ValueError(f"{model} runs in OpenMM only; use engine='openmm'")
     import ase.io
 
     from dkmp_plugin.simulation import DKMPCalculator
