@@ -219,7 +219,8 @@ def _ase_dynamics(model: Union[str, Path], structure: Union[str, Path], time_ste
 
     from dkmp_plugin.simulation import DKMPCalculator
 
-    atoms: Any = ase.io.read(structure)
+    # The first model: after the last one ASE sees an empty image where the file ends with END.
+    atoms: Any = ase.io.read(structure, index=0)
     atoms.set_cell(None)
     atoms.set_pbc(False)
     atoms.calc = DKMPCalculator(model)

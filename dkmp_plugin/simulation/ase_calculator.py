@@ -33,7 +33,9 @@ class DKMPCalculator(Calculator):
     def __init__(self, model_path: Union[str, Path], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.model_path = Path(model_path)
-        self.model, self.info = load_model(self.model_path)
+        model, self.info = load_model(self.model_path)
+        # Freezing computes once what depends on the weights alone: the radial filters of every layer.
+        self.model = torch.jit.freeze(model)
         self._dtype = torch.float64 if self.info.dtype == "float64" else torch.float32
         self._electronvolt = kilojoule_per_mole(self.info.energy_unit) * units.kJ / units.mol
 

@@ -3,8 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from ase import Atoms, units
-from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
+from ase import Atom, Atoms, units
+from ase.calculators.calculator import PropertyNotImplementedError
+from ase.calculators.fd import (
+    FiniteDifferenceCalculator,
+    calculate_numerical_forces,
+    calculate_numerical_stress,
+)
+from ase.calculators.test import gradient_test
 from ase.md.verlet import VelocityVerlet
 
 from dkmp_plugin.simulation import DKMPCalculator, load_model_file
@@ -88,3 +94,98 @@ def test_bad_input(model_path, molecule, tmp_path):
         Atoms(z.numpy(), broken.numpy(), calculator=calculator).get_potential_energy()
     with pytest.raises(ValueError, match="no such file"):
         DKMPCalculator(tmp_path / "none.pt")
+
+
+def test_filters_are_computed_once(model_path, molecule):
+    """What depends on the weights alone is not computed again at each step; the results stay the same."""
+    z, pos = molecule
+    frozen, loaded = DKMPCalculator(model_path).model, load_model_file(model_path)[0]
+    # The radial basis is the only exponential in the model.
+    assert "aten::exp(" in str(loaded.inlined_graph)
+    assert "aten::exp(" not in str(frozen.graph)
+    assert torch.equal(frozen(z, pos, None), loaded(z, pos, None))
+
+
+@pytest.fixture(params=["molecule", "crystal"])
+def atoms(request, molecule, crystal, model_path):
+    """What ASE's own calculator checks run on."""
+    z, pos = molecule
+    atoms = crystal if request.param == "crystal" else Atoms(z.numpy(), pos.numpy())
+    atoms.calc = DKMPCalculator(model_path)
+    return atoms
+
+
+def test_ase_finite_difference_calculator(crystal, model_path):
+    """As ase/test/calculator/test_fd.py does for ASE's own calculators."""
+    calculator = crystal.calc = DKMPCalculator(model_path)
+    energy, forces, stress = crystal.get_potential_energy(), crystal.get_forces(), crystal.get_stress()
+    crystal.calc = FiniteDifferenceCalculator(calculator, eps_disp=1e-4, eps_strain=1e-4)
+    assert crystal.get_potential_energy() == energy
+    numerical = crystal.get_forces()
+    assert np.any(numerical != forces)
+    np.testing.assert_allclose(numerical, forces, atol=1e-6)
+    np.testing.assert_allclose(crystal.get_stress(), stress, atol=1e-7)
+
+
+def test_ase_gradient_test(atoms):
+    """ASE's gradient_test prints the difference for smaller and smaller steps and returns the last."""
+    analytical, numerical = gradient_test(atoms, indices=[0, 3])
+    np.testing.assert_allclose(numerical, analytical, atol=1e-5)
+
+
+def test_every_change_of_the_atoms_is_noticed(atoms, model_path):
+    """One calculator through a series of changes equals one that forgets everything before each."""
+
+    def displace():
+        atoms.positions[2] += [0.05, 0.0, -0.03]
+
+    def replace():
+        atoms.numbers[2] = 7
+
+    def remove():
+        del atoms[-1]
+
+    def add():
+        atoms.append(Atom("H", (4.0, 1.0, 1.5)))
+
+    def strain():
+        atoms.set_cell(np.array([[7.0, 0, 0], [0.5, 6.5, 0], [0, 0, 7.5]]), scale_atoms=atoms.pbc.all())
+
+    def toggle_pbc():
+        atoms.set_cell(np.array([[7.0, 0, 0], [0.5, 6.5, 0], [0, 0, 7.5]]))
+        atoms.pbc = not atoms.pbc.all()
+
+    shared, forgetful = atoms.calc, DKMPCalculator(model_path)
+    last = atoms.get_potential_energy()
+    for change in (displace, replace, remove, add, strain, toggle_pbc):
+        change()
+        copy = atoms.copy()
+        assert copy.calc is None
+        forgetful.reset()
+        copy.calc = forgetful
+        assert atoms.get_potential_energy() == pytest.approx(copy.get_potential_energy(), abs=1e-12)
+        np.testing.assert_allclose(atoms.get_forces(), copy.get_forces(), atol=1e-12)
+        if change not in (strain, toggle_pbc):
+            assert atoms.get_potential_energy() != last
+        last = atoms.get_potential_energy()
+    assert atoms.calc is shared
+
+
+def test_reset_and_properties(atoms):
+    """As ASE documents: results vanish with reset, and nothing is computed where that was not allowed."""
+    calculator = atoms.calc
+    assert calculator.get_property("forces", atoms, allow_calculation=False) is None
+    energy = atoms.get_potential_energy()
+    assert not calculator.calculation_required(atoms, ["energy", "forces"])
+    calculator.reset()
+    assert calculator.results == {}
+    assert calculator.calculation_required(atoms, ["energy"])
+    assert atoms.get_potential_energy(force_consistent=True) == energy
+    # The arrays are copies: a user's change does not reach the cache.
+    forces = atoms.get_forces()
+    forces[:] = 0.0
+    assert np.abs(atoms.get_forces()).max() > 1e-3
+    assert set(calculator.results) <= set(calculator.implemented_properties)
+    if not atoms.pbc.any():
+        with pytest.raises(PropertyNotImplementedError):
+            atoms.get_stress()
