@@ -20,6 +20,24 @@ def rotation(seed: int) -> Tensor:
     return q * torch.linalg.det(q)
 
 
+def three_atoms(distance: float) -> Tuple[Tensor, Tensor]:
+    """Atomic numbers and positions of a molecule whose last atom is pulled outwards."""
+    pos = torch.tensor([[0.0, 0, 0], [0.7, 0.9, 0.2], [distance, 0, 0]], dtype=torch.float64)
+    return torch.tensor([6, 8, 1]), pos
+
+
+def hessian_vector_product(model: torch.nn.Module, distance: float) -> Tensor:
+    """Change of all forces (3, 3) as the last atom of :func:`three_atoms` moves outwards, per Å."""
+    z, pos = three_atoms(distance)
+    # torchmd-net keeps the graph of the forces in training only.
+    model.train()
+    _, forces = model(z, pos.requires_grad_(True), torch.zeros_like(z))
+    model.eval()
+    # Row (last atom, x) of the symmetric Hessian.
+    (product,) = torch.autograd.grad(forces[2, 0], pos)
+    return product
+
+
 class PotentialContract:
     """Inherit and define ``create_model(dtype)`` and ``borders`` (Å, where shells meet, and the cutoff)."""
 
@@ -76,11 +94,9 @@ class PotentialContract:
 
     def test_smooth_across_borders_and_cutoff(self, model):
         """Pull one atom of a three-atom molecule outwards past every border."""
-        z = torch.tensor([6, 8, 1])
 
         def at(distance):
-            pos = torch.tensor([[0.0, 0, 0], [0.7, 0.9, 0.2], [distance, 0, 0]], dtype=torch.float64)
-            energy, forces = self.evaluate(model, z, pos)
+            energy, forces = self.evaluate(model, *three_atoms(distance))
             return energy.item(), forces
 
         step = 1e-5
@@ -90,6 +106,12 @@ class PotentialContract:
             expected = -(forces_in[2, 0] + forces_out[2, 0]).item() * step
             assert energy_out - energy_in == pytest.approx(expected, abs=1e-9)
             assert torch.allclose(forces_in, forces_out, atol=1e-3 * max(1.0, forces_in.abs().max().item()))
+
+    def test_second_derivatives_are_continuous(self, model):
+        """Hessian-vector products across every border, by differentiating the forces again."""
+        for border in self.borders:
+            inside, outside = (hessian_vector_product(model, border + step) for step in (-1e-6, 1e-6))
+            assert torch.allclose(inside, outside, atol=1e-4 * max(1.0, inside.abs().max().item()))
 
     def test_systems_of_a_batch_do_not_see_each_other(self, model, molecule):
         z, pos = molecule

@@ -6,7 +6,7 @@ from torchmdnet.models.model import create_model
 
 from dkmp_plugin.models import DKMPC
 from tests.conftest import hyper_parameters
-from tests.models.contract import PotentialContract
+from tests.models.contract import PotentialContract, hessian_vector_product, three_atoms
 
 
 class TestSmoothShells(PotentialContract):
@@ -53,6 +53,19 @@ def test_only_hard_borders_make_the_energy_jump(overlap, jumps):
     model = create_model(hyper_parameters(shell_overlap=overlap)).eval()
     change = abs(energy_of(model, 2.0 + 1e-9) - energy_of(model, 2.0 - 1e-9))
     assert (change > 1e-6) == jumps
+
+
+def test_hard_borders_make_forces_and_hessian_jump():
+    """The paper's partition breaks at its inner borders what the contract asks of smooth shells."""
+    torch.manual_seed(7)
+    model = create_model(hyper_parameters(shell_overlap=0.0)).eval()
+    for border in (2.0, 4.0):
+        (_, forces_in), (_, forces_out) = (
+            model(*three_atoms(border + step), torch.zeros(3, dtype=torch.long)) for step in (-1e-9, 1e-9)
+        )
+        assert (forces_in - forces_out).abs().max() > 1e-4
+        inside, outside = (hessian_vector_product(model, border + step) for step in (-1e-9, 1e-9))
+        assert (inside - outside).abs().max() > 1e-4
 
 
 def test_second_derivative_is_continuous_at_borders():
