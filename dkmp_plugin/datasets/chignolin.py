@@ -47,6 +47,9 @@ def read_chignolin(path: Path) -> LabelledStructures:
 class DKMPChignolin(EnergyForces):
     """9,543 conformations of the 166-atom protein chignolin (doi:10.1038/s41467-023-43720-2).
 
+    Not the two million of the figshare archive of AIMD-Chig (doi:10.1038/s41597-023-02465-9), which come as
+    XYZ files of another layout.
+
     Args:
         root: folder of ``chignolin.npz``.
         selection: ``start:stop:step`` of the file, all by default.
