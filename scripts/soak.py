@@ -57,6 +57,11 @@ def make_simulation(platform: str) -> app.Simulation:
     return simulation
 
 
+def is_healthy(growth: float, limit: float, energies: List[float]) -> bool:
+    """Whether memory grew by no more than the limit (both in MB) and all energies are finite."""
+    return growth <= limit and all(map(math.isfinite, energies))
+
+
 def main(given: Optional[List[str]] = None) -> int:
     arguments = parse_arguments(given)
     simulation = make_simulation(arguments.platform)
@@ -80,7 +85,7 @@ def main(given: Optional[List[str]] = None) -> int:
             flush=True,
         )
     growth = resident_megabytes() - first
-    healthy = growth <= arguments.limit and all(map(math.isfinite, energies))
+    healthy = is_healthy(growth, arguments.limit, energies)
     print(
         f"memory grew by {growth:.2f} MB from {first:.1f} MB (limit {arguments.limit:g} MB); "
         f"processor time per step, last tenth / first: {milliseconds[-1] / milliseconds[0]:.2f}; "

@@ -1,5 +1,6 @@
 """The TorchScript module that OpenMM evaluates: an exported model bound to the atoms of one System."""
 
+import io
 from typing import Optional
 
 import torch
@@ -51,3 +52,22 @@ class OpenMMEnergy(nn.Module):
             box = box_vectors.to(self.dtype) * self.length_scale
         energy = self.model(self.atomic_numbers, positions.to(self.dtype) * self.length_scale, box)
         return energy.to(positions.dtype) * self.energy_scale
+
+
+def scripted(module: nn.Module) -> torch.jit.ScriptModule:
+    """The module as TorchForce may take it: one method, no calls of others.
+
+    TorchForce freezes the module, which inlines all calls but keeps raw pointers to the functions they went
+    to. Those die with this process's references to the module, and the next error inside (NaN positions, say)
+    would follow them and end the process instead of being reported. Inlined before it is written and read
+    back, the module has nothing left to point to. Its weights stay buffers, which TorchForce moves to GPUs.
+
+    Args:
+        module: What OpenMM is to evaluate.
+    """
+    script = torch.jit.script(module.eval())
+    torch._C._jit_pass_inline(script.graph)
+    buffer = io.BytesIO()
+    torch.jit.save(script, buffer)
+    buffer.seek(0)
+    return torch.jit.load(buffer, map_location="cpu")

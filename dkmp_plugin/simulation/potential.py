@@ -86,6 +86,7 @@ class DKMPPotentialImpl(MLPotentialImpl):
 
         model, info = load_model(self.model_path)
         indices, atomic_numbers = modelled_atoms(topology, atoms)
+        _check_virtual_sites(system, indices)
         check_elements(atomic_numbers, info.elements, self.model_path.name)
         _check_charge(charge, info, self.model_path)
         if indices is not None and charge is None and info.total_charge is not None:
@@ -111,11 +112,11 @@ def _torch_force(model: Any, info: Any, numbers: Any, indices: Optional[List[int
     import openmmtorch
     import torch
 
-    from dkmp_plugin.simulation.force_module import OpenMMEnergy
+    from dkmp_plugin.simulation.force_module import OpenMMEnergy, scripted
 
     # TorchForce passes all particles: the module picks its own.
     atoms = None if indices is None else torch.tensor(indices, dtype=torch.long)
-    return openmmtorch.TorchForce(torch.jit.script(OpenMMEnergy(model, info, numbers, atoms).eval()))
+    return openmmtorch.TorchForce(scripted(OpenMMEnergy(model, info, numbers, atoms)))
 
 
 def _python_force(model: Any, info: Any, numbers: Any, indices: Optional[List[int]], periodic: bool) -> Any:
@@ -137,6 +138,15 @@ def _refuse_unknown(args: dict, where: str, known: str) -> None:
         raise ValueError(
             f"{where}: unknown argument {', '.join(sorted(args))}; the potential 'dkmp' takes {known}"
         )
+
+
+def _check_virtual_sites(system: Any, indices: Optional[List[int]]) -> None:
+    for index in range(system.getNumParticles()) if indices is None else indices:
+        if system.isVirtualSite(index):
+            raise ValueError(
+                f"particle {index} is a virtual site: its place follows from others', a model cannot move "
+                "it; leave it to the force field"
+            )
 
 
 def _check_charge(charge: Optional[int], info: Any, path: Path) -> None:

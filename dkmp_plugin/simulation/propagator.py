@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dkmp_plugin.models.elements import check_elements
+from dkmp_plugin.simulation.force_module import scripted
 from dkmp_plugin.simulation.modelled_atoms import modelled_atoms
 from dkmp_plugin.simulation.propagator_file import load_propagator
 from dkmp_plugin.simulation.stack import require_torchforce
@@ -118,7 +119,7 @@ class DKMPPropagator:
         propagated = set(self.atoms)
         for index in range(len(self.start)):
             system.addParticle(1.0 if index in propagated else 0.0)
-        force = openmmtorch.TorchForce(torch.jit.script(self.module))
+        force = openmmtorch.TorchForce(scripted(self.module))
         force.setOutputsForces(True)
         # Without periodic boundaries OpenMM never wraps the atoms apart.
         force.setUsesPeriodicBoundaryConditions(False)

@@ -8,6 +8,9 @@ from torchmdnet.models.model import create_model
 
 from dkmp_plugin.simulation.export import export_model
 from tests.conftest import hyper_parameters
+from tests.p_xylene import p_xylene_files
+
+__all__ = ["p_xylene_files"]
 
 DATASET = {
     "energy_unit": "kcal/mol",

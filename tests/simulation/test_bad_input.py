@@ -229,6 +229,26 @@ class TestMolecules:
         with pytest.raises(ValueError, match=r"O.*trained on H, C"):
             MLPotential("dkmp").createSystem(self.topology(6, 8))
 
+    def test_nan_positions_after_other_models_have_come_and_gone(self, model_path):
+        """TorchForce's frozen module once pointed into freed memory, and the error ended the process."""
+        fixture = ROOT / "tests" / "simulation" / "fixtures" / "format_1.pt"
+        for box in (None, 6 * torch.eye(3)):
+            pos = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]], requires_grad=True)
+            for _ in range(2):
+                energy = load_model_file(fixture)[0](torch.tensor([6, 1]), pos, box)
+                torch.autograd.grad(energy, pos)
+        self.test_nan_positions(model_path)
+
+    def test_the_module_of_a_force_has_nothing_to_call(self, model_path):
+        from dkmp_plugin.simulation.force_module import OpenMMEnergy, scripted
+
+        model, info = load_model_file(model_path)
+        module = scripted(OpenMMEnergy(model, info, torch.tensor([6, 1]), None))
+        for kind in ("prim::CallMethod", "prim::CallFunction"):
+            assert not module.graph.findAllNodes(kind)
+        # Weights are not constants: they must move with the module.
+        assert sum(tensor.numel() for tensor in module.parameters()) > 1000
+
     def test_nan_positions(self, model_path):
         import openmm
 
