@@ -1,0 +1,90 @@
+"""Complexes of a protein or host with a ligand, each with the ligand's Amber files for ``dkmp bespoke``.
+
+- ``t4-lysozyme-water``: T4 lysozyme L99A with p-xylene in a box of water (openmmtools, OpenMM's Modeller).
+- ``thrombin``: thrombin with a ligand of 52 atoms, implicit solvent (``thrombin/`` in the folder DKMP_DATA).
+- ``host-guest``: cucurbit[7]uril with the guest B2, implicit solvent (openmmtools).
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Dict, List, Tuple
+
+import numpy as np
+import openmm
+from explicit_solvent import solvate
+from openmm import app, unit
+from t4_lysozyme import complex_files
+
+from dkmp_plugin.labeling.extraction import complete_elements, residue_atoms
+
+
+@dataclass(frozen=True)
+class LigandFiles:
+    """The Amber files of a complex and its ligand's residue."""
+
+    prmtop: Path
+    coordinates: Path
+    residue: str
+
+
+@dataclass(frozen=True)
+class PreparedComplex:
+    """Topology, force-field System, start positions (atoms, 3) in Å, the ligand's atoms."""
+
+    topology: app.Topology
+    system: openmm.System
+    positions: np.ndarray
+    ligand: List[int]
+
+
+def t4_lysozyme_files() -> LigandFiles:
+    return LigandFiles(*complex_files(), "TMP")
+
+
+def thrombin_files() -> LigandFiles:
+    beside_the_repository = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("DKMP_DATA", beside_the_repository)) / "thrombin"
+    if not folder.is_dir():
+        raise SystemExit(
+            f"{folder} is absent; set DKMP_DATA to the folder that holds thrombin/ (structure.prmtop and "
+            "structure.pdb of torchmd's tests/data/thrombin-ligand-amber)"
+        )
+    return LigandFiles(folder / "structure.prmtop", folder / "structure.pdb", "MOL")
+
+
+def host_guest_files() -> LigandFiles:
+    folder = complex_files()[0].parent.parent / "cb7-b2"
+    return LigandFiles(folder / "complex-vacuum.prmtop", folder / "complex-vacuum.pdb", "B2")
+
+
+def in_water(files: LigandFiles, padding: float) -> PreparedComplex:
+    """The complex in a box of TIP3P water; bonds to hydrogen constrained."""
+    prmtop, positions = _read(files)
+    topology, system, positions = solvate(prmtop, positions, padding=padding, constraints=app.HBonds)
+    return PreparedComplex(topology, system, positions, residue_atoms(prmtop.topology, files.residue))
+
+
+def in_implicit_solvent(files: LigandFiles, padding: float) -> PreparedComplex:
+    """The complex in OBC2 implicit solvent; bonds to hydrogen constrained."""
+    prmtop, positions = _read(files)
+    system = prmtop.createSystem(
+        nonbondedMethod=app.NoCutoff, constraints=app.HBonds, implicitSolvent=app.OBC2
+    )
+    return PreparedComplex(prmtop.topology, system, positions, residue_atoms(prmtop.topology, files.residue))
+
+
+def _read(files: LigandFiles) -> Tuple[app.AmberPrmtopFile, np.ndarray]:
+    prmtop = app.AmberPrmtopFile(str(files.prmtop))
+    # thrombin's prmtop has no atomic numbers, and OpenMM cannot guess all of them from the names.
+    complete_elements(prmtop.topology, prmtop.createSystem())
+    reader = app.PDBFile if files.coordinates.suffix == ".pdb" else app.AmberInpcrdFile
+    positions = reader(str(files.coordinates)).getPositions(asNumpy=True)
+    return prmtop, np.array(positions.value_in_unit(unit.angstrom))
+
+
+COMPLEXES: Dict[str, Tuple[Callable[[], LigandFiles], Callable[[LigandFiles, float], PreparedComplex]]] = {
+    "t4-lysozyme-water": (t4_lysozyme_files, in_water),
+    "thrombin": (thrombin_files, in_implicit_solvent),
+    "host-guest": (host_guest_files, in_implicit_solvent),
+}
