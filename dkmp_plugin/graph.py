@@ -25,7 +25,7 @@ class RadiusShells(NamedTuple):
         edge_index: (2, E) int64; row 0 is the receiver i, row 1 the sender j.
         shift: (E, 3) angstrom, added to pos[j]; differentiable with respect to the box.
         distance: (E,) angstrom; differentiable with respect to positions and box, gradient 0 at distance 0.
-        shell: (E,) int64 in [0, num_shells).
+        shell: (E,) int64 in [0, num_shells); num_shells for padding.
         ptr: (num_shells + 1,) int64; shell l holds the edges ptr[l]:ptr[l+1].
     """
 
@@ -56,7 +56,10 @@ def radius_shells(
         box: (3, 3) or (B, 3, 3) lattice vectors as rows, in angstrom; None for open boundaries. Any
             triclinic box and any cutoff: several periodic images are found where the box is small.
         overlap: width in angstrom by which neighbouring shells overlap, at most C/L.
-        max_edges: an error is raised when the graph has more edges; None for no limit.
+        max_edges: the graph then has exactly this many edges E, the shapes of a CUDA graph. Edges from
+            ptr[num_shells] on are padding: edge_index -1, shift, distance and their gradients zero, shell
+            num_shells. More edges than this are an error on the CPU; on a GPU, where nothing is read back,
+            every shift and distance is then NaN. None for as many edges as there are.
         max_neighbors: an error is raised when an atom has more neighbours within the cutoff; 0 for no limit.
 
     Returns:
@@ -68,19 +71,15 @@ def radius_shells(
     if batch is None:
         batch = torch.zeros(pos.size(0), dtype=torch.int64, device=pos.device)
     edge_index, cell_offsets, ptr = ops.radius_shells(
-        pos, batch, box, cutoff, num_shells, overlap, max_neighbors
+        pos, batch, box, cutoff, num_shells, overlap, max_neighbors, max_edges
     )
-    if max_edges is not None and edge_index.size(1) > max_edges:
-        raise ValueError(
-            f"radius_shells: found {edge_index.size(1)} edges, more than max_edges = {max_edges}; raise "
-            "max_edges or reduce the cutoff"
-        )
     vector = ops.edge_vectors(pos, edge_index, cell_offsets, box, batch)
     shift = ops.edge_vectors(torch.zeros_like(pos), edge_index, cell_offsets, box, batch)
     squared = (vector * vector).sum(1)
     # The square root has an infinite slope at 0: coincident atoms get distance 0 with gradient 0.
-    apart = squared > 0.0
+    apart = squared != 0.0
     length = torch.sqrt(torch.where(apart, squared, torch.ones_like(squared)))
     distance = torch.where(apart, length, torch.zeros_like(length))
-    shell = torch.repeat_interleave(torch.arange(num_shells, device=pos.device), ptr[1:] - ptr[:-1])
+    place = torch.arange(edge_index.size(1), device=pos.device)
+    shell = torch.searchsorted(ptr[1:], place, right=True)
     return RadiusShells(edge_index, shift, distance, shell, ptr)

@@ -7,6 +7,8 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include <limits>
+
 #include "checks.h"
 #include "keys.h"
 
@@ -28,6 +30,12 @@ void check_edges(const Tensor& edge_index, const Tensor& cell_offsets, bool peri
       ": cell_offsets has shape ", cell_offsets.sizes(), ", expected (", edge_index.size(1), ", 3)");
 }
 
+// radius_shells pads a graph of fixed size with edges of the atoms -1 and -1: their vectors are zero.
+bool is_padding(int64_t receiver, int64_t sender) { return receiver == -1 && sender == -1; }
+
+// radius_shells on a GPU marks a graph that cannot be trusted by this offset: vectors are NaN.
+constexpr int kBrokenOffset = std::numeric_limits<int>::min();
+
 void check_index(int64_t index, int64_t size, const char* what) {
   TORCH_CHECK_INDEX(index >= 0 && index < size, kName, ": ", what, " ", index, " is outside [0, ", size, ")");
 }
@@ -46,10 +54,20 @@ void forward_loop(
   const bool single = !box || one_box(*box);
   const int64_t num_boxes = single ? 1 : box->size(0);
   const int64_t* systems = batch.const_data_ptr<int64_t>();
+  const bool broken = !box && num_edges > 0 && cell_offsets.dim() == 2 && cell_offsets.numel() > 0 &&
+                      cell_offsets[0][0].item().toLong() == kBrokenOffset;
   for (int64_t e = 0; e < num_edges; ++e) {
     const int64_t i = receivers[e], j = senders[e];
+    if (is_padding(i, j)) {
+      for (int k = 0; k < 3; ++k) out[3 * e + k] = Scalar(0);
+      continue;
+    }
     check_index(i, num_atoms, "receiver");
     check_index(j, num_atoms, "sender");
+    if (broken || (n && n[3 * e] == kBrokenOffset)) {
+      for (int k = 0; k < 3; ++k) out[3 * e + k] = std::numeric_limits<Scalar>::quiet_NaN();
+      continue;
+    }
     if (!box) {
       for (int k = 0; k < 3; ++k) out[3 * e + k] = p[3 * j + k] - p[3 * i + k];
       continue;
@@ -80,6 +98,7 @@ void transposed_loop(
   const int* n = periodic ? cell_offsets.const_data_ptr<int>() : nullptr;
   for (int64_t e = 0; e < num_edges; ++e) {
     const int64_t i = receivers[e], j = senders[e];
+    if (is_padding(i, j)) continue;
     check_index(i, num_atoms, "receiver");
     check_index(j, num_atoms, "sender");
     for (int k = 0; k < 3; ++k) {

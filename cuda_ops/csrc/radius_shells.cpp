@@ -71,6 +71,7 @@ struct Settings {
   double overlap;
   int64_t max_neighbors;
   bool periodic;
+  std::optional<int64_t> max_edges;  // the result then has exactly so many edges, padded
 };
 
 [[noreturn]] void refuse_edge_count(double count) {
@@ -177,14 +178,20 @@ class ShellSearch {
       }
       ends[l + 1] = total;
     }
-    Tensor edge_index = at::empty({2, total}, at::kLong);
+    const int64_t size = settings_.max_edges.value_or(total);
+    TORCH_CHECK_VALUE(
+        total <= size, kName, ": found ", total, " edges, more than max_edges = ", size,
+        "; raise max_edges or reduce the cutoff");
+    Tensor edge_index = at::empty({2, size}, at::kLong);
     // An open system's offsets are all zero: one row stands for all.
-    Tensor offsets = settings_.periodic ? at::empty({total, 3}, at::kInt) : at::zeros({1, 3}, at::kInt).expand({total, 3});
+    Tensor offsets = settings_.periodic ? at::empty({size, 3}, at::kInt) : at::zeros({1, 3}, at::kInt).expand({size, 3});
+    edge_index.slice(1, total).fill_(-1);
+    if (settings_.periodic) offsets.slice(0, total).zero_();
     int64_t* receivers = edge_index.data_ptr<int64_t>();
     int* images = settings_.periodic ? offsets.data_ptr<int>() : nullptr;
     at::parallel_for(0, int64_t(chunks_.size()), 1, [&](int64_t begin, int64_t end) {
       for (int64_t c = begin; c < end; ++c)
-        write_chunk(chunks_[c], next.data(), receivers, receivers + total, images);
+        write_chunk(chunks_[c], next.data(), receivers, receivers + size, images);
     });
     return {edge_index, offsets, ptr};
   }
@@ -275,12 +282,15 @@ void check_settings(const Settings& settings) {
   TORCH_CHECK_VALUE(
       settings.overlap >= 0.0 && settings.overlap <= width * (1.0 + 1e-9), kName, ": overlap is ", settings.overlap,
       ", expected a value between 0 and the shell width cutoff/num_shells = ", width);
+  TORCH_CHECK_VALUE(
+      !settings.max_edges || *settings.max_edges >= 1, kName, ": max_edges is ", settings.max_edges.value_or(0),
+      ", expected at least 1");
 }
 
 std::tuple<Tensor, Tensor, Tensor> radius_shells_cpu(
     const Tensor& pos, const Tensor& batch, const OptionalTensor& box, double cutoff, int64_t num_shells,
-    double overlap, int64_t max_neighbors) {
-  const Settings settings{cutoff, num_shells, overlap, max_neighbors, box.has_value()};
+    double overlap, int64_t max_neighbors, std::optional<int64_t> max_edges) {
+  const Settings settings{cutoff, num_shells, overlap, max_neighbors, box.has_value(), max_edges};
   check_positions(kName, pos);
   check_batch(kName, batch, pos.size(0));
   check_settings(settings);
@@ -305,7 +315,7 @@ std::tuple<Tensor, Tensor, Tensor> radius_shells_cpu(
 TORCH_LIBRARY_FRAGMENT(dkmp_plugin, library) {
   library.def(
       "radius_shells(Tensor pos, Tensor batch, Tensor? box, float cutoff, int num_shells, float overlap, int "
-      "max_neighbors) -> (Tensor, Tensor, Tensor)");
+      "max_neighbors, int? max_edges=None) -> (Tensor, Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(dkmp_plugin, DKMP_CPU_KEY, library) { library.impl("radius_shells", radius_shells_cpu); }

@@ -6,19 +6,24 @@
 #include "order_free_sum.cuh"
 
 // An edge of the atoms (-1, -1) pads the list to its capacity: its vector is zero.
-// box: 9 values per system (one system when single_box), or null for open boundaries.
+// An offset of the smallest integer, which radius_shells writes into a graph that cannot be trusted, makes it NaN.
+// box: 9 values per system (one system when single_box), or null for open boundaries. offsets: (E, 3), rows
+// offset_stride apart, or null.
 extern "C" __global__ void edge_vectors_forward(
     const Scalar* pos, const long long* edge_index, const int* offsets, const Scalar* box, const long long* batch,
-    int single_box, long long num_edges, Scalar* vector) {
+    int single_box, long long offset_stride, long long num_edges, Scalar* vector) {
   const Offset e = (Offset)blockIdx.x * blockDim.x + threadIdx.x;
   if (e >= num_edges) return;
   const Offset i = edge_index[e], j = edge_index[num_edges + e];
   Scalar out[3] = {0, 0, 0};
   if (i >= 0 && j >= 0) {
+    const int* n = offsets ? offsets + offset_stride * e : nullptr;
     for (int k = 0; k < 3; ++k) out[k] = pos[3 * j + k] - pos[3 * i + k];
-    if (box) {
+    if (n && n[0] == -2147483647 - 1) {
+      for (int k = 0; k < 3; ++k) out[k] = Scalar(NAN);
+    } else if (box) {
       const Scalar* cell = box + (single_box ? 0 : 9 * batch[i]);
-      const Scalar a = (Scalar)offsets[3 * e], b = (Scalar)offsets[3 * e + 1], c = (Scalar)offsets[3 * e + 2];
+      const Scalar a = (Scalar)n[0], b = (Scalar)n[1], c = (Scalar)n[2];
       for (int k = 0; k < 3; ++k) out[k] = out[k] + (a * cell[k] + b * cell[3 + k] + c * cell[6 + k]);
     }
   }
@@ -29,7 +34,7 @@ extern "C" __global__ void edge_vectors_forward(
 // edge_index, which is first the receivers (subtracted), then the senders (added), in any order: the sums do not
 // depend on it. With box_terms the gradients times the images, of the edges that the atom receives, are summed too.
 // Bytes per edge: two entries of 4, two gathers of 3 scalars (and 12 of the image), each read twice.
-extern "C" __global__ void __launch_bounds__(128) edge_vectors_transposed(
+extern "C" __global__ void __launch_bounds__(128, 4) edge_vectors_transposed(
     const Scalar* grad, const int* offsets, const long long* start, const int* entries, int num_atoms,
     long long num_edges, Scalar* grad_pos, Scalar* box_terms) {
   const int atom = (blockIdx.x * blockDim.x + threadIdx.x) / kWarp, lane = threadIdx.x % kWarp;

@@ -186,15 +186,15 @@ extern "C" __global__ void grid_count(
 // left: the counts, which this kernel uses up.
 extern "C" __global__ void grid_fill(
     const int* first, const GridRecord* records, const float* fraction, const int* cell_of, const int* cell_start,
-    int num_atoms, int* left, float4* sorted) {
+    int num_atoms, int* left, Site* sorted) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i >= num_atoms) return;
   const GridRecord& r = records[first[i]];
   const float* f = fraction + 3 * (Offset)i;
-  float4 home;
-  home.x = f[0] * r.cell[0] + f[1] * r.cell[3] + f[2] * r.cell[6];
-  home.y = f[0] * r.cell[1] + f[1] * r.cell[4] + f[2] * r.cell[7];
-  home.z = f[0] * r.cell[2] + f[1] * r.cell[5] + f[2] * r.cell[8];
-  home.w = __int_as_float(i);
+  Site home;
+  home.at[0] = f[0] * r.cell[0] + f[1] * r.cell[3] + f[2] * r.cell[6];
+  home.at[1] = f[0] * r.cell[1] + f[1] * r.cell[4] + f[2] * r.cell[7];
+  home.at[2] = f[0] * r.cell[2] + f[1] * r.cell[5] + f[2] * r.cell[8];
+  home.at[3] = __int_as_float(i);
   sorted[cell_start[cell_of[i]] + atomicAdd(left + cell_of[i], -1) - 1] = home;
 }

@@ -23,6 +23,9 @@ struct GridRecord {
   int divisions[3], orthogonal, end, box, unused[3];
 };
 
+// Home position and, as bits, the atom: one load of 16 bytes.
+typedef Pack<float, 4> Site;
+
 struct Grid {
   const Scalar *pos, *box;
   const int* first;           // (N) first atom of the atom's system
@@ -30,7 +33,7 @@ struct Grid {
   const float* fraction;      // (N, 3) in the home box
   const int* wrap;            // (N, 3) box that the position lies in
   const int* cell_start;      // (8 N + 1)
-  const float4* sorted;       // (N) home position and, as bits, the atom, in order of cells
+  const Site* sorted;       // (N) in order of cells
 };
 
 DKMP_INLINE unsigned long long packed_offset(const int* n) {
@@ -111,10 +114,10 @@ DKMP_INLINE void search_neighbors(const Grid& g, int i, Scalar radius, const Fou
 #pragma unroll
       for (int k = 0; k < 3; ++k) center[k] = home[k] - (nx * r.cell[k] + ny * r.cell[3 + k] + nz * r.cell[6 + k]);
       for (int slot = g.cell_start[row + first] + lane % kColumnLanes; slot < end; slot += kColumnLanes) {
-        const float4 there = g.sorted[slot];
-        const float dx = there.x - center[0], dy = there.y - center[1], dz = there.z - center[2];
+        const Site there = g.sorted[slot];
+        const float dx = there.at[0] - center[0], dy = there.at[1] - center[1], dz = there.at[2] - center[2];
         if (!(dx * dx + dy * dy + dz * dz <= reach * reach)) continue;
-        const int j = __float_as_int(there.w);
+        const int j = __float_as_int(there.at[3]);
         int n[3] = {0, 0, 0};
         if (periodic) {
           n[0] = nx - g.wrap[3 * (Offset)j] + g.wrap[3 * (Offset)i];

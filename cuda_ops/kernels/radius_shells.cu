@@ -36,11 +36,11 @@ DKMP_INLINE void locate(const Scalar* borders, int count, Scalar per_width, Scal
 
 #define DKMP_GRID_PARAMETERS                                                                                   \
   const Scalar *pos, const Scalar *box, const int *first, const GridRecord *records, const float *fraction,    \
-      const int *wrap, const int *cell_start, const float4 *sorted
+      const int *wrap, const int *cell_start, const Site *sorted
 #define DKMP_GRID {pos, box, first, records, fraction, wrap, cell_start, sorted}
 
 // counts: (num_shells, N), all zero before.
-extern "C" __global__ void __launch_bounds__(128) radius_shells_count(
+extern "C" __global__ void __launch_bounds__(128, 4) radius_shells_count(
     DKMP_GRID_PARAMETERS, int num_atoms, Scalar cutoff, Scalar per_width, int num_shells, const Scalar* borders,
     int* counts, unsigned long long* status) {
   DYN_SHARED(int, shared_counts);
@@ -85,7 +85,7 @@ extern "C" __global__ void radius_shells_ptr(
 }
 
 // Writes senders and packed offsets into the segments, in any order. left: the counts, which it uses up.
-extern "C" __global__ void __launch_bounds__(128) radius_shells_write(
+extern "C" __global__ void __launch_bounds__(128, 4) radius_shells_write(
     DKMP_GRID_PARAMETERS, int num_atoms, Scalar cutoff, Scalar per_width, int num_shells, const Scalar* borders,
     const long long* ends, int* left, const unsigned long long* status, long long num_edges, int* senders,
     unsigned long long* packed) {
@@ -106,7 +106,7 @@ extern "C" __global__ void __launch_bounds__(128) radius_shells_write(
 }
 
 // Sorts every segment by sender and image: an edge's place is the number of edges before it. counts: as counted.
-extern "C" __global__ void __launch_bounds__(128) radius_shells_sort(
+extern "C" __global__ void __launch_bounds__(128, 4) radius_shells_sort(
     const int* senders, const unsigned long long* packed, const long long* ends, int num_atoms, int num_shells,
     long long num_edges, long long* edge_index, int* offsets) {
   const Offset segment = ((Offset)blockIdx.x * blockDim.x + threadIdx.x) / kWarp;

@@ -7,6 +7,7 @@ Set ``DKMP_PLUGIN_NATIVE=0`` to force the reference.
 
 from typing import Optional, Tuple
 
+import torch
 from torch import Tensor
 
 from dkmp_plugin.ops.loader import load as _load
@@ -20,6 +21,7 @@ __all__ = [
     "edge_vectors",
     "radius_shells",
     "status",
+    "why_no_cuda",
 ]
 
 _STATUS = _load()
@@ -32,6 +34,13 @@ else:
     from dkmp_plugin.ops import attention_reference as _attention  # type: ignore[no-redef]
     from dkmp_plugin.ops import ranks_reference as _ranks  # type: ignore[no-redef]
     from dkmp_plugin.ops import reference as _implementation  # type: ignore[no-redef]
+
+
+def why_no_cuda() -> Optional[str]:
+    """Why the ops cannot run on a GPU in this process; None when they can. Asks the CUDA driver."""
+    if not _STATUS.native:
+        return f"the native library is not loaded: {_STATUS.why_not}"
+    return torch.ops.dkmp_plugin.why_no_cuda() or None
 
 
 def status() -> OpsStatus:
@@ -47,6 +56,7 @@ def radius_shells(
     num_shells: int,
     overlap: float,
     max_neighbors: int,
+    max_edges: Optional[int] = None,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Edges within the cutoff, sorted into distance shells; see :func:`dkmp_plugin.graph.radius_shells`.
 
@@ -58,18 +68,31 @@ def radius_shells(
         num_shells: shells of equal width.
         overlap: angstrom, between 0 and cutoff / num_shells.
         max_neighbors: error when an atom has more neighbours within the cutoff; <= 0 for no limit.
+        max_edges: the result then has exactly this many edges, whatever the positions: its shapes are fixed,
+            as a CUDA graph needs. Edges from ``ptr[num_shells]`` on are padding that joins the atoms -1 and
+            -1; :func:`edge_vectors` gives them zero vectors and no gradient, and :func:`dilated_message`
+            never sees them. A model only passes the number on: ``edge_vectors`` and ``dilated_message``
+            take the results as they are.
 
     Returns:
         edge_index (2, E) int64 with receiver and sender; cell_offsets (E, 3) int32 n such that the edge
         vector is pos[j] + n @ box - pos[i]; ptr (num_shells + 1,) int64.
+
+    Raises:
+        ValueError: bad input, or more than max_edges edges. On a GPU with max_edges nothing is read back, so
+            nothing can be raised: the graph is marked, and all its :func:`edge_vectors` are NaN.
     """
-    return _implementation.radius_shells(pos, batch, box, cutoff, num_shells, overlap, max_neighbors)
+    return _implementation.radius_shells(
+        pos, batch, box, cutoff, num_shells, overlap, max_neighbors, max_edges
+    )
 
 
 def edge_vectors(
     pos: Tensor, edge_index: Tensor, cell_offsets: Tensor, box: Optional[Tensor], batch: Tensor
 ) -> Tensor:
     """Vectors pos[j] + n @ box - pos[i] (E, 3) of edges (i, j, n), differentiable in pos and box.
+
+    Edges of the atoms -1 and -1 are padding, see :func:`radius_shells`: zero vectors without gradients.
 
     Args:
         pos: (N, 3) angstrom.

@@ -22,8 +22,9 @@ def _radius_shells(
     num_shells: int,
     overlap: float,
     max_neighbors: int,
+    max_edges: Optional[int] = None,
 ) -> Tuple[Tensor, Tensor, Tensor]:
-    num_edges = torch.library.get_ctx().new_dynamic_size()
+    num_edges = max_edges if max_edges is not None else torch.library.get_ctx().new_dynamic_size()
     edge_index = pos.new_empty((2, num_edges), dtype=torch.int64)
     ptr = pos.new_empty((num_shells + 1,), dtype=torch.int64)
     if box is None:

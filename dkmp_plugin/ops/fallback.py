@@ -10,7 +10,7 @@ from dkmp_plugin.ops import attention_reference, reference
 
 _SCHEMAS = {
     "radius_shells": "(Tensor pos, Tensor batch, Tensor? box, float cutoff, int num_shells, float overlap, "
-    "int max_neighbors) -> (Tensor, Tensor, Tensor)",
+    "int max_neighbors, int? max_edges=None) -> (Tensor, Tensor, Tensor)",
     "edge_vectors": "(Tensor pos, Tensor edge_index, Tensor cell_offsets, Tensor? box, Tensor batch) "
     "-> Tensor",
     "dilated_message": "(Tensor edge_vector, Tensor edge_index, Tensor ptr, int shell, Tensor query, "

@@ -1,6 +1,6 @@
 """The ops of the native library, one plain function each, so that TorchScript can compile their callers.
 
-CPU tensors take the native kernels; tensors elsewhere take the reference, which runs on any device.
+CPU and CUDA tensors take the native kernels; tensors elsewhere take the reference, which runs on any device.
 """
 
 from typing import Optional, Tuple
@@ -19,11 +19,14 @@ def radius_shells(
     num_shells: int,
     overlap: float,
     max_neighbors: int,
+    max_edges: Optional[int] = None,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Native :func:`dkmp_plugin.ops.radius_shells`."""
     if pos.device.type != "cpu":
-        return reference.radius_shells(pos, batch, box, cutoff, num_shells, overlap, max_neighbors)
-    return torch.ops.dkmp_plugin.radius_shells(pos, batch, box, cutoff, num_shells, overlap, max_neighbors)
+        return reference.radius_shells(pos, batch, box, cutoff, num_shells, overlap, max_neighbors, max_edges)
+    return torch.ops.dkmp_plugin.radius_shells(
+        pos, batch, box, cutoff, num_shells, overlap, max_neighbors, max_edges
+    )
 
 
 def edge_vectors(

@@ -27,6 +27,11 @@ def _bytes_per_edge() -> int:
     return 28
 
 
+def _broken_offset() -> int:
+    """Cell offset of edges whose vector is NaN: radius_shells on a GPU marks a graph it could not hold."""
+    return -2147483648
+
+
 def check_radius_shells_input(
     pos: Tensor, batch: Tensor, box: Optional[Tensor], cutoff: float, num_shells: int, overlap: float
 ) -> None:
@@ -162,6 +167,7 @@ def radius_shells(
     num_shells: int,
     overlap: float,
     max_neighbors: int,
+    max_edges: Optional[int] = None,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Reference of :func:`dkmp_plugin.ops.radius_shells`: brute force over atoms and periodic images."""
     check_radius_shells_input(pos, batch, box, cutoff, num_shells, overlap)
@@ -190,7 +196,26 @@ def radius_shells(
                 f"radius_shells: an atom has {most} neighbours within the cutoff of {cutoff}, more than "
                 f"max_neighbors = {max_neighbors}; raise max_neighbors to {most} or reduce the cutoff"
             )
-    return _sort_into_shells(edge_index, cell_offsets, edge_distance, cutoff, num_shells, overlap)
+    graph = _sort_into_shells(edge_index, cell_offsets, edge_distance, cutoff, num_shells, overlap)
+    if max_edges is None:
+        return graph
+    return _pad(graph[0], graph[1], graph[2], max_edges)
+
+
+def _pad(
+    edge_index: Tensor, cell_offsets: Tensor, ptr: Tensor, max_edges: int
+) -> Tuple[Tensor, Tensor, Tensor]:
+    found = edge_index.size(1)
+    if max_edges < 1:
+        raise ValueError(f"radius_shells: max_edges is {max_edges}, expected at least 1")
+    if found > max_edges:
+        raise ValueError(
+            f"radius_shells: found {found} edges, more than max_edges = {max_edges}; raise max_edges or reduce "
+            "the cutoff"
+        )
+    nobody = torch.full((2, max_edges - found), -1, dtype=torch.int64, device=ptr.device)
+    nowhere = torch.zeros((max_edges - found, 3), dtype=cell_offsets.dtype, device=ptr.device)
+    return torch.cat([edge_index, nobody], 1), torch.cat([cell_offsets, nowhere]), ptr
 
 
 def _sort_into_shells(
@@ -222,14 +247,20 @@ def edge_vectors(
     """Reference of :func:`dkmp_plugin.ops.edge_vectors`."""
     receiver, sender = edge_index[0], edge_index[1]
     vector = pos[sender] - pos[receiver]
-    if box is None:
-        return vector
-    steps = cell_offsets.to(pos.dtype)
-    if box.dim() == 3 and box.size(0) > 1:
-        cell = box[batch[receiver]]
-        shift = steps[:, 0:1] * cell[:, 0] + steps[:, 1:2] * cell[:, 1] + steps[:, 2:3] * cell[:, 2]
-        return vector + shift
-    return vector + _scale_rows(steps, box.reshape(3, 3))
+    if box is not None:
+        steps = cell_offsets.to(pos.dtype)
+        if box.dim() == 3 and box.size(0) > 1:
+            cell = box[batch[receiver]]
+            shift = steps[:, 0:1] * cell[:, 0] + steps[:, 1:2] * cell[:, 1] + steps[:, 2:3] * cell[:, 2]
+            vector = vector + shift
+        else:
+            vector = vector + _scale_rows(steps, box.reshape(3, 3))
+    # Edges that pad a graph of fixed size: zero, and no gradient that has to cancel.
+    vector = torch.where((receiver >= 0).unsqueeze(1), vector, torch.zeros_like(vector))
+    if cell_offsets.dim() == 2 and cell_offsets.size(0) == receiver.size(0):
+        broken = (cell_offsets[:, 0] == _broken_offset()).unsqueeze(1)
+        vector = torch.where(broken, torch.full_like(vector, float("nan")), vector)
+    return vector
 
 
 def _smootherstep(distance: Tensor, border: float, overlap: float) -> Tensor:

@@ -29,6 +29,7 @@ def describe_installation() -> Tuple[str, bool]:
     else:
         lines.append("stack:    no backend works")
     lines.append("ops:      " + _operators())
+    lines.append("GPU:      " + _gpu())
     lines.append("training: " + _hook(problems))
     lines += [f"problem:  {problem}" for problem in problems]
     if problems:
@@ -56,6 +57,13 @@ def _operators() -> str:
     if status.native:
         return f"native ({status.library}, {status.compiler})"
     return f"pure-ATen reference, slower ({status.why_not})"
+
+
+def _gpu() -> str:
+    from dkmp_plugin import ops
+
+    reason = ops.why_no_cuda()
+    return "CUDA kernels can run" if reason is None else f"no CUDA kernels ({reason})"
 
 
 def _hook(problems: List[str]) -> str:

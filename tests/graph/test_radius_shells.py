@@ -279,10 +279,48 @@ def test_bad_input_is_refused(search, changes, message: str) -> None:
         search(*{**arguments, **changes}.values())
 
 
-def test_max_edges() -> None:
-    assert radius_shells(_positions(4), 20.0, 2, max_edges=12).edge_index.shape[1] == 12
-    with pytest.raises(ValueError, match="found 12 edges, more than max_edges = 11"):
-        radius_shells(_positions(4), 20.0, 2, max_edges=11)
+@pytest.mark.parametrize("search", IMPLEMENTATIONS)
+@pytest.mark.parametrize("box", [None, TRICLINIC], ids=["open", "triclinic"])
+def test_fixed_number_of_edges(search, box) -> None:
+    pos, batch = _positions(12), torch.zeros(12, dtype=torch.int64)
+    settings = (pos, batch, box, 5.0, 3, 0.6, 0)
+    edge_index, offsets, ptr = search(*settings)
+    found = edge_index.shape[1]
+    for capacity in (found, found + 1, found + 100):
+        padded = search(*settings, capacity)
+        assert torch.equal(padded[0][:, :found], edge_index) and (padded[0][:, found:] == -1).all()
+        assert torch.equal(padded[1][:found], offsets) and (padded[1][found:] == 0).all()
+        assert padded[0].shape == (2, capacity) and padded[1].shape == (capacity, 3)
+        assert torch.equal(padded[2], ptr)
+    with pytest.raises(ValueError, match=f"found {found} edges, more than max_edges = {found - 1}"):
+        search(*settings, found - 1)
+    with pytest.raises(ValueError, match="max_edges is 0"):
+        search(*settings, 0)
+
+
+def test_padding_contributes_nothing() -> None:
+    pos = _positions(12).requires_grad_()
+    box = TRICLINIC.clone().requires_grad_()
+    results = []
+    for max_edges in (None, 1000):
+        graph = radius_shells(pos, 5.0, 3, box=box, overlap=0.6, max_edges=max_edges)
+        energy = (graph.distance**2).sum() + (graph.shift**3).sum()
+        results.append((energy, *torch.autograd.grad(energy, (pos, box))))
+        assert torch.equal(graph.shell[: graph.ptr[-1]].bincount(minlength=3), graph.ptr.diff())
+        assert (graph.shell[graph.ptr[-1] :] == 3).all()
+    assert (graph.distance[graph.ptr[-1] :] == 0).all() and len(graph.distance) == 1000
+    for free, padded in zip(*results, strict=True):
+        torch.testing.assert_close(free, padded)
+
+
+@pytest.mark.parametrize("module", [ops, reference], ids=["native", "reference"])
+@pytest.mark.parametrize("box", [None, TRICLINIC], ids=["open", "triclinic"])
+def test_a_marked_graph_has_no_vectors(module, box) -> None:
+    # What radius_shells on a GPU makes of a graph that max_edges does not hold.
+    pos, batch = _positions(4), torch.zeros(4, dtype=torch.int64)
+    edge_index, offsets, _ = ops.radius_shells(pos, batch, box, 20.0, 2, 0.0, 0)
+    offsets = torch.full_like(offsets, torch.iinfo(torch.int32).min)
+    assert module.edge_vectors(pos, edge_index, offsets, box, batch).isnan().all()
 
 
 def test_strided_input_is_read_correctly() -> None:

@@ -27,6 +27,12 @@ _MESSAGES = [
 ]
 _MESSAGES_WITHOUT_ATTENTION = _each(SCALAR=("float",), DUAL=(0,), WIDTH=(128,), HEADS=(0,), VECTOR=(0,))
 _INSTANCES: Mapping[str, List[Macros]] = {
+    # No directions, or no scalars at all.
+    "neighbor_grid.cu": _each(SCALAR=_SCALARS),
+    "radius_shells.cu": _each(SCALAR=_SCALARS),
+    "distance_ranks.cu": _each(SCALAR=_SCALARS),
+    "edge_vectors.cu": _each(SCALAR=_SCALARS),
+    "edge_groups.cu": [{}],
     "dilated_attention.cu": [
         *_each(SCALAR=_SCALARS, DUAL=(0, 1), HEAD_WIDTH=(32,), WIDE_NEIGHBORS=(1,)),
         *_each(SCALAR=("double",), DUAL=(0, 1), HEAD_WIDTH=(256,), WIDE_NEIGHBORS=(1,)),

@@ -36,16 +36,20 @@ Tensor edge_vectors(
   const int64_t num_edges = edge_index.size(1);
   Tensor vector = at::empty({num_edges, 3}, pos.options());
   const Tensor positions = pos.contiguous(), edges = edge_index.contiguous(), systems = batch.contiguous();
-  const Tensor offsets = box ? cell_offsets.to(at::kInt).contiguous() : Tensor();
+  // An open system's offsets only say whether its graph can be trusted, often one row for all edges.
+  const bool readable = cell_offsets.dim() == 2 && cell_offsets.size(0) == num_edges && cell_offsets.size(1) == 3;
+  Tensor offsets = readable ? cell_offsets.to(at::kInt) : Tensor();
+  if (readable && (offsets.stride(1) != 1 || (offsets.stride(0) != 0 && offsets.stride(0) != 3)))
+    offsets = offsets.contiguous();
   const Tensor cells = box ? box->contiguous() : Tensor();
   const int single_box = box && box->numel() == 9;
   const Kernel kernel{"edge_vectors.cu", "edge_vectors_forward", {scalar_option(pos), "--fmad=false"}};
   AT_DISPATCH_FLOATING_TYPES(pos.scalar_type(), kName, [&] {
     launch(
         pos, kernel, {blocks_for(num_edges, kThreads), kThreads}, positions.const_data_ptr<scalar_t>(),
-        edges.const_data_ptr<int64_t>(), box ? offsets.const_data_ptr<int>() : nullptr,
-        box ? cells.const_data_ptr<scalar_t>() : nullptr, systems.const_data_ptr<int64_t>(), single_box, num_edges,
-        vector.data_ptr<scalar_t>());
+        edges.const_data_ptr<int64_t>(), readable ? offsets.const_data_ptr<int>() : nullptr,
+        box ? cells.const_data_ptr<scalar_t>() : nullptr, systems.const_data_ptr<int64_t>(), single_box, int64_t(readable ? offsets.stride(0) : 0),
+        num_edges, vector.data_ptr<scalar_t>());
   });
   return vector;
 }
