@@ -11,6 +11,10 @@ from torch import Tensor
 from dkmp_plugin.ops import attention_reference, ranks_reference, reference
 
 
+def _has_kernels(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu" or tensor.device.type == "cuda"
+
+
 def radius_shells(
     pos: Tensor,
     batch: Tensor,
@@ -22,7 +26,7 @@ def radius_shells(
     max_edges: Optional[int] = None,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Native :func:`dkmp_plugin.ops.radius_shells`."""
-    if pos.device.type != "cpu":
+    if not _has_kernels(pos):
         return reference.radius_shells(pos, batch, box, cutoff, num_shells, overlap, max_neighbors, max_edges)
     return torch.ops.dkmp_plugin.radius_shells(
         pos, batch, box, cutoff, num_shells, overlap, max_neighbors, max_edges
@@ -33,7 +37,7 @@ def edge_vectors(
     pos: Tensor, edge_index: Tensor, cell_offsets: Tensor, box: Optional[Tensor], batch: Tensor
 ) -> Tensor:
     """Native :func:`dkmp_plugin.ops.edge_vectors`."""
-    if pos.device.type != "cpu":
+    if not _has_kernels(pos):
         return reference.edge_vectors(pos, edge_index, cell_offsets, box, batch)
     return torch.ops.dkmp_plugin.edge_vectors(pos, edge_index, cell_offsets, box, batch)
 
@@ -94,7 +98,7 @@ def distance_ranks(
     pos: Tensor, num_neighbors: int, batch: Optional[Tensor] = None, box: Optional[Tensor] = None
 ) -> Tensor:
     """Native :func:`dkmp_plugin.ops.distance_ranks`."""
-    if pos.device.type != "cpu":
+    if not _has_kernels(pos):
         return ranks_reference.distance_ranks(pos, num_neighbors, batch, box)
     return torch.ops.dkmp_plugin.distance_ranks(pos, num_neighbors, batch, box)
 

@@ -210,8 +210,8 @@ def _pad(
         raise ValueError(f"radius_shells: max_edges is {max_edges}, expected at least 1")
     if found > max_edges:
         raise ValueError(
-            f"radius_shells: found {found} edges, more than max_edges = {max_edges}; raise max_edges or reduce "
-            "the cutoff"
+            f"radius_shells: found {found} edges, more than max_edges = {max_edges}; raise max_edges or "
+            "reduce the cutoff"
         )
     nobody = torch.full((2, max_edges - found), -1, dtype=torch.int64, device=ptr.device)
     nowhere = torch.zeros((max_edges - found, 3), dtype=cell_offsets.dtype, device=ptr.device)

@@ -162,7 +162,8 @@ def test_gradients_of_padding_and_of_huge_and_broken_values():
     grad = torch.tensor([[1e-38, 3e38, 1.0], [0.0, -3e37, 2.0], [7.0, 7.0, 7.0], [7.0, 7.0, 7.0]])
     by_pos, _ = launcher().edge_vectors_backward(grad, edge_index, edge_index, batch, 0)
     expected = torch.stack([-grad[0], grad[0] - grad[1], grad[1]]).double()
-    torch.testing.assert_close(by_pos[:, 1:].double(), expected[:, 1:])
+    # The error is relative to an atom's largest term.
+    assert ((by_pos - expected).abs() <= 1e-7 * expected.abs().amax(1, keepdim=True)).all()
     grad[1, 1] = float("inf")
     by_pos, _ = launcher().edge_vectors_backward(grad, edge_index, edge_index, batch, 0)
     assert by_pos[0].isfinite().all() and by_pos[1:].isnan().all()
