@@ -19,6 +19,7 @@
 #include <memory>
 #include <vector>
 
+#include "dilated_attention_call.h"
 #include "dilated_attention_kernel.h"
 #include "isa.h"
 #include "keys.h"
@@ -39,20 +40,14 @@ namespace {
 
 using at::Tensor;
 using MaybeTensor = std::optional<Tensor>;
-using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor>;
-constexpr const char* kName = "dilated_attention";
+using Gradients = AttentionGradients;
+using Features = AttentionFeatures;
+constexpr const char* kName = kAttentionName;
 // Below this many edge-channels a call is faster than waking a second thread.
 constexpr int64_t kSerialWork = 40000;
 
 // Keys and values of this many bytes stay in cache whatever the order of the atoms.
 constexpr int64_t kCachedBytes = 4 << 20;
-
-// The four differentiable inputs, or their directions; undefined tensors are absent or zero.
-struct Features {
-  Tensor query, key, value, bias;
-};
-
-Tensor value_of(const MaybeTensor& x) { return x.has_value() ? *x : Tensor(); }
 
 template <class Scalar>
 AttentionKernels<Scalar> attention_kernels_of(int level);
@@ -71,44 +66,6 @@ AttentionKernels<double> attention_kernels_of<double>(int level) {
   if (level == 3) return isa_v3::attention_kernels_double();
 #endif
   return isa_v2::attention_kernels_double();
-}
-
-void check_features(const Features& x, const Tensor& neighbors) {
-  TORCH_CHECK_VALUE(
-      x.query.dim() == 3 && x.key.sizes() == x.query.sizes() && x.value.sizes() == x.query.sizes(), kName,
-      ": query, key and value have shapes ", x.query.sizes(), ", ", x.key.sizes(), " and ", x.value.sizes(),
-      ", expected one common shape (N, H, D)");
-  TORCH_CHECK_VALUE(
-      x.query.size(1) > 0 && x.query.size(2) > 0, kName, ": query has shape ", x.query.sizes(),
-      ", expected at least one head and one channel per head");
-  TORCH_CHECK_VALUE(
-      x.query.scalar_type() == at::kFloat || x.query.scalar_type() == at::kDouble, kName, ": query is ",
-      x.query.scalar_type(), ", expected float32 or float64; convert it with .float()");
-  for (const Tensor* given : {&x.key, &x.value, &x.bias})
-    TORCH_CHECK_VALUE(
-        !given->defined() || given->scalar_type() == x.query.scalar_type(), kName, ": query is ",
-        x.query.scalar_type(), " and another input ", given->scalar_type(),
-        "; query, key, value and bias must have the same dtype");
-  TORCH_CHECK_VALUE(
-      neighbors.dim() == 2 && neighbors.size(0) == x.query.size(0), kName, ": neighbors has shape ",
-      neighbors.sizes(), ", expected (N, K) with N = ", x.query.size(0));
-  TORCH_CHECK_VALUE(
-      neighbors.scalar_type() == at::kLong || neighbors.scalar_type() == at::kInt, kName, ": neighbors is ",
-      neighbors.scalar_type(), ", expected int64 or int32");
-  TORCH_CHECK_VALUE(
-      !x.bias.defined() || x.bias.sizes() == neighbors.sizes(), kName, ": bias has shape ",
-      x.bias.defined() ? x.bias.sizes() : at::IntArrayRef(), ", expected that of neighbors, ", neighbors.sizes());
-  for (const Tensor* given : {&x.key, &x.value, &x.bias, &neighbors})
-    TORCH_CHECK_VALUE(
-        !given->defined() || given->device() == x.query.device(), kName, ": inputs are on ", x.query.device(),
-        " and ", given->device(), "; move them to one device");
-}
-
-void check_like(const Tensor& given, const Tensor& like, const char* what) {
-  TORCH_CHECK_VALUE(
-      !given.defined() ||
-          (like.defined() && given.sizes() == like.sizes() && given.scalar_type() == like.scalar_type()),
-      kName, ": ", what, " differs in shape or dtype from what it belongs to");
 }
 
 // The widest kernel whose lanes divide a head; heads of odd width are padded to the narrowest.
@@ -249,20 +206,6 @@ Gradients run_backward(
 }
 
 // ---- the four ops -------------------------------------------------------------------------------------------
-
-#define DKMP_INPUTS \
-  const Tensor &query, const Tensor &key, const Tensor &value, const Tensor &neighbors, const MaybeTensor &bias
-#define DKMP_INPUT_NAMES query, key, value, neighbors, bias
-#define DKMP_DIRECTIONS \
-  const MaybeTensor &to_query, const MaybeTensor &to_key, const MaybeTensor &to_value, const MaybeTensor &to_bias
-#define DKMP_DIRECTION_NAMES to_query, to_key, to_value, to_bias
-#define DKMP_INPUT_SCHEMA "Tensor query, Tensor key, Tensor value, Tensor neighbors, Tensor? bias"
-#define DKMP_DIRECTION_SCHEMA "Tensor? to_query, Tensor? to_key, Tensor? to_value, Tensor? to_bias"
-
-double default_scale(const Tensor& query, std::optional<double> scale) {
-  if (scale.has_value()) return *scale;
-  return query.dim() == 3 && query.size(2) > 0 ? 1.0 / std::sqrt(double(query.size(2))) : 1.0;
-}
 
 Tensor dispatch_forward(const Features& x, const Features* p, const Tensor& neighbors, double scale) {
   check_features(x, neighbors);

@@ -10,7 +10,7 @@
 //   senders    2 N R (key, value) + 2 N R (results) + E (R query + R upstream, L2) + E (edge, bias, statistics)
 //
 // Macros: DKMP_SCALAR, DKMP_DUAL, DKMP_HEAD_WIDTH (channels per head), DKMP_WIDE_NEIGHBORS (1: indices are 64 bits
-// wide). Arrays must be aligned to 16 bytes; N times the groups of heads must be below 2^31, N K below 2^32.
+// wide). Arrays must be aligned to 16 bytes; N times the groups of heads and N K must be below 2^31.
 #include "common.cuh"
 
 #if DKMP_WIDE_NEIGHBORS

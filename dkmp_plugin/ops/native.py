@@ -112,6 +112,6 @@ def dilated_attention(
     scale: Optional[float],
 ) -> Tensor:
     """Native :func:`dkmp_plugin.ops.dilated_attention`."""
-    if query.device.type != "cpu":
+    if not _has_kernels(query):
         return attention_reference.dilated_attention(query, key, value, neighbors, bias, scale)
     return torch.ops.dkmp_plugin.dilated_attention(query, key, value, neighbors, bias, scale)

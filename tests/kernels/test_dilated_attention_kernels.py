@@ -1,11 +1,15 @@
 """dilated_attention's CUDA kernels without a GPU: every check, against the float64 reference."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from tests.kernels import attention_launches as launches
 from tests.kernels import checks
 from tests.kernels.emulate import sanitizer_obstacle
+from tests.kernels.mock_driver import environment
 from tests.kernels.nvrtc import nvrtc_obstacle
 
 needs_emulator = pytest.mark.skipif(bool(sanitizer_obstacle(None)), reason=str(sanitizer_obstacle(None)))
@@ -117,3 +121,17 @@ def test_sanitizers(sanitizer, heads, width, dtype):
 def test_compiled_for_gpus(architecture, heads, width, dtype):
     case = launches.example(9, heads, width, 35, dtype)
     assert_equals_reference(case, checks.interpreter(launches.text(), architecture))
+
+
+def test_launcher_and_autograd_on_the_mock_driver():
+    # Real C++ launch code, real NVRTC, the emulator's build of the text in place of the GPU.
+    if environment.obstacle():
+        pytest.skip(environment.obstacle())
+    answer = subprocess.run(
+        [sys.executable, "-m", "tests.kernels.mock_driver.attention_session"],
+        env=environment.environment(),
+        cwd=environment.ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert answer.returncode == 0, answer.stderr[-4000:]
