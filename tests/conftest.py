@@ -1,6 +1,7 @@
 """Shared fixtures: where the shared data lies, a small molecule, torchmd-net hyper-parameters."""
 
 import os
+import platform
 from pathlib import Path
 from typing import Any, Dict, Tuple
 
@@ -10,6 +11,17 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 # Many small tensors: one thread is faster, and the two cores are shared with subprocesses.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def versions_beside_the_results(record_testsuite_property) -> None:
+    """For scripts/version_table.py: what ``--junitxml`` results were obtained with."""
+    from dkmp_plugin.simulation.stack import installed_stack
+
+    stack = installed_stack()
+    versions = {"python": platform.python_version(), **stack.versions, "backend": stack.backend}
+    for name, version in versions.items():
+        record_testsuite_property(name, version or "–")
 
 
 def shared_data() -> Path:
