@@ -24,6 +24,9 @@ class DilatedGraph(nn.Module):
     Holds the constant box of torchmd-net's ``box_vecs`` option, under the name that
     ``torchmdnet.models.model.load_model`` expects (``representation_model.distance.box``).
 
+    A caller that knows the edges already (``dkmp_plugin.simulation.neighbor_reuse``) assigns them to
+    ``edge_index``, ``cell_offsets`` and ``ptr`` and sets ``edges_given``: then nothing is searched.
+
     Args:
         cutoff: Outer cutoff C in Å.
         num_shells: Number of shells.
@@ -34,6 +37,10 @@ class DilatedGraph(nn.Module):
     """
 
     box: Tensor
+    edges_given: bool
+    edge_index: Tensor
+    cell_offsets: Tensor
+    ptr: Tensor
 
     def __init__(
         self, cutoff: float, num_shells: int, overlap: float, max_num_neighbors: int, box: Optional[Tensor]
@@ -45,6 +52,10 @@ class DilatedGraph(nn.Module):
         self.max_num_neighbors = max_num_neighbors
         self.has_constant_box = box is not None
         self.register_buffer("box", torch.zeros(3, 3) if box is None else box)
+        self.edges_given = False
+        self.edge_index = torch.zeros(2, 0, dtype=torch.long)
+        self.cell_offsets = torch.zeros(0, 3, dtype=torch.int32)
+        self.ptr = torch.zeros(num_shells + 1, dtype=torch.long)
 
     def forward(self, pos: Tensor, batch: Tensor, box: Optional[Tensor]) -> Tuple[Tensor, Tensor, Tensor]:
         """Find the edges of all shells.
@@ -62,6 +73,9 @@ class DilatedGraph(nn.Module):
             box = self.box
         if box is not None:
             box = box.to(pos.dtype)
+        if self.edges_given:
+            given = edge_vectors(pos, self.edge_index, self.cell_offsets, box, batch)
+            return given, self.edge_index, self.ptr
         edge_index, cell_offsets, ptr = radius_shells(
             pos.detach(), batch, box, self.cutoff, self.num_shells, self.overlap, self.max_num_neighbors
         )

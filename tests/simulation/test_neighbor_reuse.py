@@ -1,0 +1,76 @@
+"""Neighbours used again: the energies of a fresh search, and a search only when atoms have moved far."""
+
+import numpy as np
+import pytest
+from ase import Atoms
+
+from dkmp_plugin.simulation import DKMPCalculator
+from dkmp_plugin.simulation.export import export_model
+from tests.simulation.conftest import write_checkpoint
+
+
+@pytest.fixture(scope="module", params=[0.8, 0.0], ids=["smooth", "hard"])
+def model(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    write_checkpoint(folder / "model.ckpt", shell_overlap=request.param)
+    export_model(folder / "model.ckpt", folder / "model.pt", dtype="float64")
+    return folder / "model.pt"
+
+
+@pytest.mark.parametrize("periodic", [False, True])
+def test_energies_are_those_of_a_fresh_search(model, molecule, periodic):
+    z, pos = molecule
+    cell = [[6.5, 0, 0], [1.0, 6.0, 0], [0.5, -0.8, 7.0]] if periodic else None
+    atoms = Atoms(z.numpy(), pos.numpy(), cell=cell, pbc=periodic)
+    reusing, searching = DKMPCalculator(model, skin=1.0), DKMPCalculator(model)
+    generator = np.random.default_rng(0)
+    properties = ["energy", "forces", "stress"] if periodic else ["energy", "forces"]
+    for step in range(25):
+        if step == 20:
+            atoms.wrap() if periodic else atoms.translate([0.0, 3.0, 0.0])
+        if step == 22:
+            atoms.set_cell(atoms.cell * 1.02, scale_atoms=True)
+        atoms.positions += generator.normal(scale=0.04, size=pos.shape)
+        for name in properties:
+            np.testing.assert_allclose(
+                reusing.get_property(name, atoms), searching.get_property(name, atoms), atol=1e-12
+            )
+    assert 2 <= reusing.neighbors.num_searches <= 12
+
+
+def test_every_pair_that_comes_close_is_seen(model, molecule):
+    """An atom far beyond the cutoff approaches in small steps, until it has crossed all shells."""
+    z, pos = molecule
+    atoms = Atoms([*z.numpy(), 8], [*pos.numpy(), [12.0, 0.3, 0.2]])
+    reusing, searching = DKMPCalculator(model, skin=0.5), DKMPCalculator(model)
+    alone = searching.get_property("energy", atoms)
+    changes = []
+    for _ in range(45):
+        atoms.positions[-1, 0] -= 0.2
+        energy = reusing.get_property("energy", atoms)
+        assert energy == pytest.approx(searching.get_property("energy", atoms), abs=1e-12)
+        changes.append(abs(energy - alone))
+    assert max(changes) > 1e-4
+    # Half of the skin is more than one step and less than two.
+    assert reusing.neighbors.num_searches == 23
+
+
+def test_atoms_at_rest_are_searched_once(model, molecule):
+    z, pos = molecule
+    calculator = DKMPCalculator(model, skin=0.5)
+    atoms = Atoms(z.numpy(), pos.numpy())
+    for shift in (0.0, 0.2, -0.2):
+        atoms.positions = pos.numpy() + shift / np.sqrt(3)
+        calculator.get_property("energy", atoms)
+    assert calculator.neighbors.num_searches == 1
+    atoms.positions += 0.4
+    calculator.get_property("energy", atoms)
+    assert calculator.neighbors.num_searches == 2
+    del atoms[-1]
+    calculator.get_property("energy", atoms)
+    assert calculator.neighbors.num_searches == 3
+
+
+def test_impossible_skin(model):
+    with pytest.raises(ValueError, match="skin"):
+        DKMPCalculator(model, skin=-0.1)
