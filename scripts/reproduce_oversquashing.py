@@ -58,7 +58,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     data = Path(os.environ.get("DKMP_DATA", ROOT.parent / "shared/data"))
     parser.add_argument("--structure", type=Path, default=data / "chignolin/chignolin.pdb")
-    parser.add_argument("--receivers", type=int, default=8, help="atoms i, evenly spread")
+    parser.add_argument("--receivers", type=int, default=6, help="atoms i, evenly spread")
     parser.add_argument("--seeds", type=int, default=2, help="networks of each kind")
     parser.add_argument("--results", type=Path, default=ROOT / "scripts/results/oversquashing")
     return parser.parse_args()
@@ -97,7 +97,13 @@ def main() -> None:
         )
         print(f"{edges[b]:5.0f} -{edges[b + 1]:5.0f}{cells}")
     with replaced_on_success(arguments.results / "results.json") as temporary:
-        report = {"structure": arguments.structure.name, "bin_edges": edges.tolist(), "median": medians}
+        report = {
+            "structure": arguments.structure.name,
+            "receivers": arguments.receivers,
+            "seeds": arguments.seeds,
+            "bin_edges": edges.tolist(),
+            "median": medians,
+        }
         temporary.write_text(json.dumps(report, indent=1) + "\n")
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
