@@ -48,8 +48,7 @@ extern "C" __global__ void __launch_bounds__(128, 4) radius_shells_count(
   if (i >= num_atoms || status[kStatusFlags] != 0) return;
   const Grid grid = DKMP_GRID;
   const bool in_shared = num_shells <= kSharedShells;
-  int* mine = in_shared ? shared_counts + threadIdx.x / kWarp * num_shells : counts + i;
-  const Offset stride = in_shared ? 1 : num_atoms;
+  int* mine = shared_counts + threadIdx.x / kWarp * num_shells;
   if (in_shared)
     for (int l = lane; l < num_shells; l += kWarp) mine[l] = 0;
   __syncwarp();
@@ -57,7 +56,12 @@ extern "C" __global__ void __launch_bounds__(128, 4) radius_shells_count(
   search_neighbors(grid, i, cutoff, [&](int, const int*, Scalar squared) {
     int low, high;
     locate(borders, num_shells, per_width, square_root(squared), &low, &high);
-    for (int l = low; l <= high; ++l) atomicAdd(mine + l * stride, 1);
+    for (int l = low; l <= high; ++l) {
+      if (in_shared)
+        atomicAdd(mine + l, 1);
+      else
+        atomicAdd(counts + l * (Offset)num_atoms + i, 1);
+    }
     ++found;
   });
   __syncwarp();

@@ -306,7 +306,7 @@ def _spline(distance: Tensor, table: Tensor, start: float, stop: float) -> Tenso
     """Cubic B-spline with coefficients ``table`` (n, F) on n - 3 equal intervals of [start, stop]: (E, F)."""
     num_intervals = table.size(0) - 3
     x = (distance - start) / ((stop - start) / num_intervals)
-    left = torch.floor(x.detach()).clamp(0.0, float(num_intervals - 1))
+    left = torch.nan_to_num(torch.floor(x.detach()).clamp(0.0, float(num_intervals - 1)))
     s = (x - left).unsqueeze(1)
     k = left.long()
     s2 = s * s
@@ -401,7 +401,7 @@ def dilated_message(
     step = edge_vector[begin:end]
     squared = (step * step).sum(1)
     # Coincident atoms have no direction: distance and unit vector are zero with zero gradient.
-    apart = squared > 0.0
+    apart = squared != 0.0  # NaN is no coincidence: it must not become a distance of zero
     length = torch.sqrt(torch.where(apart, squared, torch.ones_like(squared)))
     distance = torch.where(apart, length, torch.zeros_like(length))
     unit = torch.where(apart.unsqueeze(1), step / length.unsqueeze(1), torch.zeros_like(step))

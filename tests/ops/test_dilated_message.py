@@ -301,3 +301,13 @@ def test_not_a_number_stays_local(native) -> None:
     case.edge_vector[1] = 1e30
     scalar, _ = case.call(native.dilated_message, 0)
     assert scalar.shape == (12, 8) and torch.isnan(scalar[case.edge_index[0, 0]]).any()
+
+
+@pytest.mark.parametrize("op", [ops.dilated_message, reference.dilated_message], ids=["native", "reference"])
+@pytest.mark.parametrize("overlap", [0.0, 1.0])
+def test_broken_edges_are_not_coincident_atoms(op, overlap: float) -> None:
+    # radius_shells marks a graph it could not hold by NaN vectors: the energy must become NaN.
+    case = message_case(overlap=overlap)
+    broken = torch.full_like(case.edge_vector, float("nan"))
+    for sums in case.call(op, 0, broken, *case.features()[1:]):
+        assert sums.isnan().any()

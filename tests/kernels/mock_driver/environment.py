@@ -17,7 +17,8 @@ import torch
 
 from dkmp_plugin import ops
 from dkmp_plugin.ops import builder
-from tests.kernels.emulate import cache, sanitizer_obstacle
+from tests.kernels.emulate import EMULATOR, cache, sanitizer_obstacle
+from tests.kernels.sources import KERNELS
 
 ROOT = Path(__file__).resolve().parents[3]
 LIBRARY = "libdkmp_mock_cuda.so"
@@ -53,6 +54,16 @@ def mock_library() -> Path:
     return folder
 
 
+def _index() -> Path:
+    """Folder where the mock notes which emulator build belongs to a module, for these texts."""
+    digest = hashlib.sha256()
+    for path in sorted([*KERNELS.iterdir(), *EMULATOR.iterdir()]):
+        digest.update(path.read_bytes())
+    folder = cache() / f"index-{digest.hexdigest()[:16]}"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 def environment(**more: str) -> Dict[str, str]:
     """Variables for a Python process on the mock driver."""
     path = os.environ.get("LD_LIBRARY_PATH")
@@ -60,6 +71,7 @@ def environment(**more: str) -> Dict[str, str]:
         **{name: value for name, value in os.environ.items() if name != "DKMP_PLUGIN_NATIVE"},
         "DKMP_PLUGIN_CXXFLAGS": FLAGS,
         "LD_LIBRARY_PATH": f"{mock_library()}:{path}" if path else str(mock_library()),
+        "MOCK_INDEX": str(_index()),
         "MOCK_PYTHON": sys.executable,
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
         **more,
