@@ -63,7 +63,7 @@ def _gpu() -> str:
     from dkmp_plugin import ops
 
     reason = ops.why_no_cuda()
-    return "CUDA kernels can run" if reason is None else f"no CUDA kernels ({reason})"
+    return "CUDA kernels can run" if reason is None else f"no CUDA kernels: {reason}"
 
 
 def _hook(problems: List[str]) -> str:
