@@ -160,7 +160,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, kBlocks) dilated_message_
     Sender to{};
     for (int first = begin; first < end; first += kPlan.edges) {
       const int count = smaller(kPlan.edges, end - first);
-      __syncthreads();
+      // No barrier: a thread replaces the edges that itself was the last to read.
       for (int e = threadIdx.x; e < count; e += kThreads) {
         const int edge = list[first + e];
         set_edge(shell, x.edge_vector, edge, int(receivers[edge]), -1, shared->edges[e], shared->slopes[e]);

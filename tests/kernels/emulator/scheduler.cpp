@@ -67,7 +67,12 @@ EmulatorIndex threadIdx, blockIdx, blockDim, gridDim;
 
 namespace {
 
-constexpr size_t kStackBytes = 256 * 1024, kGuardBytes = 4096;
+#ifdef EMULATOR_THREAD
+constexpr size_t kStackBytes = 64 * 1024;  // ThreadSanitizer forgets the stacks of every block byte by byte
+#else
+constexpr size_t kStackBytes = 256 * 1024;
+#endif
+constexpr size_t kGuardBytes = 4096;
 constexpr int kWarp = 32, kMaxThreads = 1024;
 // Two collectives per lane can be open or unread at once.
 constexpr int kCollectives = 2 * kWarp;
