@@ -7,7 +7,6 @@
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
@@ -16,7 +15,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
-#include "checks.h"
+#include "dilated_message.h"
 #include "dilated_message_kernel.h"
 #include "isa.h"
 #include "keys.h"
@@ -34,23 +33,11 @@ DKMP_FOR_EACH_LEVEL(DKMP_DECLARE)
 namespace {
 
 using at::Tensor;
-using Results = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
-constexpr const char* kName = "dilated_message";
-constexpr int64_t kHarmonics = 8;
+using namespace message;
 // Below this many edge-channels a call is faster than waking a second thread.
 constexpr int64_t kSerialWork = 40000;
 // The table's gradient is summed in this many parts, in fixed order, whatever the number of threads.
 constexpr int64_t kTableParts = 8;
-
-// The six differentiable inputs, or their gradients, or their directions.
-struct Features {
-  Tensor edge_vector, query, key, value, vector, table;
-};
-
-struct Shell {
-  int64_t index, num_heads;
-  double lower, upper, overlap, cutoff;
-};
 
 template <class Scalar>
 MessageKernels<Scalar> kernels_of(int level);
@@ -79,47 +66,6 @@ MessageKernels<Scalar> choose_kernels(int64_t head_width) {
     if (head_width % kernels.lanes == 0) return kernels;
   }
   return kernels_of<Scalar>(2);
-}
-
-void check_features(const Features& x, const Tensor& edge_index, const Tensor& ptr, const Shell& shell) {
-  const int64_t num_edges = edge_index.size(1);
-  check_edge_index(kName, edge_index);
-  TORCH_CHECK_VALUE(
-      x.edge_vector.dim() == 2 && x.edge_vector.size(0) == num_edges && x.edge_vector.size(1) == 3, kName,
-      ": edge_vector has shape ", x.edge_vector.sizes(), ", expected (", num_edges, ", 3)");
-  TORCH_CHECK_VALUE(
-      ptr.dim() == 1 && ptr.scalar_type() == at::kLong && shell.index >= 0 && shell.index + 1 < ptr.size(0), kName,
-      ": shell ", shell.index, " is not one of the shells of ptr, which has shape ", ptr.sizes(),
-      " (expected int64, one more than there are shells)");
-  TORCH_CHECK_VALUE(
-      x.value.dim() == 2 && x.value.size(1) % 3 == 0 && x.value.size(1) > 0, kName, ": value has shape ",
-      x.value.sizes(), ", expected (N, 3 d)");
-  const int64_t num_atoms = x.value.size(0), width = x.value.size(1) / 3;
-  TORCH_CHECK_VALUE(
-      shell.num_heads >= 1 && width % shell.num_heads == 0, kName, ": width ", width,
-      " is not a multiple of num_heads = ", shell.num_heads);
-  TORCH_CHECK_VALUE(
-      x.table.dim() == 2 && x.table.size(1) == 4 * width && x.table.size(0) >= 4, kName, ": table has shape ",
-      x.table.sizes(), ", expected (n >= 4, ", 4 * width, ")");
-  TORCH_CHECK_VALUE(
-      (x.query.numel() == 0) == (x.key.numel() == 0), kName, ": give both query and key, or leave both empty");
-  for (const Tensor* given : {&x.query, &x.key})
-    TORCH_CHECK_VALUE(
-        given->numel() == 0 || given->sizes() == at::IntArrayRef({num_atoms, width}), kName,
-        ": query or key has shape ", given->sizes(), ", expected (", num_atoms, ", ", width,
-        ") or an empty tensor for no attention");
-  TORCH_CHECK_VALUE(
-      x.vector.numel() == 0 || x.vector.sizes() == at::IntArrayRef({num_atoms, kHarmonics, width}), kName,
-      ": vector has shape ", x.vector.sizes(), ", expected (", num_atoms, ", 8, ", width, ") or an empty tensor");
-  for (const Tensor* given : {&x.edge_vector, &x.query, &x.key, &x.value, &x.vector, &x.table})
-    TORCH_CHECK_VALUE(
-        given->scalar_type() == x.value.scalar_type(), kName, ": tensors are ", given->scalar_type(), " and ",
-        x.value.scalar_type(), "; all must have the same floating dtype");
-  TORCH_CHECK_VALUE(
-      std::isfinite(shell.cutoff) && shell.cutoff > 0 && shell.overlap >= 0 && shell.lower < shell.upper &&
-          shell.lower < shell.cutoff && shell.upper > 0,
-      kName, ": lower ", shell.lower, ", upper ", shell.upper, ", overlap ", shell.overlap, " and cutoff ",
-      shell.cutoff, " do not describe a shell (need lower < upper, lower < cutoff, overlap >= 0)");
 }
 
 // Edges of the shell, grouped by receiver (row 0 of edge_index) or sender (row 1), in the order of the list.
@@ -172,25 +118,6 @@ void for_rows(const Grouped& groups, int64_t width, const Work& work) {
   const int64_t edge_channels = (groups.start.back() + groups.num_rows()) * width;
   const int64_t parts = edge_channels < kSerialWork ? 1 : 4 * at::get_num_threads();
   at::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) { work(groups.cut(begin, parts), groups.cut(end, parts)); });
-}
-
-// Pads every head with zero channels to a width the kernels can take; and back.
-Tensor pad_heads(const Tensor& x, int64_t head_width, int64_t padded) {
-  if (!x.defined() || x.numel() == 0 || head_width == padded) return x;
-  std::vector<int64_t> shape = x.sizes().vec(), split = shape;
-  split.back() /= head_width;
-  shape.back() = split.back() * padded;
-  split.push_back(head_width);
-  return at::constant_pad_nd(x.reshape(split), {0, padded - head_width}).reshape(shape);
-}
-
-Tensor trim_heads(const Tensor& x, int64_t head_width, int64_t padded) {
-  if (x.numel() == 0 || head_width == padded) return x;
-  std::vector<int64_t> shape = x.sizes().vec(), split = shape;
-  split.back() /= padded;
-  shape.back() = split.back() * head_width;
-  split.push_back(padded);
-  return x.reshape(split).narrow(-1, 0, head_width).reshape(shape);
 }
 
 // A checked, contiguous, padded call, ready for the kernels.
@@ -336,31 +263,9 @@ Results run_backward(
 
 // ---- the four ops -------------------------------------------------------------------------------------------
 
-#define DKMP_INPUTS                                                                                              \
-  const Tensor &edge_vector, const Tensor &edge_index, const Tensor &ptr, int64_t shell, const Tensor &query,    \
-      const Tensor &key, const Tensor &value, const Tensor &vector, const Tensor &table, int64_t num_heads,      \
-      double lower, double upper, double overlap, double cutoff
-#define DKMP_INPUT_NAMES \
-  edge_vector, edge_index, ptr, shell, query, key, value, vector, table, num_heads, lower, upper, overlap, cutoff
 #define DKMP_INPUT_SCHEMA                                                                                     \
   "Tensor edge_vector, Tensor edge_index, Tensor ptr, int shell, Tensor query, Tensor key, Tensor value, "    \
   "Tensor vector, Tensor table, int num_heads, float lower, float upper, float overlap, float cutoff"
-
-// Directions of (edge_vector, query, key, value, vector, table); a table without directions is empty.
-Features unpack_directions(at::TensorList directions, const Features& x) {
-  TORCH_CHECK_VALUE(directions.size() == 6, kName, ": ", directions.size(), " directions given, expected 6");
-  Features p{directions[0], directions[1], directions[2], directions[3], directions[4], directions[5]};
-  if (p.table.numel() == 0) p.table = Tensor();
-  const std::pair<const Tensor*, const Tensor*> pairs[] = {{&p.edge_vector, &x.edge_vector}, {&p.query, &x.query},
-                                                           {&p.key, &x.key},                 {&p.value, &x.value},
-                                                           {&p.vector, &x.vector},           {&p.table, &x.table}};
-  for (const auto& [direction, input] : pairs)
-    TORCH_CHECK_VALUE(
-        !direction->defined() ||
-            (direction->sizes() == input->sizes() && direction->scalar_type() == input->scalar_type()),
-        kName, ": a direction differs in shape or dtype from its input of shape ", input->sizes());
-  return p;
-}
 
 std::tuple<Tensor, Tensor> message_cpu(DKMP_INPUTS) {
   const Features x{edge_vector, query, key, value, vector, table};

@@ -59,7 +59,7 @@ def dilated_message(
     cutoff: float,
 ) -> Tuple[Tensor, Tensor]:
     """Native :func:`dkmp_plugin.ops.dilated_message`."""
-    if value.device.type != "cpu":
+    if not _has_kernels(value):
         return reference.dilated_message(
             edge_vector,
             edge_index,

@@ -10,9 +10,11 @@ from typing import Callable, Dict, List, Tuple
 
 import torch
 
-from tests.kernels import attention_launches
-from tests.kernels.checks import Run, inlined
+from dkmp_plugin.ops import reference
+from tests.kernels import attention_launches, message_launches
+from tests.kernels.checks import Run, emulator, inlined
 from tests.kernels.sources import kernel_text
+from tests.ops.conftest import MessageCase, message_case
 
 __all__ = ["BUGS", "VERIFY", "Bug", "barriers", "source_of"]
 
@@ -62,9 +64,51 @@ def _verify_attention(run: Run) -> None:
     attention_launches.assert_equal(computed, attention_launches.expected(case)[:5], 2e-5)
 
 
+def _message_case() -> MessageCase:
+    # Two warps per block, two atoms with 40 parallel edges each way: rows take two turns.
+    case = message_case(num_atoms=2, width=128, num_shells=1)
+    generator = torch.Generator().manual_seed(1)
+    vectors = torch.randn(80, 3, generator=generator, dtype=torch.float64)
+    receivers = torch.arange(2).repeat_interleave(40)
+    return case._replace(
+        edge_vector=vectors, edge_index=torch.stack([receivers, 1 - receivers]), ptr=torch.tensor([0, 80])
+    )
+
+
+def _only(file: str, run: Run) -> message_launches.Check:
+    # The kernel file under test on the given run, the others as they are.
+    return lambda other: run if other == file else emulator(kernel_text(other))
+
+
+def _verify_message_forward(run: Run) -> None:
+    case = _message_case()
+    computed = message_launches.forward(case, 0, _only("dilated_message_forward.cu", run))
+    torch.testing.assert_close(computed, case.call(reference.dilated_message, 0), rtol=1e-9, atol=1e-9)
+
+
+def _verify_message_backward(run: Run) -> None:
+    case = _message_case()
+    features = [x.clone().requires_grad_() for x in case.features()]
+    values = case.call(reference.dilated_message, 0, *features)
+    grads = torch.ones_like(values[0]), torch.ones_like(values[1])
+    expected = torch.autograd.grad(values, features, grads)
+    computed = message_launches.backward(case, 0, grads, _only("dilated_message_backward.cu", run))
+    torch.testing.assert_close(computed, expected, rtol=1e-9, atol=1e-9)
+
+
+def _verify_shell_groups(run: Run) -> None:
+    case = message_case(num_atoms=24, num_shells=1)
+    groups = message_launches.group_edges(case, 0, 1, _only("shell_groups.cu", run))
+    assert torch.equal(groups.edges.long(), torch.argsort(case.edge_index[1], stable=True)), "edges"
+    assert torch.equal(groups.starts.diff().long(), torch.bincount(case.edge_index[1])), "starts"
+
+
 VERIFY: Dict[str, Callable[[Run], None]] = {
     "block_sums": _verify_block_sums,
     "dilated_attention.cu": _verify_attention,
+    "dilated_message_forward.cu": _verify_message_forward,
+    "dilated_message_backward.cu": _verify_message_backward,
+    "shell_groups.cu": _verify_shell_groups,
 }
 
 
@@ -157,6 +201,41 @@ BUGS: List[Bug] = [
         "const bool inside = first + lane < num_neighbors;",
         "const bool inside = true;",
         ("emulator", "address", "ptx"),
+    ),
+    Bug(
+        "edges beyond the row are added",
+        "dilated_message_forward.cu",
+        "const int count = smaller(kPlan.edges, end - first);",
+        "const int count = kPlan.edges;",
+        ("address", "ptx"),
+    ),
+    Bug(
+        "half of the lanes' sums are not stored",
+        "dilated_message_backward.cu",
+        "if (lane % 4 == 0) out.harmonic[lane / 4] = harmonic;",
+        "if (lane % 8 == 0) out.harmonic[lane / 4] = harmonic;",
+        ("emulator", "ptx"),
+    ),
+    Bug(
+        "warps share one sum",
+        "dilated_message_backward.cu",
+        "EdgeSums& out = shared->sums[warp * kPlan.edges + e];",
+        "EdgeSums& out = shared->sums[e];",
+        ("emulator", "thread", "ptx"),
+    ),
+    Bug(
+        "counts without atomics",
+        "shell_groups.cu",
+        "atomicAdd(counts + 1 + row, run.length);",
+        "counts[1 + row] += run.length;",
+        ("thread",),
+    ),
+    Bug(
+        "rows in the order of the schedule",
+        "shell_groups.cu",
+        "place += unordered[other] < e;",
+        "place = base + lane;",
+        ("emulator",),
     ),
 ]
 

@@ -181,10 +181,12 @@ def test_empty_shell_and_lonely_atoms_give_zeros() -> None:
     assert all(x.shape[0] == 5 for x in values)
 
 
-def test_no_atoms() -> None:
-    case = message_case(num_atoms=0)
-    scalar, vector = case.call(ops.dilated_message, 0)
-    assert scalar.shape == (0, 8) and vector.shape == (0, 8, 8)
+@pytest.mark.parametrize("width", [8, 6])
+def test_no_atoms(width: int) -> None:
+    case = message_case(num_atoms=0, width=width)
+    (scalar, vector), first, _ = _derivatives(ops.dilated_message, case, 0)
+    assert scalar.shape == (0, width) and vector.shape == (0, 8, width)
+    assert [x.shape for x in first] == [case.table.shape]
 
 
 def test_coincident_atoms_have_finite_derivatives() -> None:
