@@ -41,6 +41,9 @@ class DilatedGraph(nn.Module):
     edge_index: Tensor
     cell_offsets: Tensor
     ptr: Tensor
+    # 0: as many edges as there are. Otherwise always this many, padded (dkmp_plugin.ops.radius_shells): the
+    # fixed shapes of a CUDA graph. Simulations set it on an exported model.
+    max_edges: int
 
     def __init__(
         self, cutoff: float, num_shells: int, overlap: float, max_num_neighbors: int, box: Optional[Tensor]
@@ -50,6 +53,7 @@ class DilatedGraph(nn.Module):
         self.num_shells = num_shells
         self.overlap = overlap
         self.max_num_neighbors = max_num_neighbors
+        self.max_edges = 0
         self.has_constant_box = box is not None
         self.register_buffer("box", torch.zeros(3, 3) if box is None else box)
         self.edges_given = False
@@ -76,8 +80,18 @@ class DilatedGraph(nn.Module):
         if self.edges_given:
             given = edge_vectors(pos, self.edge_index, self.cell_offsets, box, batch)
             return given, self.edge_index, self.ptr
+        max_edges: Optional[int] = None
+        if self.max_edges > 0:
+            max_edges = self.max_edges
         edge_index, cell_offsets, ptr = radius_shells(
-            pos.detach(), batch, box, self.cutoff, self.num_shells, self.overlap, self.max_num_neighbors
+            pos.detach(),
+            batch,
+            box,
+            self.cutoff,
+            self.num_shells,
+            self.overlap,
+            self.max_num_neighbors,
+            max_edges,
         )
         return edge_vectors(pos, edge_index, cell_offsets, box, batch), edge_index, ptr
 

@@ -1,7 +1,7 @@
 """The TorchScript module that OpenMM evaluates: an exported model bound to the atoms of one System."""
 
 import io
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,26 @@ class OpenMMEnergy(nn.Module):
             box = box_vectors.to(self.dtype) * self.length_scale
         energy = self.model(self.atomic_numbers, positions.to(self.dtype) * self.length_scale, box)
         return energy.to(positions.dtype) * self.energy_scale
+
+
+def fix_shapes(model: Any, num_atoms: int) -> bool:
+    """Give a model of one molecule tensors of fixed shapes, as CUDA graphs need them.
+
+    The number of edges is the largest possible: every pair in both directions, each in two shells. What is
+    not there is padding, which costs little for one molecule.
+
+    Args:
+        model: Exported model; changed in place.
+        num_atoms: Atoms of the molecule; it must not meet its periodic images.
+
+    Returns:
+        Whether the model can do it: files exported before this existed cannot.
+    """
+    graph = model.model.representation_model.distance
+    if not hasattr(graph, "max_edges"):
+        return False
+    graph.max_edges = 2 * num_atoms * (num_atoms - 1)
+    return True
 
 
 def scripted(module: nn.Module) -> torch.jit.ScriptModule:

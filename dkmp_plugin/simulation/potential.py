@@ -9,14 +9,21 @@ from typing import Any, Iterable, List, Optional
 from openmmml.mlpotential import MLPotentialImpl, MLPotentialImplFactory
 
 BUNDLED_MODEL = Path(__file__).parent / "bundled" / "p_xylene.pt"
+# Two edges per pair and direction: 40,000 for this many atoms.
+MAX_STATIC_ATOMS = 100
 _BACKENDS = ("auto", "torchforce", "pythonforce")
 
 
 class DKMPPotentialImplFactory(MLPotentialImplFactory):
-    """Creates :class:`DKMPPotentialImpl` for ``MLPotential("dkmp", modelPath=None, backend="auto")``."""
+    """Creates :class:`DKMPPotentialImpl` for ``MLPotential("dkmp", modelPath=None, ...)``."""
 
     def createImpl(
-        self, name: str, modelPath: Optional[str] = None, backend: str = "auto", **args: Any
+        self,
+        name: str,
+        modelPath: Optional[str] = None,
+        backend: str = "auto",
+        staticShapes: Optional[bool] = None,
+        **args: Any,
     ) -> MLPotentialImpl:
         """Create the implementation.
 
@@ -26,15 +33,18 @@ class DKMPPotentialImplFactory(MLPotentialImplFactory):
                 (``.ckpt``); without it a small bundled model of p-xylene.
             backend: ``torchforce``, ``pythonforce``, or ``auto``, which picks the one that works on the
                 installed stack (TorchForce where it can run).
+            staticShapes: Whether all tensors have fixed shapes, as CUDA graphs need; only for molecules
+                that do not meet their periodic images. None: for such molecules of up to
+                ``MAX_STATIC_ATOMS`` atoms.
             **args: Refused.
 
         Raises:
             ValueError: If an argument is unknown or impossible.
         """
-        _refuse_unknown(args, "MLPotential", "modelPath, backend")
+        _refuse_unknown(args, "MLPotential", "modelPath, backend, staticShapes")
         if backend not in _BACKENDS:
             raise ValueError(f"backend: {backend!r} was given, one of {', '.join(_BACKENDS)} is expected")
-        return DKMPPotentialImpl(name, modelPath, backend)
+        return DKMPPotentialImpl(name, modelPath, backend, staticShapes)
 
 
 class DKMPPotentialImpl(MLPotentialImpl):
@@ -44,10 +54,18 @@ class DKMPPotentialImpl(MLPotentialImpl):
         name: ``dkmp``.
         model_path: Exported model or checkpoint, None for the bundled one.
         backend: ``auto``, ``torchforce`` or ``pythonforce``.
+        static_shapes: Whether all tensors have fixed shapes; None for where it costs little.
     """
 
-    def __init__(self, name: str, model_path: Optional[str], backend: str = "auto") -> None:
+    def __init__(
+        self,
+        name: str,
+        model_path: Optional[str],
+        backend: str = "auto",
+        static_shapes: Optional[bool] = None,
+    ) -> None:
         self.name = name
+        self.static_shapes = static_shapes
         self.backend = backend
         self.model_path = BUNDLED_MODEL if model_path is None else Path(model_path)
 
@@ -95,6 +113,7 @@ class DKMPPotentialImpl(MLPotentialImpl):
         periodic = box is not None or system.usesPeriodicBoundaryConditions()
         if periodic and indices is not None and box is not None:
             _check_box(box, info)
+        self._fix_shapes(model, len(atomic_numbers), periodic and indices is None)
         numbers = torch.tensor(atomic_numbers, dtype=torch.long)
         make_force = _torch_force if backend == "torchforce" else _python_force
         force = make_force(model, info, numbers, indices, periodic)
@@ -102,6 +121,24 @@ class DKMPPotentialImpl(MLPotentialImpl):
         force.setForceGroup(forceGroup)
         force.setName("DKMP")
         system.addForce(force)
+
+    def _fix_shapes(self, model: Any, num_atoms: int, is_crystal: bool) -> None:
+        from dkmp_plugin.simulation.force_module import fix_shapes
+
+        if self.static_shapes is False or (self.static_shapes is None and num_atoms > MAX_STATIC_ATOMS):
+            return
+        if is_crystal:
+            if self.static_shapes:
+                raise ValueError(
+                    "staticShapes: True was given for a periodic system that is modelled as a whole, a "
+                    "molecule is expected: a crystal has no fixed largest number of edges; leave it out"
+                )
+            return
+        if not fix_shapes(model, num_atoms) and self.static_shapes:
+            raise ValueError(
+                f"staticShapes: True was given, but {self.model_path.name} was exported by an older "
+                "dkmp_plugin; export its checkpoint again"
+            )
 
     def getMLLongRange(self) -> bool:
         """DKMP^C includes no separate long-range term (asked for by openmm-ml >= 1.8)."""
