@@ -2,6 +2,7 @@
 
 :func:`compile_ptx` gives what the PTX interpreter runs; :func:`resource_usage` compiles to machine code and
 reads what ptxas says about every kernel: registers, spilled bytes, stack, static shared memory.
+``DKMP_NVRTC_LIBRARY`` names another NVRTC than the environment's, for example that of CUDA 13.
 """
 
 import ctypes
@@ -37,7 +38,9 @@ class Usage:
 
 @functools.cache
 def _library_path() -> Optional[Path]:
-    """libnvrtc of the wheels that a CUDA build of torch installs."""
+    """libnvrtc of the wheels that a CUDA build of torch installs, or ``$DKMP_NVRTC_LIBRARY``."""
+    if "DKMP_NVRTC_LIBRARY" in os.environ:
+        return Path(os.environ["DKMP_NVRTC_LIBRARY"])
     spec = importlib.util.find_spec("nvidia")
     for folder in spec.submodule_search_locations or [] if spec else []:
         found = [path for path in Path(folder).glob("*/lib/libnvrtc.so.*") if "builtins" not in path.name]

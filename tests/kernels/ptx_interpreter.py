@@ -89,7 +89,9 @@ class Machine:
     def _constant(operand: Immediate, wanted: np.dtype) -> np.ndarray:
         if operand.floating:
             bits = np.array([operand.integer], np.uint32 if operand.floating == "f32" else np.uint64)
-            return bits.view(number_type(operand.floating)).astype(wanted)
+            # Untyped moves take the bits; newer compilers hold floats in integer registers.
+            as_float = bits.view(number_type(operand.floating))
+            return as_float.astype(wanted) if wanted.kind == "f" else bits.view(wanted)
         if wanted.kind == "b":
             return np.array([operand.integer != 0])
         if wanted.kind == "f":

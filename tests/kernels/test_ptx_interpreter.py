@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.kernels import ptx_interpreter
 from tests.kernels.emulate import KernelError, emulate, sanitizer_obstacle
 from tests.kernels.nvrtc import nvrtc_obstacle
 from tests.kernels.ptx_interpreter import interpret
@@ -92,6 +93,33 @@ def test_faults_are_found():
     pack = REVERSE.replace("from[i]", "float(*reinterpret_cast<const double*>(from + i))")
     with pytest.raises(KernelError, match="misaligned access of 8 bytes"):
         interpret(pack, "reverse", {}, 1, 64, [before, after, 128, 2.0], 256)
+
+
+UNTYPED = """
+.version 8.7
+.target sm_75
+.visible .entry untyped(
+	.param .u64 untyped_param_0
+)
+{
+	.reg .b32 %r<4>;
+	.reg .b64 %rd<3>;
+	ld.param.b64 %rd1, [untyped_param_0];
+	cvta.to.global.u64 %rd2, %rd1;
+	mov.b32 %r1, 0fC0200000;
+	add.f32 %r2, %r1, 0f3F800000;
+	st.global.b32 [%rd2], %r2;
+	ret;
+}
+"""
+
+
+def test_floats_in_integer_registers(monkeypatch):
+    # What NVRTC 13 writes for sm_120: -2.5 + 1, with registers that have no type but a size.
+    monkeypatch.setattr(ptx_interpreter, "compile_ptx", lambda *_: UNTYPED)
+    result = torch.zeros(1)
+    interpret("", "untyped", {}, 1, 32, [result])
+    assert float(result) == -1.5
 
 
 def test_arguments_are_checked():
