@@ -184,6 +184,27 @@ def check_attention(device: str, num_atoms: int, dtype: torch.dtype) -> str:
     return f"relative error {worst_error(run(ops.dilated_attention, device, dtype), exact, tolerance):.1e}"
 
 
+def check_bad_input(device: str) -> str:
+    """What must be refused before a kernel reads it."""
+    pos, batch, box = system(20, torch.float32)
+    there, broken = pos.to(device), pos.to(device).clone()
+    broken[3, 1] = float("nan")
+    cases: Dict[str, Callable[[], object]] = {
+        "tensors on two devices": lambda: ops.radius_shells(there, batch, None, 3.0, 2, 0.0, 0),
+        "NaN positions": lambda: ops.distance_ranks(broken, 4),
+        "a singular box": lambda: ops.radius_shells(
+            there, batch.to(device), (0 * box).to(device), 3.0, 2, 0.0, 0
+        ),
+    }
+    for name, call in cases.items():
+        try:
+            call()
+        except ValueError:
+            continue
+        raise AssertionError(f"{name} must be refused")
+    return ", ".join(cases)
+
+
 CHECKS: Dict[str, Callable[[str, int, torch.dtype], str]] = {
     "radius_shells, distance_ranks": check_search,
     "edge_vectors": check_edge_vectors,
@@ -327,6 +348,7 @@ def run(arguments: argparse.Namespace) -> int:
             else:
                 report.skip(title, reason)
     on_gpu: Dict[str, Callable[[], str]] = {
+        "bad input": lambda: check_bad_input("cuda"),
         "times": lambda: time_ops(arguments.timed_atoms),
         "CUDA graph": lambda: check_graph_capture(arguments.atoms),
         "OpenMM, CUDA platform": lambda: simulate("CUDA"),

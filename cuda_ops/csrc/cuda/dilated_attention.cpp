@@ -160,6 +160,7 @@ AttentionGradients backward(
 }
 
 Tensor attention(DKMP_INPUTS, std::optional<double> scale) {
+  check_devices("dilated_attention", {query, key, value, value_of(bias), neighbors});
   return forward({query, key, value, value_of(bias)}, nullptr, neighbors, default_scale(query, scale));
 }
 Tensor attention_tangent(DKMP_INPUTS, double scale, DKMP_DIRECTIONS) {

@@ -44,6 +44,7 @@ void launch_ranks(const NeighborGrid& g, int64_t num_neighbors, Tensor& ranks) {
 Tensor distance_ranks(
     const Tensor& pos, c10::SymInt symbolic_count, const OptionalTensor& batch, const OptionalTensor& box) {
   const int64_t num_neighbors = symbolic_count.expect_int();
+  check_devices(kName, {pos, batch ? *batch : Tensor(), box ? *box : Tensor()});
   check_positions(kName, pos);
   TORCH_CHECK_VALUE(
       num_neighbors >= 1 && num_neighbors < (int64_t(1) << 28), kName, ": num_neighbors is ", num_neighbors,

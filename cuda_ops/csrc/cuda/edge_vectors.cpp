@@ -28,6 +28,7 @@ void check_cell_offsets(const char* op, const Tensor& edge_index, const Tensor& 
 Tensor edge_vectors(
     const Tensor& pos, const Tensor& edge_index, const Tensor& cell_offsets, const OptionalTensor& box,
     const Tensor& batch) {
+  check_devices(kName, {pos, edge_index, cell_offsets, box ? *box : Tensor(), batch});
   check_positions(kName, pos);
   check_batch(kName, batch, pos.size(0));
   check_edge_index(kName, edge_index);
@@ -59,6 +60,7 @@ std::tuple<Tensor, Tensor> edge_vectors_backward(
     c10::SymIntArrayRef symbolic_shape) {
   const at::IntArrayRef box_shape = C10_AS_INTARRAYREF_SLOW(symbolic_shape);
   const bool periodic = !box_shape.empty();
+  check_devices(kName, {grad, edge_index, cell_offsets, batch});
   check_edge_index(kName, edge_index);
   check_cell_offsets(kName, edge_index, cell_offsets, periodic);
   const int64_t num_atoms = batch.size(0), num_edges = edge_index.size(1);

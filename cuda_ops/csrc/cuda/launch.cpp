@@ -50,6 +50,17 @@ bool is_capturing(const at::Tensor& tensor) {
   return capturing != 0;
 }
 
+void check_devices(const char* op, std::initializer_list<at::Tensor> tensors) {
+  const at::Tensor* first = nullptr;
+  for (const at::Tensor& each : tensors) {
+    if (!each.defined()) continue;
+    if (!first) first = &each;
+    TORCH_CHECK_VALUE(
+        each.device() == first->device(), op, ": tensors are on ", first->device(), " and on ", each.device(),
+        "; move them to one device with .to()");
+  }
+}
+
 void launch_untyped(
     const at::Tensor& on, const Kernel& kernel, const Shape& shape, void** arguments, const size_t* sizes,
     size_t count) {

@@ -10,6 +10,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <initializer_list>
 #include <string>
 #include <type_traits>
 
@@ -37,6 +38,10 @@ int64_t max_shared_bytes(const at::Tensor& tensor);
 
 // True while torch's current stream on the tensor's device records a CUDA graph: values cannot be read then.
 bool is_capturing(const at::Tensor& tensor);
+
+// Refuses tensors on different devices, of which a kernel would read addresses that are not there. Undefined ones
+// are left out. For every op that users call.
+void check_devices(const char* op, std::initializer_list<at::Tensor> tensors);
 
 void launch_untyped(
     const at::Tensor& on, const Kernel& kernel, const Shape& shape, void** arguments, const size_t* sizes,

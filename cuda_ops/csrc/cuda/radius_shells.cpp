@@ -148,6 +148,7 @@ void check_settings(double cutoff, int64_t num_shells, double overlap, std::opti
 std::tuple<Tensor, Tensor, Tensor> radius_shells(
     const Tensor& pos, const Tensor& batch, const OptionalTensor& box, double cutoff, int64_t num_shells,
     double overlap, int64_t max_neighbors, std::optional<int64_t> max_edges) {
+  check_devices(kName, {pos, batch, box ? *box : Tensor()});
   check_positions(kName, pos);
   check_batch(kName, batch, pos.size(0));
   check_settings(cutoff, num_shells, overlap, max_edges);
