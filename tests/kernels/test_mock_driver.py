@@ -17,8 +17,8 @@ SESSIONS = (
 # refuse them (a GPU would have to be waited for), and what compares thread counts or large systems.
 OP_TESTS = {
     "tests/ops/test_edge_vectors.py": "equals or derivatives[1] or opcheck_of_the_search",
-    "tests/graph/test_radius_shells.py": "(brute_force or batches or few_atoms or coincident or own_images or "
-    "sorted_by or padding or strided or marked) and not reference",
+    "tests/graph/test_radius_shells.py": "(brute_force or batches or few_atoms or coincident or own_images "
+    "or sorted_by or padding or strided or marked) and not reference",
     "tests/graph/test_distance_ranks.py": "nearest_periodic or one_box",
 }
 
