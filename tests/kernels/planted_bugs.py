@@ -5,6 +5,7 @@ and compares with a reference, and faults to ``BUGS``. Barriers are removed one 
 ``VERIFY``.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Callable, Dict, List, Tuple
 
@@ -12,6 +13,7 @@ import torch
 
 from dkmp_plugin.ops import reference
 from tests.kernels import attention_launches, message_launches
+from tests.kernels import test_neighbor_kernels as neighbor_tests
 from tests.kernels.checks import Run, emulator, inlined
 from tests.kernels.sources import kernel_text
 from tests.ops.conftest import MessageCase, message_case
@@ -65,10 +67,12 @@ def _verify_attention(run: Run) -> None:
 
 
 def _message_case() -> MessageCase:
-    # Two warps per block, two atoms with 40 parallel edges each way: rows take two turns.
+    # Two warps per block, two atoms with 40 parallel edges each way: rows take two turns. Most edges have the
+    # same length, so that an interval of the splines takes two turns as well.
     case = message_case(num_atoms=2, width=128, num_shells=1)
     generator = torch.Generator().manual_seed(1)
     vectors = torch.randn(80, 3, generator=generator, dtype=torch.float64)
+    vectors[20:] *= 2.0 / vectors[20:].norm(dim=1, keepdim=True)
     receivers = torch.arange(2).repeat_interleave(40)
     return case._replace(
         edge_vector=vectors, edge_index=torch.stack([receivers, 1 - receivers]), ptr=torch.tensor([0, 80])
@@ -86,13 +90,13 @@ def _verify_message_forward(run: Run) -> None:
     torch.testing.assert_close(computed, case.call(reference.dilated_message, 0), rtol=1e-9, atol=1e-9)
 
 
-def _verify_message_backward(run: Run) -> None:
+def _verify_message_gradients(file: str, run: Run) -> None:
     case = _message_case()
     features = [x.clone().requires_grad_() for x in case.features()]
     values = case.call(reference.dilated_message, 0, *features)
     grads = torch.ones_like(values[0]), torch.ones_like(values[1])
     expected = torch.autograd.grad(values, features, grads)
-    computed = message_launches.backward(case, 0, grads, _only("dilated_message_backward.cu", run))
+    computed = message_launches.backward(case, 0, grads, _only(file, run))
     torch.testing.assert_close(computed, expected, rtol=1e-9, atol=1e-9)
 
 
@@ -103,12 +107,24 @@ def _verify_shell_groups(run: Run) -> None:
     assert torch.equal(groups.starts.diff().long(), torch.bincount(case.edge_index[1])), "starts"
 
 
+def _verify_edge_vectors(run: Run) -> None:
+    # The neighbour search that makes its input runs on the emulator.
+    marker = "edge_vectors_box_gradient"
+    neighbor_tests.verify(lambda text: run if marker in text else emulator(text))
+
+
 VERIFY: Dict[str, Callable[[Run], None]] = {
     "block_sums": _verify_block_sums,
     "dilated_attention.cu": _verify_attention,
     "dilated_message_forward.cu": _verify_message_forward,
-    "dilated_message_backward.cu": _verify_message_backward,
+    **{
+        f"dilated_message_{kind}.cu": functools.partial(
+            _verify_message_gradients, f"dilated_message_{kind}.cu"
+        )
+        for kind in ("backward", "query", "table")
+    },
     "shell_groups.cu": _verify_shell_groups,
+    "edge_vectors.cu": _verify_edge_vectors,
 }
 
 
@@ -240,8 +256,20 @@ BUGS: List[Bug] = [
 ]
 
 
+def _barriers_of(text: str) -> List[int]:
+    word = "__syncthreads();"
+    return [at for at in range(len(text)) if text.startswith(word, at)]
+
+
+def _in_headers(file: str) -> int:
+    """Number of barriers that a file has from its headers, which come first in its text."""
+    return 0 if file in _TEXTS else len(_barriers_of(source_of(file))) - len(_barriers_of(kernel_text(file)))
+
+
 def barriers(file: str) -> List[str]:
-    """The texts that lack one of a file's barriers."""
-    source, word = source_of(file), "__syncthreads();"
-    places = [at for at in range(len(source)) if source.startswith(word, at)]
-    return [source[:at] + ";" + source[at + len(word) :] for at in places]
+    """The texts that lack one of a file's barriers; a header's count for the first file that has it."""
+    source, skipped = source_of(file), _in_headers(file)
+    if file == next((name for name in VERIFY if _in_headers(name) == skipped), None):
+        skipped = 0
+    length = len("__syncthreads();")
+    return [source[:at] + ";" + source[at + length :] for at in _barriers_of(source)[skipped:]]
