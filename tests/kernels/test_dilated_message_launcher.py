@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from dkmp_plugin import ops
+from dkmp_plugin.models import DKMPC
+from dkmp_plugin.ops import reference
 from tests.kernels.mock_driver import environment
 from tests.ops.conftest import message_case
 from tests.ops.test_dilated_message import _assert_equal, _derivatives
@@ -128,6 +130,40 @@ def test_too_wide_is_refused() -> None:
     case = message_case(num_atoms=2, width=2049, num_heads=1, num_shells=1)
     with pytest.raises(ValueError, match="2049 is more than the 2048 channels"):
         case.call(ops.dilated_message, 0)
+
+
+@on_mock
+def test_a_model_trains_as_on_the_reference(monkeypatch) -> None:
+    # Search, edge vectors and messages together: features, forces, gradients of a force loss.
+    torch.manual_seed(0)
+    model = DKMPC(
+        hidden_channels=8,
+        num_layers=2,
+        num_rbf=4,
+        num_heads=2,
+        cutoff_upper=4.0,
+        shell_overlap=0.5,
+        dtype=torch.float64,
+    ).eval()
+    generator = torch.Generator().manual_seed(1)
+    pos = (torch.rand(7, 3, generator=generator, dtype=torch.float64) * 4).requires_grad_()
+    z, batch = torch.tensor([1, 6, 8, 1, 6, 7, 1]), torch.tensor([0, 0, 0, 0, 1, 1, 1])
+
+    trained = [x for x in model.parameters() if x.requires_grad]
+
+    def results():
+        x, vector, *_ = model(z, pos, batch)
+        energy = (x**2).sum() + (vector**2).sum()
+        (force,) = torch.autograd.grad(energy, pos, create_graph=True)
+        loss = (force**2).sum() + energy
+        return [x, vector, force, *torch.autograd.grad(loss, trained, allow_unused=True)]
+
+    ours = results()
+    monkeypatch.setattr(ops, "_implementation", reference)
+    for a, b in zip(ours, results(), strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9 * float(b.detach().abs().max()))
 
 
 @pytest.mark.skipif(_MARK in os.environ, reason="this is that process")
