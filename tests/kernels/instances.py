@@ -35,6 +35,7 @@ _INSTANCES: Mapping[str, List[Macros]] = {
     "edge_groups.cu": [{}],
     "dilated_attention.cu": [
         *_each(SCALAR=_SCALARS, DUAL=(0, 1), HEAD_WIDTH=(32,), WIDE_NEIGHBORS=(1,)),
+        *_each(SCALAR=("float",), DUAL=(0, 1), HEAD_WIDTH=(4,), WIDE_NEIGHBORS=(1,)),
         *_each(SCALAR=("double",), DUAL=(0, 1), HEAD_WIDTH=(256,), WIDE_NEIGHBORS=(1,)),
         *_each(SCALAR=("float",), DUAL=(1,), HEAD_WIDTH=(256,), WIDE_NEIGHBORS=(0,)),
     ],

@@ -28,10 +28,11 @@ def assert_equals_reference(case, run, tolerance=None):
     return computed
 
 
-# Heads, width: whole and partial packs, idle lanes, several packs per lane, several groups of heads.
+# Heads, width: those of examples/dkmp_r_adk.yaml first;
+# whole and partial packs, idle lanes, several packs per lane, several groups of heads.
 @needs_emulator
 @both_dtypes
-@pytest.mark.parametrize("heads, width", [(4, 32), (3, 20), (2, 5), (9, 16), (2, 256), (1, 1)])
+@pytest.mark.parametrize("heads, width", [(16, 4), (4, 32), (3, 20), (2, 5), (9, 16), (2, 256), (1, 1)])
 def test_widths(heads, width, dtype):
     assert_equals_reference(launches.example(9, heads, width, 37, dtype, seed=heads), emulator(seed=1))
 
