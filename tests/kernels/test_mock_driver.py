@@ -11,12 +11,12 @@ from tests.kernels.mock_driver.environment import ROOT, environment, obstacle
 
 SESSIONS = (
     *("streams", "contexts", "devices", "images", "threads", "warm", "capture_first"),
-    *("old_driver", "old_device", "failed_launch", "status", "bad_values"),
+    *("old_driver", "old_device", "failed_launch", "status", "bad_values", "gradients"),
 )
 # Tests of the ops that run on CPU tensors, here on the CUDA implementations. Left out: what reads values to
 # refuse them (a GPU would have to be waited for), and what compares thread counts or large systems.
 OP_TESTS = {
-    "tests/ops/test_edge_vectors.py": "equals or derivatives[1] or opcheck_of_the_search",
+    "tests/ops/test_edge_vectors.py": "equals or third or opcheck_of_the_search",
     "tests/graph/test_radius_shells.py": "(brute_force or batches or few_atoms or coincident or own_images "
     "or sorted_by or padding or strided or marked) and not reference",
     "tests/graph/test_distance_ranks.py": "nearest_periodic or one_box",

@@ -228,6 +228,7 @@ Results run_backward(
 // ---- the four ops -------------------------------------------------------------------------------------------
 
 std::tuple<Tensor, Tensor> message_sums(DKMP_INPUTS) {
+  check_devices(kName, {edge_vector, edge_index, ptr, query, key, value, vector, table});
   return AT_DISPATCH_FLOATING_TYPES(value.scalar_type(), kName, [&] {
     return run_forward(Call<scalar_t>(
         {edge_vector, query, key, value, vector, table}, nullptr, edge_index, ptr,

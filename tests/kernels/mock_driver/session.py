@@ -102,13 +102,18 @@ def threads() -> None:
 
 
 def everything() -> List[torch.Tensor]:
-    """Every op of the neighbour search at fixed shapes, forward and backward."""
-    pos, box = POS.clone().requires_grad_(), (torch.eye(3) * 6).requires_grad_()
-    edge_index, offsets, ptr = ops.radius_shells(POS, BATCH, box.detach(), 2.5, 2, 0.4, 0, 90)
+    """A graph of fixed size, messages on it, forces, and their derivatives, as a model computes them."""
+    generator = torch.Generator().manual_seed(2)
+    shapes = [(6, 8), (6, 8), (6, 24), (6, 8, 8), (7, 32)]
+    features = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    pos, box = POS.double().requires_grad_(), (torch.eye(3).double() * 6).requires_grad_()
+    edge_index, offsets, ptr = ops.radius_shells(pos.detach(), BATCH, box.detach(), 2.5, 2, 0.4, 0, 90)
     vector = ops.edge_vectors(pos, edge_index, offsets, box, BATCH)
-    (first,) = torch.autograd.grad((vector**2).sum(), pos, create_graph=True)
-    gradients = torch.autograd.grad((first**2).sum(), (pos, box))
-    return [edge_index, offsets, ptr, vector, *gradients]
+    sums = ops.dilated_message(vector, edge_index, ptr, 0, *features, 2, 0.0, 1.25, 0.4, 2.5)
+    energy = sums[0].square().sum() + sums[1].square().sum()
+    (forces,) = torch.autograd.grad(energy, pos, create_graph=True)
+    gradients = torch.autograd.grad(forces.square().sum(), (pos, box))
+    return [x.detach() for x in (edge_index, offsets, ptr, vector, *sums, forces, *gradients)]
 
 
 def warm() -> None:
@@ -164,11 +169,22 @@ def bad_values() -> None:
     assert ops.edge_vectors(POS, edge_index, offsets, None, BATCH).isnan().all()
 
 
+def gradients() -> None:
+    pos, box = POS[:4].double().requires_grad_(), (torch.eye(3).double() * 6).requires_grad_()
+    offsets = torch.tensor([[0, 1, -1], [2, 0, 0], [0, 0, 0]], dtype=torch.int32)
+
+    def squares(pos: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
+        return ops.edge_vectors(pos, EDGES, offsets, box, BATCH[:4]) ** 2
+
+    assert torch.autograd.gradcheck(squares, (pos, box))
+    assert torch.autograd.gradgradcheck(squares, (pos, box))
+
+
 SESSIONS: Dict[str, Callable[[], object]] = {
     function.__name__: function
     for function in (
         *(streams, contexts, devices, images, threads, warm, capture_first),
-        *(old_driver, old_device, failed_launch, status, bad_values),
+        *(old_driver, old_device, failed_launch, status, bad_values, gradients),
     )
 }
 
