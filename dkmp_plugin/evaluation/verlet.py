@@ -90,11 +90,12 @@ class OpenMMVerlet:
         self._context.getIntegrator().step(num_steps)
 
     def energies(self) -> Tuple[float, float]:
-        from ase import units
         from openmm import unit
 
+        from dkmp_plugin.simulation.units import KILOJOULE_PER_MOLE
+
         state = self._context.getState(getEnergy=True)
-        to_mev = 1000.0 * units.kJ / units.mol
+        to_mev = 1000.0 / KILOJOULE_PER_MOLE["eV"]
         potential = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
         kinetic = state.getKineticEnergy().value_in_unit(unit.kilojoule_per_mole)
         return potential * to_mev, kinetic * to_mev
