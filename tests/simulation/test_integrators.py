@@ -10,7 +10,7 @@ from dkmp_plugin.simulation.stack import prepare_backend
 from tests.conftest import ROOT
 from tests.simulation.test_openmm import topology_of, torch_reference
 
-prepare_backend()
+BACKEND = prepare_backend()
 
 import openmm  # noqa: E402
 from openmm import app, unit  # noqa: E402
@@ -124,6 +124,14 @@ def test_constraints(model_path, keep):
 
 
 class TestVirtualSites:
+    # Before it asks the potential, openmm-ml 1.8 reads the element of every particle of the topology.
+    fails_in_openmmml = pytest.mark.xfail(
+        BACKEND == "pythonforce",
+        raises=AttributeError,
+        strict=True,
+        reason="openmm-ml 1.8 makes no mixed system of a topology with virtual sites",
+    )
+
     @pytest.fixture(scope="class")
     @staticmethod
     def four_site_water():
@@ -145,6 +153,7 @@ class TestVirtualSites:
         system = force_field.createSystem(modeller.topology, nonbondedMethod=app.NoCutoff)
         return modeller.topology, system, np.array(modeller.positions.value_in_unit(unit.nanometer))
 
+    @fails_in_openmmml
     def test_beside_the_modelled_atoms(self, model_path, molecule, four_site_water):
         """Four-site water around a modelled ethanol: forces reach the right particles."""
         z, pos = molecule
@@ -170,6 +179,7 @@ class TestVirtualSites:
         context.getIntegrator().step(10)
         assert np.isfinite(context.getState(getPositions=True).getPositions(asNumpy=True)._value).all()
 
+    @fails_in_openmmml
     def test_among_the_modelled_atoms(self, model_path, four_site_water):
         topology, system, _ = four_site_water
         potential = MLPotential("dkmp", modelPath=str(model_path))
