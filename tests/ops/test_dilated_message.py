@@ -260,6 +260,15 @@ def test_opcheck(native) -> None:
     case = message_case(num_atoms=5, width=4)
     features = [x.clone().requires_grad_() for x in case.features()]
     case.call(lambda *given: torch.library.opcheck(native.dilated_message.default, given), 1, *features)
+    grads = [torch.ones(5, 4), torch.ones(5, 8, 4)]
+    grads = [x.double().requires_grad_() for x in grads]
+    for need_table in (True, False):
+
+        def check(*given):
+            given = (*grads, *given, need_table)  # noqa: B023
+            torch.library.opcheck(native.dilated_message_backward.default, given)
+
+        case.call(check, 1, *features)
 
 
 @pytest.mark.parametrize("op", [ops.dilated_message, reference.dilated_message], ids=["chosen", "reference"])

@@ -71,6 +71,8 @@ def test_opcheck_of_the_search(native) -> None:
     pos, _, _, box, batch = _case()
     torch.library.opcheck(native.radius_shells.default, (pos, batch, None, 3.5, 2, 0.0, 0))
     torch.library.opcheck(native.radius_shells.default, (pos, batch, box, 3.5, 2, 0.5, 0))
+    for cell in (None, box):
+        torch.library.opcheck(native.radius_shells.default, (pos, batch, cell, 3.5, 2, 0.0, 0, 300))
 
 
 def test_bad_input_is_refused(native) -> None:
