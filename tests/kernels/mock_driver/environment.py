@@ -8,6 +8,7 @@ differs: the Python face, autograd and the launcher are those of a GPU machine.
 
 import hashlib
 import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -76,3 +77,7 @@ def environment(**more: str) -> Dict[str, str]:
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
         **more,
     }
+
+
+if __name__ == "__main__":  # python -m tests.kernels.mock_driver.environment SCRIPT ARGUMENTS
+    sys.exit(subprocess.run([sys.executable, *sys.argv[1:]], env=environment()).returncode)
