@@ -21,17 +21,22 @@ def log_of(mock, call) -> str:
     return mock.mock_log().decode()
 
 
+# Every instance costs seconds to compile: heads of 3 channels in float64 and of 32 in float32 have to do.
 def derivatives_as_on_the_cpu() -> None:
     """Result, first and second derivatives against the reference; gradcheck and gradgradcheck."""
-    float64 = cpu_tests.example(9, 3, 5, 7, seed=1)
-    cpu_tests.assert_equal_to_reference(ops.dilated_attention, float64)
     query, key, value, index, _ = cpu_tests.example(9, 4, 32, 37, seed=2)
     narrow = (query, key, value, index.int(), None)
     cpu_tests.assert_equal_to_reference(ops.dilated_attention, narrow, torch.float32, 2e-5)
     # More heads than one warp serves: the gradients of the biases are sums over groups of heads.
-    groups = cpu_tests.example(9, 9, 16, 7, seed=3)
-    cpu_tests.assert_equal_to_reference(ops.dilated_attention, groups, torch.float32, 2e-5)
-    cpu_tests.test_derivatives(ops.dilated_attention)
+    cpu_tests.assert_equal_to_reference(ops.dilated_attention, cpu_tests.example(9, 9, 3, 7, seed=1))
+    query, key, value, index, bias = cpu_tests.example(3, 2, 3, 3)
+    inputs = [x.requires_grad_() for x in (query, key, value, bias)]
+
+    def attention(query, key, value, bias):
+        return ops.dilated_attention(query, key, value, index, bias)
+
+    assert torch.autograd.gradcheck(attention, inputs)
+    assert torch.autograd.gradgradcheck(attention, inputs)
 
 
 def edges_of_the_input() -> None:
@@ -41,13 +46,14 @@ def edges_of_the_input() -> None:
         cpu_tests.test_nothing_to_attend_to(ops.dilated_attention, num_atoms, neighbors)
     cpu_tests.test_derivatives_of_some_inputs_only(ops)
     cpu_tests.test_third_derivative_is_refused(ops)
-    query, key, value, index, bias = cpu_tests.example(9, 4, 32, 7)
+    query, key, value, index, bias = (x.float() for x in cpu_tests.example(9, 4, 32, 7))
+    index = index.int()
     expected = attention_reference.dilated_attention(query, key, value, index, bias)
     shifted = [torch.cat([x.flatten()[:1], x.flatten()])[1:].view_as(x) for x in (query, key, value)]
     assert shifted[0].data_ptr() % 16
     transposed = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in (query, key, value)]
     for given in (shifted, transposed):
-        assert torch.allclose(ops.dilated_attention(*given, index, bias), expected, atol=1e-12)
+        assert torch.allclose(ops.dilated_attention(*given, index, bias), expected, atol=1e-5)
 
 
 def refusals() -> None:
@@ -55,7 +61,7 @@ def refusals() -> None:
     wide = torch.zeros(2, 1, 257)
     with pytest.raises(ValueError, match="at most 256 channels per head on CUDA"):
         ops.dilated_attention(wide, wide, wide, torch.zeros(2, 1, dtype=torch.int64))
-    query, key, value, index, bias = cpu_tests.example(9, 4, 32, 7)
+    query, key, value, index, bias = cpu_tests.example(9, 4, 3, 7)
     index[2, 3] = 9
     result = ops.dilated_attention(query, key, value, index, bias)
     assert result[2].isnan().all() and not result[:2].isnan().any()
@@ -63,7 +69,7 @@ def refusals() -> None:
 
 def nothing_but_launches_after_the_first_call(mock) -> None:
     """A step neither compiles, loads, allocates in the driver nor waits."""
-    inputs = [x.requires_grad_() for x in torch.randn(3, 9, 4, 32, dtype=torch.float64)]
+    inputs = [x.requires_grad_() for x in torch.randn(3, 9, 4, 3, dtype=torch.float64)]
     index = torch.randint(-1, 9, (9, 7))
 
     def step() -> None:
