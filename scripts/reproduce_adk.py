@@ -27,6 +27,7 @@ from dkmp_plugin.datasets.trajectory_files import (
     superpose,
 )
 from dkmp_plugin.evaluation.egnn_baseline import EGNNPredictor, train_egnn
+from dkmp_plugin.evaluation.prediction import checkpoints_by_epoch
 from dkmp_plugin.evaluation.rollout import (
     FramePredictor,
     evaluate_run,
@@ -100,18 +101,15 @@ def parse() -> argparse.Namespace:
 
 
 def last_checkpoint(folder: Path) -> Path:
-    """The checkpoint of the most steps in a log_dir of torchmd-train.
+    """The checkpoint of the latest epoch in a log_dir of torchmd-train.
 
     Raises:
         SystemExit: there is none.
     """
-    found = [
-        (torch.load(path, map_location="cpu", weights_only=True)["global_step"], path)
-        for path in folder.glob("*.ckpt")
-    ]
+    found = checkpoints_by_epoch(folder)
     if not found:
         raise SystemExit(f"{folder} holds no checkpoint (*.ckpt); train first, see --help")
-    return max(found)[1]
+    return found[0][1]
 
 
 def egnn_baseline(checkpoint: Path, numbers: np.ndarray, cpu_seconds: float) -> Dict[str, EGNNPredictor]:

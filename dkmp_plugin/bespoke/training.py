@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -11,11 +10,11 @@ from typing import Any, Dict, Optional, Tuple
 
 import yaml
 
+from dkmp_plugin.evaluation.prediction import checkpoints_by_epoch
 from dkmp_plugin.files import replaced_on_success
 from dkmp_plugin.simulation.checkpoint import load_checkpoint
 
 TEMPLATE = Path(__file__).with_name("training.yaml")
-_EPOCH = re.compile(r"epoch=(\d+)-")
 _PR_SET_PDEATHSIG = 1
 
 
@@ -33,15 +32,14 @@ def write_configuration(path: Path, **values: Any) -> Dict[str, Any]:
 
 def newest_checkpoint(log_dir: Path) -> Optional[Tuple[int, Path]]:
     """Epoch and path of the newest whole checkpoint; halves that a killed process left are removed."""
-    numbered = [(match, path) for path in log_dir.glob("*.ckpt") if (match := _EPOCH.search(path.name))]
-    for match, path in sorted(numbered, key=lambda entry: int(entry[0].group(1)), reverse=True):
+    for epoch, path in checkpoints_by_epoch(log_dir):
         try:
             # Lightning writes checkpoints in place.
             load_checkpoint(path)
         except ValueError:
             path.unlink()
             continue
-        return int(match.group(1)), path
+        return epoch, path
     return None
 
 

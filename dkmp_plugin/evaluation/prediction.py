@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Sequence, Tuple, Union
+from typing import List, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -10,7 +10,14 @@ from torch_geometric.data import Dataset
 from torch_geometric.loader import DataLoader
 
 # ModelCheckpoint of torchmd-train: epoch=12-val_loss=0.1234-test_loss=0.0000.ckpt
+_EPOCH = re.compile(r"epoch=(\d+)-")
 _VALIDATION_LOSS = re.compile(r"val_loss=([0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?|nan|inf)")
+
+
+def checkpoints_by_epoch(log_dir: Union[str, Path]) -> List[Tuple[int, Path]]:
+    """Epoch and path of the checkpoints that torchmd-train left in its log_dir, the newest first."""
+    found = [(match, path) for path in Path(log_dir).glob("*.ckpt") if (match := _EPOCH.search(path.name))]
+    return sorted(((int(match.group(1)), path) for match, path in found), reverse=True)
 
 
 def best_checkpoint(log_dir: Union[str, Path]) -> Path:
