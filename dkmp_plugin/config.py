@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
 DKMP_MODELS: Tuple[str, ...] = ("dkmp-c", "dkmp-r")
+REVISIONS: Tuple[int, ...] = (1, 2)
 CANONICAL_FRAMES: Tuple[str, ...] = ("none", "principal")
 ATTENTION_VARIANTS: Tuple[str, ...] = ("split", "literal")
 PARTITIONS: Tuple[str, ...] = ("dilated", "one-shot", "random", "reuse-25")
@@ -24,7 +25,7 @@ class Hyperparameter:
     type: Callable[[str], Any]
     default: Any
     help: str
-    choices: Optional[Tuple[str, ...]] = None
+    choices: Optional[Tuple[Any, ...]] = None
 
     @property
     def flag(self) -> str:
@@ -45,6 +46,13 @@ HYPERPARAMETERS: Tuple[Hyperparameter, ...] = (
         None,
         "dkmp-c: width in angstrom over which neighbouring shells blend smoothly; 0 is the paper's hard "
         "partition (default: 1, or the shell width where that is smaller)",
+    ),
+    Hyperparameter(
+        "revision",
+        int,
+        2,
+        "dkmp-c: 2, or 1 for the layers and initial weights of checkpoints that lack this key",
+        REVISIONS,
     ),
     Hyperparameter(
         "canonical_frame",
@@ -171,6 +179,8 @@ def _validate_displacements(args: Mapping[str, Any]) -> None:
 
 
 def _validate_shells(args: Mapping[str, Any]) -> None:
+    revision = args.get("revision", 1)
+    _require(revision in REVISIONS, "revision", revision, f"one of {REVISIONS}")
     cutoff = float(args["cutoff_upper"])
     _require(cutoff > 0, "cutoff_upper", cutoff, "a positive distance in angstrom")
     lower = float(args["cutoff_lower"])

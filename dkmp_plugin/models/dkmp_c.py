@@ -1,21 +1,15 @@
 """DKMP^C: radius-shell dilation, equivariant, energies and forces (appendix D of the paper)."""
 
-import math
 from typing import Optional, Tuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
-from torchmdnet.models.utils import act_class_mapping
 
 from dkmp_plugin.graph import edge_vectors
+from dkmp_plugin.models.dilated_layer import DegreeUpdateLayer, DilatedMessages, SharedUpdateLayer
 from dkmp_plugin.models.radial import RadialFilters
-from dkmp_plugin.ops import dilated_message, radius_shells
-
-# Real spherical harmonics of degree 1 and 2.
-NUM_HARMONICS = 8
-# Order of magnitude of the number density of organic matter (water and proteins: about 0.1 atoms/Å^3).
-_ATOM_DENSITY = 0.1
+from dkmp_plugin.models.radius_shell import RadiusShell
+from dkmp_plugin.ops import radius_shells
 
 
 class DilatedGraph(nn.Module):
@@ -96,161 +90,6 @@ class DilatedGraph(nn.Module):
         return edge_vectors(pos, edge_index, cell_offsets, box, batch), edge_index, ptr
 
 
-class RadiusShell(nn.Module):
-    """One shell: its borders, the interval on which its messages do not vanish, and their sum.
-
-    Args:
-        shell: Index of the shell, counted from the centre.
-        num_shells: Number of shells.
-        cutoff: Outer cutoff in Å.
-        overlap: Width of the smooth border between shells in Å.
-    """
-
-    def __init__(self, shell: int, num_shells: int, cutoff: float, overlap: float) -> None:
-        super().__init__()
-        self.index = shell
-        self.cutoff = cutoff
-        self.overlap = overlap
-        # The last border is the cutoff itself, bit for bit: the ops compare with it.
-        self.lower = shell * cutoff / num_shells
-        self.upper = cutoff if shell == num_shells - 1 else (shell + 1) * cutoff / num_shells
-        self.start = max(0.0, self.lower - overlap / 2)
-        self.end = min(cutoff, self.upper + overlap / 2)
-
-        # 1 / sqrt(expected number of neighbours): keeps sums over far shells at order one.
-        volume = 4.0 / 3.0 * math.pi * (self.end**3 - self.start**3)
-        self.scale = 1.0 / math.sqrt(max(1.0, _ATOM_DENSITY * volume))
-
-    def forward(
-        self,
-        edge_vector: Tensor,
-        edge_index: Tensor,
-        ptr: Tensor,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        vector: Tensor,
-        table: Tensor,
-        num_heads: int,
-    ) -> Tuple[Tensor, Tensor]:
-        """Messages summed over this shell's edges; arguments as ``dkmp_plugin.ops.dilated_message``."""
-        width = table.size(1) // 4
-        # The scale goes into the filters of the messages, not those of the attention: in a frozen module it
-        # then costs nothing.
-        scaled = torch.cat([table[:, :width], self.scale * table[:, width:]], dim=1)
-        return dilated_message(
-            edge_vector,
-            edge_index,
-            ptr,
-            self.index,
-            query,
-            key,
-            value,
-            vector,
-            scaled,
-            num_heads,
-            self.lower,
-            self.upper,
-            self.overlap,
-            self.cutoff,
-        )
-
-
-class DilatedLayer(nn.Module):
-    """One layer: messages over one shell, then the update of scalars and vectors (equations 6 to 8).
-
-    Attention weights silu(q_i . k_j . f_ij) per head modulate the scalar message, as in ViSNet
-    (doi:10.1038/s41467-023-43720-2); every message, scalar and vector, carries its shell's window.
-
-    Args:
-        hidden_channels: Width d.
-        num_rbf: Number of radial basis functions.
-        rbf_type: ``expnorm`` or ``gauss``.
-        trainable_rbf: Whether the radial basis has parameters.
-        activation: Name of the activation function of the update.
-        num_heads: Number of attention heads.
-        shell: The shell this layer sees.
-        dtype: Floating-point type.
-    """
-
-    def __init__(
-        self,
-        hidden_channels: int,
-        num_rbf: int,
-        rbf_type: str,
-        trainable_rbf: bool,
-        activation: str,
-        num_heads: int,
-        shell: RadiusShell,
-        dtype: torch.dtype,
-    ) -> None:
-        super().__init__()
-        d = hidden_channels
-        self.hidden_channels = d
-        self.num_heads = num_heads
-        self.shell = shell
-        self.filters = RadialFilters(
-            4 * d, rbf_type, num_rbf, shell.start, shell.end, shell.cutoff, trainable_rbf, dtype
-        )
-        self.norm = nn.LayerNorm(d, dtype=dtype)
-        self.query_key = nn.Linear(d, 2 * d, dtype=dtype)
-        self.value = nn.Linear(d, 3 * d, dtype=dtype)
-        self.vector_projection = nn.Linear(d, 2 * d, bias=False, dtype=dtype)
-        self.update = nn.Sequential(
-            nn.Linear(2 * d, d, dtype=dtype),
-            act_class_mapping[activation](),
-            nn.Linear(d, 3 * d, dtype=dtype),
-        )
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Xavier-uniform weights, biases at zero."""
-        self.norm.reset_parameters()
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-
-    def forward(
-        self, x: Tensor, vector: Tensor, edge_vector: Tensor, edge_index: Tensor, ptr: Tensor
-    ) -> Tuple[Tensor, Tensor]:
-        """Update the features of every atom.
-
-        Args:
-            x: Scalar features, shape (N, d).
-            vector: Spherical features, shape (N, 8, d).
-            edge_vector: Edge vectors in Å, shape (E, 3).
-            edge_index: Receivers and senders, shape (2, E).
-            ptr: First edge of each shell, shape (num_shells + 1,).
-
-        Returns:
-            Updated ``x`` and ``vector``.
-        """
-        normed = self.norm(x)
-        query, key = self.query_key(normed).chunk(2, dim=-1)
-        message, vector_message = self.shell(
-            edge_vector,
-            edge_index,
-            ptr,
-            query,
-            key,
-            self.value(normed),
-            vector,
-            self.filters(),
-            self.num_heads,
-        )
-        # Two products with half the weights: the gradient of one product's halves would be copied together.
-        left_weight, right_weight = self.vector_projection.weight.chunk(2)
-        left, right = linear(vector, left_weight), linear(vector, right_weight)
-        invariant = (left * right).sum(dim=1)
-        update = self.update(torch.cat([message, invariant], dim=-1))
-        shift, scale, gate = update.chunk(3, dim=-1)
-        x = x + shift + scale * invariant
-        vector = torch.addcmul(vector + vector_message, gate.unsqueeze(1), left)
-        return x, vector
-
-
 class NeighborEmbedding(nn.Module):
     """First features: the element and the directions and elements of the neighbours in the first shell.
 
@@ -264,6 +103,7 @@ class NeighborEmbedding(nn.Module):
         trainable_rbf: Whether the radial basis has parameters.
         shell: The first shell.
         max_z: Number of elements the embedding holds.
+        unit_filters: Whether the radial filters start with a variance of one.
         dtype: Floating-point type.
     """
 
@@ -275,6 +115,7 @@ class NeighborEmbedding(nn.Module):
         trainable_rbf: bool,
         shell: RadiusShell,
         max_z: int,
+        unit_filters: bool,
         dtype: torch.dtype,
     ) -> None:
         super().__init__()
@@ -283,7 +124,7 @@ class NeighborEmbedding(nn.Module):
         self.embedding = nn.Embedding(max_z, d, dtype=dtype)
         self.neighbor_values = nn.Embedding(max_z, 3 * d, dtype=dtype)
         self.filters = RadialFilters(
-            4 * d, rbf_type, num_rbf, shell.start, shell.end, shell.cutoff, trainable_rbf, dtype
+            4 * d, rbf_type, num_rbf, shell.start, shell.end, shell.cutoff, trainable_rbf, unit_filters, dtype
         )
         self.combine = nn.Linear(2 * d, d, dtype=dtype)
         self.reset_parameters()
@@ -310,6 +151,9 @@ class NeighborEmbedding(nn.Module):
         return self.combine(torch.cat([element, message], dim=-1)), vector
 
 
+_LAYERS = {1: SharedUpdateLayer, 2: DegreeUpdateLayer}
+
+
 class DKMPC(nn.Module):
     """DKMP^C as a torchmd-net representation model.
 
@@ -332,7 +176,11 @@ class DKMPC(nn.Module):
         max_z: Number of elements the embedding holds.
         max_num_neighbors: Largest number of neighbours of an atom within the cutoff; 0 for no limit.
         box_vecs: Constant box vectors as rows in Å, shape (3, 3), or None.
+        revision: 2 for :class:`DegreeUpdateLayer`, 1 for :class:`SharedUpdateLayer`.
         dtype: torch.float32 or torch.float64.
+
+    Raises:
+        ValueError: If ``revision`` is unknown.
     """
 
     trained_elements: Tensor
@@ -352,18 +200,21 @@ class DKMPC(nn.Module):
         max_z: int = 100,
         max_num_neighbors: int = 0,
         box_vecs: Optional[Tensor] = None,
+        revision: int = 2,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
+        if revision not in _LAYERS:
+            raise ValueError(f"revision: {revision!r} was given, one of {list(_LAYERS)} is expected")
         num_shells = num_layers if num_shells is None else num_shells
         shells = [RadiusShell(s, num_shells, cutoff_upper, shell_overlap) for s in range(num_shells)]
         self.max_z = max_z
         self.distance = DilatedGraph(cutoff_upper, num_shells, shell_overlap, max_num_neighbors, box_vecs)
         self.embedding = NeighborEmbedding(
-            hidden_channels, num_rbf, rbf_type, trainable_rbf, shells[0], max_z, dtype
+            hidden_channels, num_rbf, rbf_type, trainable_rbf, shells[0], max_z, revision > 1, dtype
         )
         self.layers = nn.ModuleList(
-            DilatedLayer(
+            _LAYERS[revision](
                 hidden_channels,
                 num_rbf,
                 rbf_type,
@@ -383,7 +234,7 @@ class DKMPC(nn.Module):
         """Fresh weights, and no element trained on."""
         self.embedding.reset_parameters()
         for layer in self.layers:
-            assert isinstance(layer, DilatedLayer)
+            assert isinstance(layer, DilatedMessages)
             layer.reset_parameters()
         self.norm.reset_parameters()
         self.trained_elements.zero_()

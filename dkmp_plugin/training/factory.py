@@ -56,7 +56,7 @@ def create_dkmp_model(
         reduce_op=args["reduce_op"],
         dtype=dtype,
     )
-    return TorchMD_Net(
+    model = TorchMD_Net(
         representation,
         replace_gated_blocks(head),
         prior_model=prior_model,
@@ -65,6 +65,11 @@ def create_dkmp_model(
         derivative=args["derivative"],
         dtype=dtype,
     )
+    if args.get("revision", 1) > 1:
+        # Sums over many atoms: fresh weights would start with energies and forces far above any label.
+        with torch.no_grad():
+            head.output_network[-1].update_net.layers[-1].weight *= 0.1
+    return model
 
 
 def create_representation(args: Dict[str, Any], dtype: torch.dtype) -> nn.Module:
@@ -100,5 +105,7 @@ def create_representation(args: Dict[str, Any], dtype: torch.dtype) -> nn.Module
         max_z=args["max_z"],
         max_num_neighbors=args["max_num_neighbors"],
         box_vecs=None if box is None else torch.tensor(box, dtype=dtype),
+        # Checkpoints older than the key hold revision 1.
+        revision=args.get("revision", 1),
         dtype=dtype,
     )

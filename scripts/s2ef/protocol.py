@@ -42,9 +42,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Protocol:
-    """Everything in protocol.yaml."""
+    """Everything in protocol.yaml.
+
+    Attributes:
+        version: Version of the protocol.
+        valid_since: First version whose results of a model still hold, per model.
+        common: Settings of every model.
+        models: Settings of single models.
+        rows: What is compared on what.
+    """
 
     version: int
+    valid_since: Dict[str, int]
     common: Dict[str, Any]
     models: Dict[str, Dict[str, Any]]
     rows: Dict[str, Row]
@@ -62,4 +71,6 @@ def load_protocol(path: Path = PROTOCOL_FILE) -> Protocol:
         parts = {part: row.pop(part) for part in ("train", "validation", "test")}
         settings = row.pop("settings", {})
         rows[name] = Row(name=name, parts=parts, settings=settings, **row)
-    return Protocol(contents["version"], contents["common"], contents["models"], rows)
+    return Protocol(
+        contents["version"], contents["valid_since"], contents["common"], contents["models"], rows
+    )

@@ -16,7 +16,7 @@ _ERRORS = ("energy_mae", "energy_rmse", "force_mae", "force_rmse")
 
 
 def load_results(folder: Path, protocol: Protocol) -> List[Dict[str, Any]]:
-    """Finished trainings of this version of the protocol, in the protocol's order."""
+    """Finished trainings that hold in this version of the protocol, in the protocol's order."""
     results = []
     for row in protocol.rows.values():
         for budget in BUDGETS:
@@ -24,7 +24,7 @@ def load_results(folder: Path, protocol: Protocol) -> List[Dict[str, Any]]:
                 path = folder / f"{row.name}__{model}__{budget}.json"
                 if path.is_file():
                     result = json.loads(path.read_text())
-                    if result["protocol"] == protocol.version:
+                    if result["protocol"] >= protocol.valid_since[model]:
                         results.append(result)
     return results
 

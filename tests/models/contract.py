@@ -136,7 +136,8 @@ class PotentialContract:
         z, pos = molecule
         energy, forces = self.evaluate(model, z, pos)
         scripted_energy, scripted_forces = self.evaluate(torch.jit.script(model), z, pos)
-        assert torch.equal(scripted_energy, energy)
+        # Not bit for bit: what MKL rounds depends on where in memory its arguments lie.
+        assert torch.allclose(scripted_energy, energy, rtol=1e-13, atol=0)
         assert torch.allclose(scripted_forces, forces, atol=1e-13)
 
     def test_loads_in_a_process_that_never_imports_the_plugin(self, model, molecule, tmp_path):

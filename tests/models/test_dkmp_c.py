@@ -5,6 +5,7 @@ import torch
 from torchmdnet.models.model import create_model
 
 from dkmp_plugin.models import DKMPC
+from dkmp_plugin.models.dilated_layer import SharedUpdateLayer
 from tests.conftest import hyper_parameters
 from tests.models.contract import PotentialContract, hessian_vector_product, three_atoms
 
@@ -27,6 +28,32 @@ class TestSeveralPasses(PotentialContract):
 
     def create_model(self, dtype=torch.float64):
         return create_model(self.hyper_parameters(precision=64 if dtype == torch.float64 else 32))
+
+
+class TestRevisionOne(PotentialContract):
+    """The layers of checkpoints that were written before the key ``revision``."""
+
+    borders = (2.0 - 0.4, 2.0, 2.0 + 0.4, 4.0 - 0.4, 4.0, 4.0 + 0.4, 6.0)
+
+    def hyper_parameters(self, **changes):
+        return hyper_parameters(shell_overlap=0.8, revision=1, **changes)
+
+    def create_model(self, dtype=torch.float64):
+        return create_model(self.hyper_parameters(precision=64 if dtype == torch.float64 else 32))
+
+
+def test_checkpoints_without_the_key_hold_revision_one():
+    arguments = hyper_parameters()
+    del arguments["revision"]
+    model = create_model(arguments)
+    assert all(isinstance(layer, SharedUpdateLayer) for layer in model.representation_model.layers)
+
+
+def test_unknown_revision_is_refused():
+    with pytest.raises(ValueError, match="revision: 3"):
+        create_model(hyper_parameters(revision=3))
+    with pytest.raises(ValueError, match="revision: 3"):
+        DKMPC(16, num_layers=1, num_heads=4, revision=3)
 
 
 class TestHardShells(PotentialContract):

@@ -14,13 +14,14 @@ def test_splines_sum_to_one_inside_the_interval():
     assert ((basis > 0).sum(1) <= 4).all()
 
 
+@pytest.mark.parametrize("unit_variance", [False, True])
 @pytest.mark.parametrize("rbf_type", ["expnorm", "gauss"])
-def test_spline_reproduces_the_radial_basis(rbf_type):
-    filters = RadialFilters(6, rbf_type, 16, 1.5, 4.5, 12.0, False, torch.float64)
+def test_spline_reproduces_the_radial_basis(rbf_type, unit_variance):
+    filters = RadialFilters(6, rbf_type, 16, 1.5, 4.5, 12.0, False, unit_variance, torch.float64)
     r = torch.linspace(1.5, 4.5, 997, dtype=torch.float64)
     table = filters()
     spline = bspline_basis(r, 1.5, 4.5, table.shape[0]) @ table
-    exact = filters.linear(filters.basis(r))
+    exact = filters.gain * filters.linear(filters.basis(r))
     assert (spline - exact).abs().max() < 5e-3 * exact.abs().max()
 
 
@@ -30,7 +31,18 @@ def test_unknown_basis_is_refused():
 
 
 def test_trainable_basis_gets_gradients():
-    filters = RadialFilters(4, "expnorm", 8, 0.0, 2.0, 12.0, True, torch.float64)
+    filters = RadialFilters(4, "expnorm", 8, 0.0, 2.0, 12.0, True, True, torch.float64)
     (filters() ** 2).sum().backward()
     assert filters.basis.centres.grad.abs().max() > 0
     assert filters.basis.widths.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("rbf_type", ["expnorm", "gauss"])
+@pytest.mark.parametrize(("lower", "upper"), [(0.0, 4.5), (3.5, 8.0)])
+def test_fresh_filters_have_unit_variance_over_their_shell(rbf_type, lower, upper):
+    torch.manual_seed(0)
+    filters = RadialFilters(2000, rbf_type, 32, lower, upper, 8.0, False, True, torch.float64)
+    r = torch.linspace(lower, upper, 500, dtype=torch.float64)
+    values = filters.gain * filters.linear(filters.basis(r))
+    variance = (values.square().mean(1) * r**2).sum() / (r**2).sum()
+    assert variance.item() == pytest.approx(1.0, rel=0.1)

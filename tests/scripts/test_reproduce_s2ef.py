@@ -70,7 +70,7 @@ def test_trains_once_and_prints_a_table(protocol_file, tmp_path):
     assert "epoch" not in again.stdout
 
 
-def fake_result(protocol, model, **changes):
+def fake_result(protocol, model, /, **changes):
     """A result file's contents with made-up numbers: only the table is under test."""
     return {
         "protocol": protocol.version,
@@ -99,6 +99,34 @@ def test_table_and_margins(protocol_file, s2ef, tmp_path):
     assert "dkmp-c force MAE -75 % against graph-network, energy MAE -50 % against graph-network" in text
     s2ef["table"].write_csv(tmp_path / "table.csv", results)
     assert (tmp_path / "table.csv").read_text().splitlines()[1].startswith("acac,DFT,meV,epochs,dkmp-c,20.0")
+
+
+def test_results_hold_since_the_version_that_last_changed_their_model(protocol_file, s2ef, tmp_path):
+    protocol = s2ef["protocol"].load_protocol(protocol_file)
+    for model, version in protocol.valid_since.items():
+        for budget, written in (("epochs", version), ("cpu", version - 1)):
+            result = fake_result(protocol, model, protocol=written, budget=budget)
+            (tmp_path / f"acac__{model}__{budget}.json").write_text(json.dumps(result))
+    results = s2ef["table"].load_results(tmp_path, protocol)
+    assert [(result["model"], result["budget"]) for result in results] == [
+        ("dkmp-c", "epochs"),
+        ("graph-network", "epochs"),
+    ]
+
+
+def test_a_pilot_leaves_validation_errors_only(protocol_file, tmp_path):
+    command = [sys.executable, "-m", "s2ef.levers", "--protocol", str(protocol_file)]
+    command += ["--results", str(tmp_path / "levers")]
+    settings = ["train", "narrow", "{cutoff_upper: 4.0}", "--row", "acac", "--epochs", "1"]
+    for arguments in (settings, ["table"]):
+        done = subprocess.run(
+            [*command, *arguments], capture_output=True, text=True, timeout=300, cwd=ROOT / "scripts"
+        )
+        assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "levers/acac__narrow.json").read_text())
+    assert result["changes"] == {"cutoff_upper": 4.0} and "test" not in result
+    assert result["validation"]["conformations"] == 4
+    assert "| acac (eV) | 1 | narrow | cutoff_upper: 4.0 |" in done.stdout
 
 
 def test_resumed_training_ends_at_the_same_weights(protocol_file, s2ef, tmp_path):

@@ -1,0 +1,222 @@
+"""One layer of DKMP^C: messages over one radius shell, then the update of every atom (equations 6 to 8)."""
+
+from typing import Tuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+from torchmdnet.models.utils import act_class_mapping
+
+from dkmp_plugin.models.radial import RadialFilters
+from dkmp_plugin.models.radius_shell import RadiusShell
+
+
+class DilatedMessages(nn.Module):
+    """The messages of one layer; what becomes of them is up to the subclass.
+
+    Attention weights silu(q_i . k_j . f_ij) per head modulate the scalar message, as in ViSNet
+    (doi:10.1038/s41467-023-43720-2); every message, scalar and vector, carries its shell's window.
+
+    Args:
+        hidden_channels: Width d.
+        num_rbf: Number of radial basis functions.
+        rbf_type: ``expnorm`` or ``gauss``.
+        trainable_rbf: Whether the radial basis has parameters.
+        num_heads: Number of attention heads.
+        shell: The shell this layer sees.
+        unit_filters: Whether the radial filters start with a variance of one
+            (:class:`dkmp_plugin.models.radial.RadialFilters`).
+        dtype: Floating-point type.
+    """
+
+    def __init__(
+        self,
+        hidden_channels: int,
+        num_rbf: int,
+        rbf_type: str,
+        trainable_rbf: bool,
+        num_heads: int,
+        shell: RadiusShell,
+        unit_filters: bool,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__()
+        d = hidden_channels
+        self.hidden_channels = d
+        self.num_heads = num_heads
+        self.shell = shell
+        self.filters = RadialFilters(
+            4 * d, rbf_type, num_rbf, shell.start, shell.end, shell.cutoff, trainable_rbf, unit_filters, dtype
+        )
+        self.norm = nn.LayerNorm(d, dtype=dtype)
+        self.query_key = nn.Linear(d, 2 * d, dtype=dtype)
+        self.value = nn.Linear(d, 3 * d, dtype=dtype)
+
+    def reset_parameters(self) -> None:
+        """Xavier-uniform weights, biases at zero."""
+        self.norm.reset_parameters()
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def messages(
+        self, normed: Tensor, vector: Tensor, edge_vector: Tensor, edge_index: Tensor, ptr: Tensor
+    ) -> Tuple[Tensor, Tensor]:
+        """Scalar messages (N, d) and spherical messages (N, 8, d); arguments as of the layers' forward."""
+        query, key = self.query_key(normed).chunk(2, dim=-1)
+        return self.shell(
+            edge_vector,
+            edge_index,
+            ptr,
+            query,
+            key,
+            self.value(normed),
+            vector,
+            self.filters(),
+            self.num_heads,
+        )
+
+
+class SharedUpdateLayer(DilatedMessages):
+    """The update of revision 1: one set of weights for both degrees.
+
+    Invariants are taken of the spherical features as they were before the layer's messages.
+
+    Args:
+        hidden_channels: Width d.
+        num_rbf: Number of radial basis functions.
+        rbf_type: ``expnorm`` or ``gauss``.
+        trainable_rbf: Whether the radial basis has parameters.
+        activation: Name of the activation function of the update.
+        num_heads: Number of attention heads.
+        shell: The shell this layer sees.
+        dtype: Floating-point type.
+    """
+
+    def __init__(
+        self,
+        hidden_channels: int,
+        num_rbf: int,
+        rbf_type: str,
+        trainable_rbf: bool,
+        activation: str,
+        num_heads: int,
+        shell: RadiusShell,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__(hidden_channels, num_rbf, rbf_type, trainable_rbf, num_heads, shell, False, dtype)
+        d = hidden_channels
+        self.vector_projection = nn.Linear(d, 2 * d, bias=False, dtype=dtype)
+        self.update = nn.Sequential(
+            nn.Linear(2 * d, d, dtype=dtype),
+            act_class_mapping[activation](),
+            nn.Linear(d, 3 * d, dtype=dtype),
+        )
+        self.reset_parameters()
+
+    def forward(
+        self, x: Tensor, vector: Tensor, edge_vector: Tensor, edge_index: Tensor, ptr: Tensor
+    ) -> Tuple[Tensor, Tensor]:
+        """Update the features of every atom.
+
+        Args:
+            x: Scalar features, shape (N, d).
+            vector: Spherical features, shape (N, 8, d).
+            edge_vector: Edge vectors in Å, shape (E, 3).
+            edge_index: Receivers and senders, shape (2, E).
+            ptr: First edge of each shell, shape (num_shells + 1,).
+
+        Returns:
+            Updated ``x`` and ``vector``.
+        """
+        message, vector_message = self.messages(self.norm(x), vector, edge_vector, edge_index, ptr)
+        # Two products with half the weights: the gradient of one product's halves would be copied together.
+        left_weight, right_weight = self.vector_projection.weight.chunk(2)
+        left, right = linear(vector, left_weight), linear(vector, right_weight)
+        invariant = (left * right).sum(dim=1)
+        update = self.update(torch.cat([message, invariant], dim=-1))
+        shift, scale, gate = update.chunk(3, dim=-1)
+        x = x + shift + scale * invariant
+        vector = torch.addcmul(vector + vector_message, gate.unsqueeze(1), left)
+        return x, vector
+
+
+class DegreeUpdateLayer(DilatedMessages):
+    """The update of revision 2: each degree has its own invariants and gates.
+
+    As PaiNN's update block (doi:10.48550/arXiv.2102.03150), it sees the layer's messages already added to
+    the spherical features, and the atom's own scalar features.
+
+    Args:
+        hidden_channels: Width d.
+        num_rbf: Number of radial basis functions.
+        rbf_type: ``expnorm`` or ``gauss``.
+        trainable_rbf: Whether the radial basis has parameters.
+        activation: Name of the activation function of the update.
+        num_heads: Number of attention heads.
+        shell: The shell this layer sees.
+        dtype: Floating-point type.
+    """
+
+    def __init__(
+        self,
+        hidden_channels: int,
+        num_rbf: int,
+        rbf_type: str,
+        trainable_rbf: bool,
+        activation: str,
+        num_heads: int,
+        shell: RadiusShell,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__(hidden_channels, num_rbf, rbf_type, trainable_rbf, num_heads, shell, True, dtype)
+        d = hidden_channels
+        self.first_projection = nn.Linear(d, 2 * d, bias=False, dtype=dtype)
+        self.second_projection = nn.Linear(d, 2 * d, bias=False, dtype=dtype)
+        self.update_input = nn.Linear(4 * d, d, dtype=dtype)
+        self.activation = act_class_mapping[activation]()
+        self.update_output = nn.Linear(d, 5 * d, dtype=dtype)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Xavier-uniform weights, biases at zero; a layer starts with a small change of its input."""
+        super().reset_parameters()
+        with torch.no_grad():
+            self.update_output.weight *= 0.3
+
+    def forward(
+        self, x: Tensor, vector: Tensor, edge_vector: Tensor, edge_index: Tensor, ptr: Tensor
+    ) -> Tuple[Tensor, Tensor]:
+        """Update the features of every atom.
+
+        Args:
+            x: Scalar features, shape (N, d).
+            vector: Spherical features, shape (N, 8, d).
+            edge_vector: Edge vectors in Å, shape (E, 3).
+            edge_index: Receivers and senders, shape (2, E).
+            ptr: First edge of each shell, shape (num_shells + 1,).
+
+        Returns:
+            Updated ``x`` and ``vector``.
+        """
+        normed = self.norm(x)
+        message, vector_message = self.messages(normed, vector, edge_vector, edge_index, ptr)
+        vector = vector + vector_message
+        # Three components of degree 1, five of degree 2.
+        first, first_invariant = self.project(vector[:, :3], self.first_projection.weight)
+        second, second_invariant = self.project(vector[:, 3:], self.second_projection.weight)
+        features = torch.cat([message, first_invariant, second_invariant, normed], dim=-1)
+        update = self.update_output(self.activation(self.update_input(features)))
+        shift, first_scale, second_scale, first_gate, second_gate = update.chunk(5, dim=-1)
+        x = x + shift + first_scale * first_invariant + second_scale * second_invariant
+        change = [first_gate.unsqueeze(1) * first, second_gate.unsqueeze(1) * second]
+        return x, vector + torch.cat(change, dim=1)
+
+    def project(self, vector: Tensor, weight: Tensor) -> Tuple[Tensor, Tensor]:
+        """Left projection of one degree, and the invariant left . right."""
+        # Two products with half the weights: the gradient of one product's halves would be copied together.
+        left_weight, right_weight = weight.chunk(2)
+        left, right = linear(vector, left_weight), linear(vector, right_weight)
+        return left, (left * right).sum(dim=1)
