@@ -21,6 +21,7 @@
 
 #include "dilated_attention_call.h"
 #include "dilated_attention_kernel.h"
+#include "huge_pages.h"
 #include "isa.h"
 #include "keys.h"
 #include "neighbor_lists.h"
@@ -140,7 +141,7 @@ struct Call {
     return head_width == setup.head_width ? x : x.narrow(-1, 0, head_width).contiguous();
   }
   Tensor empty_rows() const {
-    return at::empty({num_atoms, setup.num_heads, setup.head_width}, inputs.query.options());
+    return in_huge_pages(at::empty({num_atoms, setup.num_heads, setup.head_width}, inputs.query.options()));
   }
 
   // Runs work(workspace, begin, end) over all rows; rows are independent, so the split changes no result.
@@ -183,24 +184,23 @@ Gradients run_backward(
   const Tensor upstream = call.pad(grad);
   const Tensor query = call.empty_rows(), key = call.empty_rows(), value = call.empty_rows();
   const Tensor bias = x.bias.defined() ? at::empty_like(call.inputs.bias) : at::empty({0}, x.query.options());
-  const Tensor statistics =
-      at::empty({call.num_atoms, call.setup.num_heads, kAttentionStatistics}, x.query.options());
+  const Tensor terms_memory = in_huge_pages(at::empty(
+      {p ? 2 : 1, call.num_atoms, call.setup.num_neighbors, 2, call.setup.num_heads}, x.query.options()));
   const Scalar* from = upstream.const_data_ptr<Scalar>();
   Scalar *to_query = query.data_ptr<Scalar>(), *to_key = key.data_ptr<Scalar>(), *to_value = value.data_ptr<Scalar>(),
-         *to_bias = x.bias.defined() ? bias.data_ptr<Scalar>() : nullptr,
-         *to_statistics = statistics.data_ptr<Scalar>();
+         *to_bias = x.bias.defined() ? bias.data_ptr<Scalar>() : nullptr;
+  Scalar* first_term = terms_memory.data_ptr<Scalar>();
+  const AttentionTerms<Scalar> terms{first_term, p ? first_term + terms_memory.numel() / 2 : nullptr};
   call.for_rows([&](Scalar* workspace, int64_t begin, int64_t end) {
     call.kernels.receivers(
-        call.setup, call.input_pointers, call.direction(), from, to_query, to_bias, to_statistics, workspace, begin,
-        end);
+        call.setup, call.input_pointers, call.direction(), from, to_query, to_bias, terms, workspace, begin, end);
   });
   const SenderLists senders(
       call.setup.wide_neighbors, call.setup.narrow_neighbors, call.num_atoms, call.setup.num_neighbors);
   const AttentionEdges edges{senders.start.data(), senders.edge.get()};
-  call.for_rows([&](Scalar* workspace, int64_t begin, int64_t end) {
+  call.for_rows([&](Scalar*, int64_t begin, int64_t end) {
     call.kernels.senders(
-        call.setup, edges, call.input_pointers, call.direction(), from, to_statistics, to_key, to_value, workspace,
-        begin, end);
+        call.setup, edges, call.input_pointers, call.direction(), from, terms, to_key, to_value, begin, end);
   });
   return {call.trim(query), call.trim(key), call.trim(value), bias};
 }

@@ -20,7 +20,6 @@ namespace {
 #include "transpose_sum.h"
 
 constexpr int64_t kCacheLine = 64;
-constexpr int kStatistics = int(kAttentionStatistics);
 
 template <class Scalar, bool dual>
 struct Arrays {
@@ -201,35 +200,48 @@ struct Receiver {
   }
 };
 
+inline int64_t visited(const AttentionSetup& setup, int64_t at) { return setup.order ? setup.order[at] : at; }
+
 // Scratch memory of one thread, cut out of one array. Sizes in Scalars; an index takes one Scalar's place.
 template <class Scalar, bool dual>
 struct Workspace {
-  Receiver<Scalar, dual> receiver;
+  Receiver<Scalar, dual> receivers[2];  // the one at work and the one after it
   Buffer<Scalar, dual> weights, gradients;  // (H, K rounded up)
   int64_t stride;
 
   Workspace(const AttentionSetup& setup, Scalar* memory) : stride(whole_tiles<Scalar>(setup.num_neighbors + 1)) {
     const int64_t all = setup.num_heads * stride;
-    receiver.atom = reinterpret_cast<int32_t*>(memory);
-    receiver.slot = reinterpret_cast<int32_t*>(memory + stride);
-    receiver.bias = {memory + 2 * stride, memory + 3 * stride};
-    for (int64_t t = 0; t < 2 * stride; ++t) memory[2 * stride + t] = 0;
-    memory += 4 * stride;
+    for (Receiver<Scalar, dual>& receiver : receivers) {
+      receiver.count = receiver.padded = 0;
+      receiver.atom = reinterpret_cast<int32_t*>(memory);
+      receiver.slot = reinterpret_cast<int32_t*>(memory + stride);
+      receiver.bias = {memory + 2 * stride, memory + 3 * stride};
+      for (int64_t t = 0; t < 2 * stride; ++t) memory[2 * stride + t] = 0;
+      memory += 4 * stride;
+    }
     weights = {memory, memory + all};
     gradients = {memory + 2 * all, memory + 3 * all};
   }
   static int64_t size(const AttentionSetup& setup) {
-    return (4 + 4 * setup.num_heads) * whole_tiles<Scalar>(setup.num_neighbors + 1);
+    return (8 + 4 * setup.num_heads) * whole_tiles<Scalar>(setup.num_neighbors + 1);
+  }
+  // Collects the receiver visited after `at` (at the beginning also that one) and returns it.
+  const Receiver<Scalar, dual>& collect_next(
+      const AttentionSetup& setup, const Array<Scalar, dual>& biases, int64_t at, int64_t begin, int64_t end) {
+    Receiver<Scalar, dual>& next = receivers[(at + 1) % 2];
+    if (at == begin) receivers[at % 2].collect(setup, biases, visited(setup, at));
+    next.count = 0;
+    if (at + 1 < end) next.collect(setup, biases, visited(setup, at + 1));
+    return next;
   }
   Buffer<Scalar, dual> weights_of(int64_t head) const { return weights.from(head * stride); }
   Buffer<Scalar, dual> gradients_of(int64_t head) const { return gradients.from(head * stride); }
 };
 
-// Replaces dot products by exponentials of the logits less the largest; returns that and 1 / their sum.
+// Replaces dot products by exponentials of the logits less the largest; returns 1 / their sum.
 template <class Scalar, bool dual>
 inline typename Types<Scalar, dual>::Number exponentials(
-    const AttentionSetup& setup, const Receiver<Scalar, dual>& receiver, const Buffer<Scalar, dual>& scores,
-    Scalar* largest) {
+    const AttentionSetup& setup, const Receiver<Scalar, dual>& receiver, const Buffer<Scalar, dual>& scores) {
   using Wide = typename Types<Scalar, dual>::Wide;
   using Number = typename Types<Scalar, dual>::Number;
   constexpr int lanes = kLanes<Scalar>;
@@ -249,7 +261,6 @@ inline typename Types<Scalar, dual>::Number exponentials(
     scores.set_wide(t, weight);
     sum += weight;
   }
-  *largest = top;
   return reciprocal(sum_lanes(sum));
 }
 
@@ -257,8 +268,6 @@ template <class Scalar>
 inline void prefetch_row(const Scalar* row, int64_t width) {
   for (int64_t c = 0; c < width; c += kCacheLine / int64_t(sizeof(Scalar))) __builtin_prefetch(row + c);
 }
-
-inline int64_t visited(const AttentionSetup& setup, int64_t at) { return setup.order ? setup.order[at] : at; }
 
 // Asks for what the rows visited next read of their own; in a row's own order the processor does so by itself.
 template <class Scalar>
@@ -275,6 +284,17 @@ inline void prefetch_visit(
   for (int64_t c = 0; c < row; c += kCacheLine / int64_t(sizeof(Scalar))) __builtin_prefetch(result + far * row + c, 1);
 }
 
+// Asks for the rows of `features` of the tile after the one at t: of this receiver or else the next.
+template <class Scalar, bool dual>
+inline void prefetch_following(
+    const Receiver<Scalar, dual>& receiver, const Receiver<Scalar, dual>& next, int64_t t, const Scalar* features,
+    int64_t row) {
+  constexpr int lanes = kLanes<Scalar>;
+  const int32_t* atoms = t + lanes < receiver.padded ? receiver.atom + t + lanes : next.atom;
+  if (t + lanes >= receiver.padded && next.count == 0) return;
+  for (int e = 0; e < lanes; ++e) prefetch_row(features + int64_t(atoms[e]) * row, row);
+}
+
 template <class Scalar, bool dual, int vectors>
 __attribute__((flatten)) void forward(
     const AttentionSetup& setup, const AttentionInputs<Scalar>& inputs, const AttentionInputs<Scalar>* directions,
@@ -287,22 +307,19 @@ __attribute__((flatten)) void forward(
   for (int64_t at = begin; at < end; ++at) {
     const int64_t i = visited(setup, at);
     prefetch_visit(setup, inputs, to, at, end);
-    Receiver<Scalar, dual>& receiver = work.receiver;
-    receiver.collect(setup, x.bias, i);
+    const Receiver<Scalar, dual>& receiver = work.receivers[at % 2];
+    const Receiver<Scalar, dual>& next = work.collect_next(setup, x.bias, at, begin, end);
     for (int64_t t = 0; t < receiver.padded; t += lanes) {
-      for (int e = 0; e < lanes; ++e) {
-        prefetch_row(x.value.values + receiver.atom[t + e] * row, row);
-        if (t + lanes < receiver.padded) prefetch_row(x.key.values + receiver.atom[t + lanes + e] * row, row);
-      }
+      for (int e = 0; e < lanes; ++e) prefetch_row(x.value.values + receiver.atom[t + e] * row, row);
+      prefetch_following(receiver, next, t, x.key.values, row);
       for (int64_t head = 0; head < setup.num_heads; ++head)
         work.weights_of(head).set_wide(
             t, dot_tile<Scalar, vectors>(setup, x.query, i, x.key, receiver.atom + t, head));
     }
     for (int64_t head = 0; head < setup.num_heads; ++head) {
       const Buffer<Scalar, dual> weights = work.weights_of(head);
-      Scalar largest;
       if (receiver.count > 0) {
-        const Wide inverse = spread<Scalar>(exponentials(setup, receiver, weights, &largest));
+        const Wide inverse = spread<Scalar>(exponentials(setup, receiver, weights));
         for (int64_t t = 0; t < receiver.padded; t += lanes) weights.set_wide(t, weights.wide(t) * inverse);
       }
     }
@@ -315,11 +332,11 @@ __attribute__((flatten)) void forward(
 template <class Scalar, bool dual>
 inline void score_gradients(
     const AttentionSetup& setup, const Receiver<Scalar, dual>& receiver, const Buffer<Scalar, dual>& weights,
-    const Buffer<Scalar, dual>& gradients, Scalar* statistics) {
+    const Buffer<Scalar, dual>& gradients) {
   using Wide = typename Types<Scalar, dual>::Wide;
   using Number = typename Types<Scalar, dual>::Number;
   constexpr int lanes = kLanes<Scalar>;
-  const Number inverse = exponentials(setup, receiver, weights, &statistics[0]);
+  const Number inverse = exponentials(setup, receiver, weights);
   Wide sum{};
   // Filled-up entries have weight zero, but the gradient of a copied neighbour may be infinite.
   for (int64_t t = receiver.count; t < receiver.padded; ++t) gradients.set(t, Number{});
@@ -332,31 +349,29 @@ inline void score_gradients(
   const Scalar scale = Scalar(setup.scale);
   for (int64_t t = 0; t < receiver.padded; t += lanes)
     gradients.set_wide(t, scale * (weights.wide(t) * (gradients.wide(t) - spread<Scalar>(mean))));
-  statistics[1] = plain(inverse);
-  statistics[2] = result(inverse);
-  statistics[3] = plain(mean);
-  statistics[4] = result(mean);
 }
 
 template <class Scalar, bool dual, int vectors>
 __attribute__((flatten)) void receivers(
     const AttentionSetup& setup, const AttentionInputs<Scalar>& inputs, const AttentionInputs<Scalar>* directions,
-    const Scalar* grad, Scalar* query, Scalar* bias, Scalar* statistics, Scalar* memory, int64_t begin,
-    int64_t end) {
+    const Scalar* grad, Scalar* query, Scalar* bias, const AttentionTerms<Scalar>& terms, Scalar* memory,
+    int64_t begin, int64_t end) {
   using Number = typename Types<Scalar, dual>::Number;
   constexpr int lanes = kLanes<Scalar>;
   const Arrays<Scalar, dual> x(inputs, directions);
   const Array<Scalar, false> upstream{grad, nullptr};
+  const Buffer<Scalar, dual> to_terms{terms.values, terms.tangents};
   Workspace<Scalar, dual> work(setup, memory);
   const int64_t row = setup.num_heads * setup.head_width;
   for (int64_t at = begin; at < end; ++at) {
     const int64_t i = visited(setup, at);
     prefetch_visit(setup, inputs, query, at, end);
-    Receiver<Scalar, dual>& receiver = work.receiver;
-    receiver.collect(setup, x.bias, i);
+    const Receiver<Scalar, dual>& receiver = work.receivers[at % 2];
+    const Receiver<Scalar, dual>& next = work.collect_next(setup, x.bias, at, begin, end);
     for (int64_t t = 0; t < receiver.padded; t += lanes) {
       const int32_t* atoms = receiver.atom + t;
-      for (int e = 0; e < lanes; ++e) prefetch_row(x.value.values + atoms[e] * row, row);
+      prefetch_following(receiver, next, t, x.key.values, row);
+      prefetch_following(receiver, next, t, x.value.values, row);
       for (int64_t head = 0; head < setup.num_heads; ++head)
         work.weights_of(head).set_wide(t, dot_tile<Scalar, vectors>(setup, x.query, i, x.key, atoms, head));
       for (int64_t head = 0; head < setup.num_heads; ++head)
@@ -364,9 +379,14 @@ __attribute__((flatten)) void receivers(
     }
     for (int64_t head = 0; head < setup.num_heads; ++head) {
       if (receiver.count > 0)
-        score_gradients(
-            setup, receiver, work.weights_of(head), work.gradients_of(head),
-            statistics + (i * setup.num_heads + head) * kStatistics);
+        score_gradients(setup, receiver, work.weights_of(head), work.gradients_of(head));
+    }
+    for (int64_t t = 0; t < receiver.count; ++t) {
+      const int64_t edge = i * setup.num_neighbors + receiver.slot[t];
+      for (int64_t head = 0; head < setup.num_heads; ++head) {
+        to_terms.set((2 * edge) * setup.num_heads + head, work.weights_of(head).number(t));
+        to_terms.set((2 * edge + 1) * setup.num_heads + head, work.gradients_of(head).number(t));
+      }
     }
     add_rows<Scalar, vectors>(
         setup, work.gradients, work.stride, x.key, receiver.atom, receiver.count, query + i * row, false);
@@ -381,78 +401,103 @@ __attribute__((flatten)) void receivers(
   }
 }
 
-// The receivers in one tile of a sender's edges.
-template <class Scalar, bool dual>
-struct SenderTile {
-  int count;
-  int32_t atom[kLanes<Scalar>];
-  Scalar bias_value[kLanes<Scalar>], bias_tangent[kLanes<Scalar>];
-
-  void collect(
-      const AttentionSetup& setup, const AttentionEdges& edges, const Array<Scalar, dual>& biases, int64_t begin,
-      int64_t end) {
-    constexpr int lanes = kLanes<Scalar>;
-    const Buffer<Scalar, dual> bias{bias_value, bias_tangent};
-    count = int(end - begin < lanes ? end - begin : lanes);
-    for (int e = 0; e < count; ++e) {
-      const uint32_t edge = edges.edge[begin + e];
-      atom[e] = int32_t(edge / uint32_t(setup.num_neighbors));
-      if (biases.values) bias.set(e, biases.number(edge));
-    }
-    for (int e = count; e < lanes; ++e) atom[e] = atom[count - 1];
-    for (int e = biases.values ? count : 0; e < lanes; ++e) bias_value[e] = bias_tangent[e] = 0;
-  }
+// Some of a sender's edges, and the receivers they belong to.
+struct SenderEdges {
+  static constexpr int64_t kMost = 16;
+  int64_t sender, count;
+  bool add;  // to what earlier edges of this sender gave
+  const uint32_t* edge;
+  int32_t atom[kMost];
 };
 
-// Recomputes the weights of a tile and the gradients of its dot products for one head.
-template <class Scalar, bool dual, int vectors>
-inline void score_tile(
-    const AttentionSetup& setup, const Arrays<Scalar, dual>& x, const Array<Scalar, false>& upstream,
-    const SenderTile<Scalar, dual>& tile, const Scalar* statistics, int64_t sender, int64_t head,
-    const Buffer<Scalar, dual>& weights, const Buffer<Scalar, dual>& gradients) {
-  using Wide = typename Types<Scalar, dual>::Wide;
-  constexpr int lanes = kLanes<Scalar>;
-  Scalar held[kStatistics][lanes];
-  for (int e = 0; e < lanes; ++e) {
-    const Scalar* from = statistics + (tile.atom[e] * setup.num_heads + head) * kStatistics;
-    for (int s = 0; s < kStatistics; ++s) held[s][e] = from[s];
+// Goes through the edges of the senders visited at [begin, end), a few of one sender at a time. A sender without
+// edges gives one empty piece.
+class SenderCursor {
+ public:
+  SenderCursor(const AttentionSetup& setup_, const AttentionEdges& edges_, int64_t begin, int64_t end_)
+      : setup(setup_), edges(edges_), at(begin), end(end_), done(0) {}
+
+  bool next(SenderEdges* piece) {
+    if (at >= end) return false;
+    const int64_t sender = visited(setup, at), first = edges.start[sender] + done;
+    const int64_t left = edges.start[sender + 1] - first;
+    piece->sender = sender;
+    piece->add = done > 0;
+    piece->count = left < SenderEdges::kMost ? left : SenderEdges::kMost;
+    piece->edge = edges.edge + first;
+    for (int64_t e = 0; e < piece->count; ++e)
+      piece->atom[e] = int32_t(piece->edge[e] / uint32_t(setup.num_neighbors));
+    done = left > piece->count ? done + piece->count : 0;
+    at += done == 0;
+    return true;
   }
-  const Array<Scalar, dual> inverse{held[1], held[2]}, mean{held[3], held[4]};
-  const Array<Scalar, dual> bias{tile.bias_value, tile.bias_tangent};
-  const Wide dots = dot_tile<Scalar, vectors>(setup, x.key, sender, x.query, tile.atom, head);
-  const Wide logits = Scalar(setup.scale) * (dots + bias.wide(0));
-  const Wide weight = weight_of<Scalar>(logits - load(held[0])) * inverse.wide(0);
-  const Wide gradient = dot_tile<Scalar, vectors>(setup, x.value, sender, upstream, tile.atom, head);
-  weights.set_wide(0, weight);
-  gradients.set_wide(0, Scalar(setup.scale) * (weight * (gradient - mean.wide(0))));
+
+ private:
+  const AttentionSetup& setup;
+  const AttentionEdges& edges;
+  int64_t at, end, done;
+};
+
+// Adds up, over the edges of one sender, weight times the receiver's channels, `vectors` lane vectors of each of
+// `heads` heads beginning at channel c: the gradients of its key (from queries) and value (from upstream).
+template <class Scalar, bool dual, int vectors, int heads>
+inline void sum_edges(
+    const AttentionSetup& setup, const Array<Scalar, dual>& queries, const Array<Scalar, false>& upstream,
+    const Buffer<Scalar, dual>& terms, const SenderEdges& edges, int64_t head, int64_t c, Scalar* key, Scalar* value) {
+  using Wide = typename Types<Scalar, dual>::Wide;
+  constexpr int lanes = kLanes<Scalar>, held = heads * vectors;
+  const int64_t row = setup.num_heads * setup.head_width;
+  Wide to_key[held] = {}, to_value[held] = {};
+  for (int64_t e = 0; e < edges.count; ++e) {
+    const int64_t from = int64_t(edges.atom[e]) * row + c, weights = 2 * int64_t(edges.edge[e]) * setup.num_heads + head;
+#pragma GCC unroll 8
+    for (int h = 0; h < heads; ++h) {
+      const auto weight = terms.number(weights + h), gradient = terms.number(weights + setup.num_heads + h);
+#pragma GCC unroll 8
+      for (int x = h * vectors; x < (h + 1) * vectors; ++x) {
+        to_value[x] += weight * upstream.wide(from + x * lanes);
+        to_key[x] += gradient * queries.wide(from + x * lanes);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int x = 0; x < held; ++x) {
+    put<Scalar>(key + c + x * lanes, to_key[x], edges.add);
+    put<Scalar>(value + c + x * lanes, to_value[x], edges.add);
+  }
 }
 
 template <class Scalar, bool dual, int vectors>
 __attribute__((flatten)) void senders(
     const AttentionSetup& setup, const AttentionEdges& edges, const AttentionInputs<Scalar>& inputs,
-    const AttentionInputs<Scalar>* directions, const Scalar* grad, const Scalar* statistics, Scalar* key,
-    Scalar* value, Scalar* memory, int64_t begin, int64_t end) {
-  constexpr int lanes = kLanes<Scalar>;
+    const AttentionInputs<Scalar>* directions, const Scalar* grad, const AttentionTerms<Scalar>& terms, Scalar* key,
+    Scalar* value, int64_t begin, int64_t end) {
+  constexpr int lanes = kLanes<Scalar>, together = 8 / vectors;
   const Arrays<Scalar, dual> x(inputs, directions);
   const Array<Scalar, false> upstream{grad, nullptr};
-  const int64_t row = setup.num_heads * setup.head_width;
-  const Workspace<Scalar, dual> work(setup, memory);
-  SenderTile<Scalar, dual> tile;
-  for (int64_t at = begin; at < end; ++at) {
-    const int64_t j = visited(setup, at), first = edges.start[j], last = edges.start[j + 1];
-    if (first == last)
-      for (int64_t c = 0; c < row; ++c) key[j * row + c] = value[j * row + c] = 0;
-    for (int64_t b = first; b < last; b += lanes) {
-      tile.collect(setup, edges, x.bias, b, last);
-      for (int e = 0; e < lanes; ++e) prefetch_row(upstream.values + tile.atom[e] * row, row);
-      for (int64_t head = 0; head < setup.num_heads; ++head)
-        score_tile<Scalar, dual, vectors>(
-            setup, x, upstream, tile, statistics, j, head, work.weights_of(head), work.gradients_of(head));
-      add_rows<Scalar, vectors>(
-          setup, work.gradients, work.stride, x.query, tile.atom, tile.count, key + j * row, b > first);
-      add_rows<Scalar, vectors>(
-          setup, work.weights, work.stride, upstream, tile.atom, tile.count, value + j * row, b > first);
+  const Buffer<Scalar, dual> from_terms{terms.values, terms.tangents};
+  const int64_t width = setup.head_width, row = setup.num_heads * width;
+  SenderCursor cursor(setup, edges, begin, end);
+  SenderEdges pieces[2];
+  bool more = cursor.next(&pieces[0]);
+  for (int64_t turn = 0; more; ++turn) {
+    const SenderEdges &piece = pieces[turn % 2], &ahead = pieces[(turn + 1) % 2];
+    more = cursor.next(&pieces[(turn + 1) % 2]);
+    for (int64_t e = 0; more && e < ahead.count; ++e) {
+      prefetch_row(upstream.values + int64_t(ahead.atom[e]) * row, row);
+      prefetch_row(x.query.values + int64_t(ahead.atom[e]) * row, row);
+      prefetch_row(terms.values + 2 * int64_t(ahead.edge[e]) * setup.num_heads, 2 * setup.num_heads);
     }
+    Scalar *to_key = key + piece.sender * row, *to_value = value + piece.sender * row;
+    int64_t head = 0;
+    if (width == vectors * lanes)
+      for (; head + together <= setup.num_heads; head += together)
+        sum_edges<Scalar, dual, vectors, together>(
+            setup, x.query, upstream, from_terms, piece, head, head * width, to_key, to_value);
+    for (; head < setup.num_heads; ++head)
+      for (int64_t c = 0; c < width; c += vectors * lanes)
+        sum_edges<Scalar, dual, vectors, 1>(
+            setup, x.query, upstream, from_terms, piece, head, head * width + c, to_key, to_value);
   }
 }
 
@@ -494,17 +539,16 @@ AttentionKernels<Scalar> make_kernels() {
   };
   kernels.receivers = [](const AttentionSetup& setup, const AttentionInputs<Scalar>& inputs,
                          const AttentionInputs<Scalar>* directions, const Scalar* grad, Scalar* query, Scalar* bias,
-                         Scalar* statistics, Scalar* workspace, int64_t begin, int64_t end) {
+                         const AttentionTerms<Scalar>& terms, Scalar* workspace, int64_t begin, int64_t end) {
     dispatch<Scalar, Receivers>(
-        setup, directions != nullptr, inputs, directions, grad, query, bias, statistics, workspace, begin, end);
+        setup, directions != nullptr, inputs, directions, grad, query, bias, terms, workspace, begin, end);
   };
   kernels.senders = [](const AttentionSetup& setup, const AttentionEdges& edges,
                        const AttentionInputs<Scalar>& inputs, const AttentionInputs<Scalar>* directions,
-                       const Scalar* grad, const Scalar* statistics, Scalar* key, Scalar* value, Scalar* workspace,
+                       const Scalar* grad, const AttentionTerms<Scalar>& terms, Scalar* key, Scalar* value,
                        int64_t begin, int64_t end) {
     dispatch<Scalar, Senders>(
-        setup, directions != nullptr, edges, inputs, directions, grad, statistics, key, value, workspace, begin,
-        end);
+        setup, directions != nullptr, edges, inputs, directions, grad, terms, key, value, begin, end);
   };
   return kernels;
 }

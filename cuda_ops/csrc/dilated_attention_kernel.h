@@ -29,9 +29,12 @@ struct AttentionEdges {
   const uint32_t* edge;
 };
 
-// What the pass over receivers leaves for the pass over senders, per atom and head: the largest logit, the
-// tangent and value of 1 / (sum of exponentials), and of the weighted mean of the weights' gradients.
-constexpr int64_t kAttentionStatistics = 5;
+// What the pass over receivers leaves for the pass over senders: the weights of all heads of an edge, then the
+// gradients of its dot products, (N, K, 2, H). Tangents are null in plain kernels.
+template <class Scalar>
+struct AttentionTerms {
+  Scalar *values, *tangents;
+};
 
 template <class Scalar>
 struct AttentionKernels {
@@ -42,16 +45,16 @@ struct AttentionKernels {
   void (*forward)(
       const AttentionSetup&, const AttentionInputs<Scalar>& inputs, const AttentionInputs<Scalar>* directions,
       Scalar* result, Scalar* workspace, int64_t begin, int64_t end);
-  // Gradients of the queries and biases of rows visited at [begin, end); fills their statistics.
+  // Gradients of the queries and biases of rows visited at [begin, end); fills their terms.
   void (*receivers)(
       const AttentionSetup&, const AttentionInputs<Scalar>& inputs, const AttentionInputs<Scalar>* directions,
-      const Scalar* grad, Scalar* query, Scalar* bias, Scalar* statistics, Scalar* workspace, int64_t begin,
-      int64_t end);
+      const Scalar* grad, Scalar* query, Scalar* bias, const AttentionTerms<Scalar>& terms,
+      Scalar* workspace, int64_t begin, int64_t end);
   // Gradients of the keys and values of rows visited at [begin, end), each summed in the order of its edges.
   void (*senders)(
       const AttentionSetup&, const AttentionEdges&, const AttentionInputs<Scalar>& inputs,
-      const AttentionInputs<Scalar>* directions, const Scalar* grad, const Scalar* statistics, Scalar* key,
-      Scalar* value, Scalar* workspace, int64_t begin, int64_t end);
+      const AttentionInputs<Scalar>* directions, const Scalar* grad, const AttentionTerms<Scalar>& terms,
+      Scalar* key, Scalar* value, int64_t begin, int64_t end);
 };
 
 }  // namespace dkmp
