@@ -88,7 +88,7 @@ struct Call {
   Features inputs, directions;
   Tensor neighbors;
   AttentionInputs<Scalar> input_pointers, direction_pointers;
-  std::vector<int32_t> order;
+  std::shared_ptr<const std::vector<int32_t>> order;
   bool has_directions;
 
   Call(const Features& x, const Features* p, const Tensor& neighbors_, double scale) {
@@ -124,9 +124,9 @@ struct Call {
     }
     check_neighbors(kName, setup.wide_neighbors, setup.narrow_neighbors, num_atoms, setup.num_neighbors);
     if (neighbors.numel() > 0 && 2 * num_atoms * row * int64_t(sizeof(Scalar)) > kCachedBytes)
-      order = wide ? visiting_order(setup.wide_neighbors, num_atoms, setup.num_neighbors)
-                   : visiting_order(setup.narrow_neighbors, num_atoms, setup.num_neighbors);
-    setup.order = order.empty() ? nullptr : order.data();
+      order = wide ? recent_visiting_order(setup.wide_neighbors, num_atoms, setup.num_neighbors)
+                   : recent_visiting_order(setup.narrow_neighbors, num_atoms, setup.num_neighbors);
+    setup.order = order ? order->data() : nullptr;
   }
   Call(const Call&) = delete;
 

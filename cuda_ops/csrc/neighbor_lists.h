@@ -4,6 +4,7 @@
 #include <ATen/Parallel.h>
 #include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -49,16 +50,23 @@ struct SenderLists {
   }
 
  private:
+  // Every thread reads all entries and keeps those that name its own atoms: no thread waits for another, and the
+  // lists do not depend on how many there are.
   template <class Index>
   void fill(const Index* neighbors, int64_t total) {
     const int64_t num_atoms = int64_t(start.size()) - 1;
-    for (int64_t e = 0; e < total; ++e)
-      if (neighbors[e] >= 0) ++start[neighbors[e] + 1];
+    const int64_t grain = std::max<int64_t>(num_atoms / at::get_num_threads(), 1024);
+    at::parallel_for(0, num_atoms, grain, [&](int64_t begin, int64_t end) {
+      for (int64_t e = 0; e < total; ++e)
+        if (neighbors[e] >= begin && neighbors[e] < end) ++start[neighbors[e] + 1];
+    });
     for (int64_t a = 0; a < num_atoms; ++a) start[a + 1] += start[a];
     edge.reset(new uint32_t[start[num_atoms]]);
-    std::vector<int64_t> next(start.begin(), start.end() - 1);
-    for (int64_t e = 0; e < total; ++e)
-      if (neighbors[e] >= 0) edge[next[neighbors[e]]++] = uint32_t(e);
+    at::parallel_for(0, num_atoms, grain, [&](int64_t begin, int64_t end) {
+      std::vector<int64_t> next(start.begin() + begin, start.begin() + end);
+      for (int64_t e = 0; e < total; ++e)
+        if (neighbors[e] >= begin && neighbors[e] < end) edge[next[neighbors[e] - begin]++] = uint32_t(e);
+    });
   }
 };
 
