@@ -10,7 +10,7 @@ from dkmp_plugin.ops import dilated_attention
 
 ATTENTION_VARIANTS = ("split", "literal")
 # Atoms treated at once outside training.
-BLOCK_SIZE = 4096
+BLOCK_SIZE = 1024
 
 
 class DilatedAttentionLayer(nn.Module):

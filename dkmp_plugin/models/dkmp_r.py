@@ -245,7 +245,7 @@ class DKMPR(nn.Module):
                 frame = principal_frames(coordinates, batch, num_systems).index_select(0, batch)
                 coordinates = torch.bmm(coordinates.unsqueeze(1), frame).squeeze(1)
         elements = self.embedding(z)
-        structure = self.coordinate_embedding(coordinates, elements)
+        structure = self._embed(coordinates, elements)
         for index, layer in enumerate(self.layers):
             seen = neighbors.index_select(1, self.columns[index])
             distance = self._distances(pos, seen, batch, box)
@@ -254,6 +254,16 @@ class DKMPR(nn.Module):
             # The head sees the coordinates themselves too: slow displacements are smooth in them.
             structure = self.norm(structure) + self.coordinate_skip(0.1 * coordinates)
         return structure, frame, z, pos, batch
+
+    def _embed(self, coordinates: Tensor, elements: Tensor) -> Tensor:
+        """Structure features (N, d) of the coordinates (N, 3) in Å and elements (N, d)."""
+        if self.training:
+            return self.coordinate_embedding(coordinates, elements)
+        structure = torch.empty_like(elements)
+        for first in range(0, elements.size(0), self.block_size):
+            block = slice(first, first + self.block_size)
+            structure[block] = self.coordinate_embedding(coordinates[block], elements[block])
+        return structure
 
     def _distances(self, pos: Tensor, neighbors: Tensor, batch: Tensor, box: Optional[Tensor]) -> Tensor:
         """Distances (N, K) in Å from each atom to its neighbours; 0 where there is none."""

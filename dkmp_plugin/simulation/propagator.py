@@ -71,6 +71,9 @@ class DKMPPropagator:
     Distance ranks are those of ``positions`` and are reused in every step (paper, appendix E). Molecules must
     be whole; nothing is wrapped into a periodic box while propagating.
 
+    TorchScript's profiling runs hold on to intermediate results, half a gigabyte for 40,000 atoms;
+    ``torch.jit.set_fusion_strategy([("STATIC", 0)])`` turns them off for the whole process.
+
     Args:
         model_path: file written by ``export_propagator``, or a ``dkmp-r`` checkpoint (``.ckpt``).
         topology: ``openmm.app.Topology`` of the whole system.
