@@ -5,7 +5,8 @@
 
 Errors are those of the validation structures; test structures are never read here. All pilots of one row and
 length have the same seed and data, so they compare with each other and with nothing else. Where the code of a
-pilot differed from what is committed now, its result file says in words how.
+pilot differed from what is committed now, its result file says in words how (its settings ``flags`` and
+``layer_shells`` went with that code); "degrees-gain" became revision 2.
 """
 
 import argparse
