@@ -69,7 +69,7 @@ def test_only_smooth_shells_are_smooth(overlap, smooth):
     line = LineScan(
         lambda p: model(z, p, torch.zeros_like(z))[0].sum(), positions, [2], np.array([1.0, 0, 0])
     )
-    found = smoothness(line, line.run(np.arange(1.0, 7.5, 0.05)), prominence=1e-3)
+    found = smoothness(line, line.run(np.arange(1.0, 7.5, 0.025)), prominence=1e-3)
     jumps = np.array([found.energy_jump, found.force_jump, found.force_slope_jump])
     if smooth:
         assert jumps.max() < 1e-5
