@@ -169,13 +169,3 @@ def test_models_of_one_seed_start_at_the_mean_energy(protocol_file, s2ef):
         energies, _ = run.model(*structures["train"].batch(torch.arange(4)))
         expected = run.scaling.energies(structures["train"].energy[:4]).mean()
         assert energies.mean().item() == pytest.approx(expected.item(), abs=1e-3)
-
-
-def test_results_of_another_protocol_are_left_out(protocol_file, s2ef, tmp_path):
-    protocol = s2ef["protocol"].load_protocol(protocol_file)
-    for model, version in (("dkmp-c", protocol.version), ("graph-network", protocol.version - 1)):
-        values = {**fake_result(protocol, model), "protocol": version}
-        (tmp_path / f"acac__{model}__epochs.json").write_text(json.dumps(values))
-    results = s2ef["table"].load_results(tmp_path, protocol)
-    assert [result["model"] for result in results] == ["dkmp-c"]
-    assert s2ef["table"].margins(results) == []
