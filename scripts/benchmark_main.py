@@ -3,8 +3,9 @@
 Four tables (choose with --tables):
   simulation  ML/MM against pure-MM step time, T4 lysozyme L99A + p-xylene, OpenMM CPU platform
   potential   energy + forces on chignolin (166 atoms): exported DKMP^C (L=6, d=128; six shells to
-              12 Å, two shells to 8 Å) against schnetpack's PaiNN (if importable, see install_benchmark_peers.sh) and torchmd-net's
-              equivariant-transformer and graph-network of the same width and depth (5 Å)
+              12 Å, two shells to 8 Å) against schnetpack's PaiNN (if importable, see
+              install_benchmark_peers.sh) and torchmd-net's equivariant-transformer and
+              graph-network of the same width and depth (5 Å)
   training    one step of AdamW on energies and forces of two chignolins, DKMP^C and PaiNN as above
   graph       radius_shells, cutoff 12 Å, 2,489 to 30,327 atoms: time, peak memory, growth
 

@@ -217,7 +217,7 @@ class DegreeUpdateLayer(DilatedMessages):
 
     def project(self, vector: Tensor, weight: Tensor) -> Tuple[Tensor, Tensor]:
         """Left projection of one degree, and the invariant left . right."""
-        # A copy: torch multiplies atom by atom where rows are apart in memory, which takes three times as long.
+        # A copy: torch multiplies atom by atom where rows are apart in memory, which takes far longer.
         vector = vector.contiguous()
         # Two products with half the weights: the gradient of one product's halves would be copied together.
         left_weight, right_weight = weight.chunk(2)
