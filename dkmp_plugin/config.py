@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
 DKMP_MODELS: Tuple[str, ...] = ("dkmp-c", "dkmp-r")
 REVISIONS: Tuple[int, ...] = (1, 2)
-CANONICAL_FRAMES: Tuple[str, ...] = ("none", "principal")
+CANONICAL_FRAMES: Tuple[str, ...] = ("none", "principal", "first", "mean")
 ATTENTION_VARIANTS: Tuple[str, ...] = ("split", "literal")
 PARTITIONS: Tuple[str, ...] = ("dilated", "one-shot", "random", "reuse-25")
 LR_SCHEDULES: Tuple[str, ...] = ("plateau", "cosine")
@@ -31,6 +31,17 @@ class Hyperparameter:
     def flag(self) -> str:
         """Command-line flag in torchmd-net's style."""
         return "--" + self.name.replace("_", "-")
+
+
+def boolean(text: str) -> bool:
+    """``true`` or ``false`` of a command line.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if text.lower() not in ("true", "false"):
+        raise ValueError(f"{text!r} was given, true or false is expected")
+    return text.lower() == "true"
 
 
 HYPERPARAMETERS: Tuple[Hyperparameter, ...] = (
@@ -58,8 +69,10 @@ HYPERPARAMETERS: Tuple[Hyperparameter, ...] = (
         "canonical_frame",
         str,
         "principal",
-        "dkmp-r: orientation in which the model sees a structure; 'principal' (its own axes) makes it "
-        "exactly rotation-equivariant, 'none' takes positions as they are",
+        "dkmp-r: orientation in which the model sees a structure; 'principal' (its own axes), 'first' "
+        "(superposed on the first frame of the trajectory) and 'mean' (superposed on the mean structure of "
+        "the training runs, dataset_arg reference: mean) make it exactly rotation-equivariant, 'none' takes "
+        "positions as they are; 'first' and 'mean' also show the model how far atoms are from that reference",
         CANONICAL_FRAMES,
     ),
     Hyperparameter(
@@ -75,6 +88,13 @@ HYPERPARAMETERS: Tuple[Hyperparameter, ...] = (
         int,
         32,
         "dkmp-r: plane waves of the coordinate embedding; 0 is the paper's linear embedding",
+    ),
+    Hyperparameter(
+        "memory",
+        boolean,
+        False,
+        "dkmp-r: the prediction also depends on the displacement since the frame before (dataset_arg "
+        "previous: true), in proportion, by a factor learned per element",
     ),
     Hyperparameter(
         "partition",
@@ -166,6 +186,8 @@ def _validate_displacements(args: Mapping[str, Any]) -> None:
     _require(not standardize, "standardize", standardize, "false (use displacement_scale instead)")
     scale = args.get("displacement_scale", 1.0)
     _require(float(scale) > 0, "displacement_scale", scale, "a positive length in angstrom")
+    memory = args.get("memory", False)
+    _require(isinstance(memory, bool), "memory", memory, "true or false")
     waves = args.get("num_frequencies", 32)
     _require(isinstance(waves, int) and waves >= 0, "num_frequencies", waves, "an integer of at least 0")
     box = args.get("box_vecs")

@@ -1,25 +1,29 @@
-"""DKMP^R on held-out adenylate kinase runs: errors, rollout, rotation test, files and a picture.
+"""DKMP^R on held-out runs of one system: errors, rollout, rotation test, files and a picture.
 
     torchmd-train --conf examples/dkmp_r_adk.yaml
     python scripts/reproduce_adk.py --checkpoint runs/dkmp_r_adk --run ../shared/data/adk/dims_002.dcd
 
-The runs are DIMS transition paths (biased), not the equilibrium trajectory of the paper. Given a log_dir, the
-last checkpoint is taken, not the best one: the held-out run has no part in the choice. Every run is evaluated
-as it is and with every frame superposed on the first, because how the molecule tumbles as a whole cannot be
-predicted.
+The runs are DIMS transition paths of adenylate kinase (biased), not the equilibrium trajectory of the paper;
+--topology names another system. Given a log_dir, the last checkpoint is taken, not the best one: the held-out
+run has no part in the choice. Every run is evaluated as it is and with every frame superposed on the first,
+because how the molecule tumbles as a whole cannot be predicted. The numbers also go to a JSON file.
 """
 
 import argparse
+import json
 import os
+from dataclasses import asdict
 from pathlib import Path
-from typing import Dict
+from typing import Any, Dict, Tuple
 
 import numpy as np
 import torch
 
-from dkmp_plugin.datasets.adk import DKMPAdK, dims_test_files
+from dkmp_plugin.datasets import REGISTRY
+from dkmp_plugin.datasets.adk import dims_test_files
 from dkmp_plugin.datasets.frame_pairs import random_rotation
 from dkmp_plugin.datasets.trajectory_files import (
+    Run,
     atomic_numbers,
     load_runs,
     load_topology,
@@ -35,6 +39,7 @@ from dkmp_plugin.evaluation.rollout import (
     write_trajectory,
 )
 from dkmp_plugin.evaluation.trajectory_metrics import js_tic, next_mse
+from dkmp_plugin.files import replaced_on_success
 from dkmp_plugin.simulation.checkpoint import load_checkpoint
 
 
@@ -43,11 +48,15 @@ def rotation_test(predictor: FramePredictor, positions: np.ndarray, lag: int) ->
     torch.manual_seed(0)
     predicted, target = [], []
     predictor.restart()
-    for before, after in zip(positions[:-lag], positions[lag:], strict=True):
+    for number, frame in enumerate(positions[:-lag]):
         turn = random_rotation().numpy()
-        center = before.mean(axis=0)
-        predicted.append(predictor((before - center) @ turn.T + center))
-        target.append((after - center) @ turn.T + center)
+        center = frame.mean(axis=0)
+        previous, before, after = (
+            (positions[index] - center) @ turn.T + center
+            for index in (max(number - lag, 0), number, number + lag)
+        )
+        predicted.append(predictor(before, previous if number >= lag else None))
+        target.append(after)
     return next_mse(np.stack(predicted), np.stack(target))
 
 
@@ -63,6 +72,7 @@ def draw(path: Path, true: np.ndarray, rollout: np.ndarray, alpha_carbons: np.nd
     center = true[0].mean(axis=0)
     error = np.linalg.norm(rollout - true, axis=2)[:, alpha_carbons]
     points = None
+    reach = 1.05 * float(np.abs((true[0] - center)[:, :2]).max())
     for column, frame in enumerate(frames):
         for row, source in enumerate((true, rollout)):
             axis = axes[row][column]
@@ -72,7 +82,7 @@ def draw(path: Path, true: np.ndarray, rollout: np.ndarray, alpha_carbons: np.nd
             points = axis.scatter(
                 x, y, c=colors, s=8, vmin=0, vmax=max(1.0, float(error.max())), cmap="viridis"
             )
-            axis.set(aspect="equal", xticks=[], yticks=[], xlim=(-38, 38), ylim=(-38, 38))
+            axis.set(aspect="equal", xticks=[], yticks=[], xlim=(-reach, reach), ylim=(-reach, reach))
         axes[0][column].set_title(f"frame {frame * lag}")
     axes[0][0].set_ylabel("true")
     axes[1][0].set_ylabel("DKMP$^R$ rollout")
@@ -87,7 +97,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--checkpoint", required=True, help="checkpoint, or log_dir of torchmd-train (its last checkpoint)"
     )
-    parser.add_argument("--run", action="append", help="held-out DCD file (default: DIMS run 3)")
+    parser.add_argument(
+        "--run", action="append", help="held-out trajectory file (default: DIMS run 3); FILE#2: its third run"
+    )
+    parser.add_argument(
+        "--topology", type=Path, help="topology of the run (default: adenylate kinase, from MDAnalysisTests)"
+    )
     parser.add_argument("--output", default="runs/adk", help="folder for rollouts and pictures")
     parser.add_argument(
         "--egnn-cpu-seconds",
@@ -117,9 +132,31 @@ def egnn_baseline(checkpoint: Path, numbers: np.ndarray, cpu_seconds: float) -> 
     if cpu_seconds <= 0:
         return {}
     _, settings, _ = load_checkpoint(checkpoint)
-    model, counts = train_egnn(DKMPAdK(settings["dataset_root"], **settings["dataset_arg"]), cpu_seconds)
+    data = REGISTRY[settings["dataset"]](settings["dataset_root"], **settings["dataset_arg"])
+    model, counts = train_egnn(data, cpu_seconds)
     print(f"EGNN: {counts['steps']} steps, {counts['epochs']:.1f} epochs in {cpu_seconds:.0f} CPU seconds\n")
     return {"EGNN (egnn-pytorch)": EGNNPredictor(model, numbers)}
+
+
+def measure(
+    predictor: FramePredictor, run: Run, lag: int, beside: Dict[str, EGNNPredictor]
+) -> Tuple[Dict[str, Any], np.ndarray]:
+    """All numbers of a run, printed as they come, and the rollout."""
+    report, rollout = evaluate_run(predictor, run.positions, lag, run.name, beside)
+    print(report.table())
+    still = superpose(run.positions, run.positions[0], each_frame=True)
+    superposed, _ = evaluate_run(predictor, still, lag, f"{run.name}, superposed", beside)
+    print(superposed.table())
+    turned = rotation_test(predictor, run.positions, lag)
+    print(f"every frame in a random orientation: next {turned:.4f}")
+    numbers = {"as it is": asdict(report), "superposed": asdict(superposed), "random orientation": turned}
+    try:
+        slow, second = js_tic(rollout, run.positions)
+        numbers["Jensen-Shannon divergence, TICs 1 and 2"] = [slow, second]
+        print(f"Jensen-Shannon divergence on the two slowest TICs (lag 1, 20 bins): {slow:.3f} {second:.3f}")
+    except ValueError as error:
+        print(f"Jensen-Shannon divergence on TICs: {error}")
+    return numbers, rollout
 
 
 def main() -> None:
@@ -129,33 +166,24 @@ def main() -> None:
     model, dataset = load_displacement_model(path)
     output = Path(arguments.output)
     output.mkdir(parents=True, exist_ok=True)
-    topology = load_topology(dims_test_files()[0])
+    topology = load_topology(arguments.topology or dims_test_files()[0])
     atoms = select_atoms(topology, dataset["selection"])
     selected = topology.subset(atoms)
     lag = dataset["lag"]
-    print(f"{path}\nDIMS transition paths (biased), CHARMM22; all errors in Å² per coordinate\n")
+    system = arguments.topology or "adenylate kinase, DIMS transition paths (biased), CHARMM22"
+    print(f"{path}\n{system}; all errors in Å² per coordinate\n")
     beside = egnn_baseline(path, atomic_numbers(topology, atoms), arguments.egnn_cpu_seconds)
     for name in arguments.run:
         (run,) = load_runs(name, topology, dataset["selection"])
-        predictor = FramePredictor(model, run.numbers)
-        report, rollout = evaluate_run(predictor, run.positions, lag, run.name, beside)
-        print(report.table())
-        still = superpose(run.positions, run.positions[0], each_frame=True)
-        print(evaluate_run(predictor, still, lag, f"{run.name}, superposed", beside)[0].table())
-        print(f"every frame in a random orientation: next {rotation_test(predictor, run.positions, lag):.4f}")
-        try:
-            slow, second = js_tic(rollout, run.positions)
-            print(
-                f"Jensen-Shannon divergence on the two slowest TICs (lag 1, 20 bins): {slow:.3f} {second:.3f}"
-            )
-        except ValueError as error:
-            print(f"Jensen-Shannon divergence on TICs: {error}")
+        numbers, rollout = measure(FramePredictor(model, run.numbers), run, lag, beside)
         stem = output / f"{Path(name).stem}_rollout"
+        with replaced_on_success(stem.with_suffix(".json")) as temporary:
+            temporary.write_text(json.dumps({"checkpoint": path.name, **numbers}, indent=1) + "\n")
         write_trajectory(stem.with_suffix(".dcd"), rollout, selected)
         write_trajectory(stem.with_suffix(".pdb"), rollout[:1], selected)
-        true = run.positions[: report.num_steps * lag + 1 : lag]
+        true = run.positions[: (len(rollout) - 1) * lag + 1 : lag]
         draw(stem.with_suffix(".png"), true, rollout, selected.select("name CA"), lag)
-        print(f"written: {stem}.dcd, .pdb, .png\n")
+        print(f"written: {stem}.json, .dcd, .pdb, .png\n")
 
 
 if __name__ == "__main__":

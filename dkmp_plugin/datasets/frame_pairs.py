@@ -9,7 +9,7 @@ from torch_geometric.data import Data, Dataset
 
 from dkmp_plugin.datasets.crossing import Crossing
 from dkmp_plugin.datasets.sampling import Sampling
-from dkmp_plugin.datasets.trajectory_files import Run
+from dkmp_plugin.datasets.trajectory_files import Run, mean_structure
 from dkmp_plugin.ops import distance_ranks
 
 SPLITS = ("train", "val", "test")
@@ -20,7 +20,8 @@ class FramePairs(Dataset):
 
     Each item is a ``Data`` with ``z`` (N,), ``pos`` (N, 3) in Å, ``y`` (N, 3) the displacement in Å to the
     frame ``lag`` later, and optionally ``neighbors`` (N, M) int32, the distance ranks of an earlier frame
-    (-1 for none), and ``box`` (1, 3, 3) in Å.
+    (-1 for none), ``reference`` and ``previous`` (N, 3) in Å (see :class:`Sampling`), and ``box`` (1, 3, 3)
+    in Å.
 
     Attributes:
         split_indices: Indices of the training, validation and test items; torchmd-train uses them in place
@@ -55,6 +56,7 @@ class FramePairs(Dataset):
                 )
         self.sampling = sampling
         self._crossing = Crossing(list(runs[0]), lag) if sampling.augment_crossing > 0 else None
+        self._mean = torch.from_numpy(mean_structure(runs[0])) if sampling.reference == "mean" else None
         self._ranks: dict = {}
         self._items: List[Tuple[int, int]] = []
         self.split_indices = self._split(runs)
@@ -82,9 +84,13 @@ class FramePairs(Dataset):
         training = idx < self._num_training
         pos, target, previous = self._frames(number, frame, training)
         item = Data(z=torch.from_numpy(run.numbers), pos=pos, y=target - pos)
-        if self.sampling.pushforward and training:
-            # Without an earlier frame the frame itself stands in: the model recognises it and skips the step.
+        if self.sampling.previous or (self.sampling.pushforward and training):
+            # Without an earlier frame the frame itself stands in: no displacement, no pushforward.
             item.previous = pos if previous is None else previous
+        if self._mean is not None:
+            item.reference = self._mean
+        elif self.sampling.reference == "first":
+            item.reference = torch.from_numpy(np.array(run.positions[0], dtype=np.float32))
         if run.boxes is not None:
             item.box = torch.from_numpy(np.array(run.boxes[frame])).unsqueeze(0)
         if self.sampling.num_neighbors > 0:

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-__all__ = ["Sampling"]
+__all__ = ["REFERENCES", "Sampling"]
+
+REFERENCES = ("none", "first", "mean")
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,12 @@ class Sampling:
             noise only hides the mean that is to be learned. 0 for none.
         augment_crossing: Probability that an item is crossed with another training run of the same system
             (see :class:`dkmp_plugin.datasets.crossing.Crossing`). 0 for never.
-        pushforward: Items also hold ``previous`` (N, 3), the frame ``lag`` earlier if there is one: the model
+        reference: ``none``; ``first``: items also hold ``reference`` (N, 3), the first frame of their run;
+            ``mean``: the mean structure of the training runs, which must be of one system. For the model's
+            ``canonical_frame`` of the same name.
+        previous: Items also hold ``previous`` (N, 3), the frame ``lag`` earlier, or their own frame if there
+            is none: for the model's ``memory``.
+        pushforward: Training items also hold ``previous``: the model without memory
             then learns from its own predictions (see ``DisplacementModel``).
 
     Raises:
@@ -38,6 +45,8 @@ class Sampling:
     augment_noise: float = 0.0
     augment_smoothing: int = 0
     augment_crossing: float = 0.0
+    reference: str = "none"
+    previous: bool = False
     pushforward: bool = False
 
     def __post_init__(self) -> None:
@@ -48,6 +57,12 @@ class Sampling:
         for name in ("num_neighbors", "rerank_interval", "augment_noise", "augment_smoothing"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: {getattr(self, name)!r} was given, 0 or more is expected")
+        if self.reference not in REFERENCES:
+            raise ValueError(
+                f"reference: {self.reference!r} was given, one of {', '.join(REFERENCES)} is expected"
+            )
+        if self.previous and self.pushforward:
+            raise ValueError("pushforward: true was given with previous: true; only one of them is possible")
         if not 0.0 <= self.augment_crossing <= 1.0:
             raise ValueError(
                 f"augment_crossing: {self.augment_crossing!r} was given, a probability is expected (0 to 1)"

@@ -326,3 +326,28 @@ def remove_drift(positions: np.ndarray) -> np.ndarray:
 def same_atoms(runs: Sequence[Run]) -> bool:
     """Whether all runs are of the same system."""
     return all(np.array_equal(run.numbers, runs[0].numbers) for run in runs)
+
+
+def mean_structure(runs: Sequence[Run], iterations: int = 3) -> np.ndarray:
+    """Mean over all frames of runs of one system, superposed on it.
+
+    Args:
+        runs: the runs.
+        iterations: superpositions: first on the first frame, then each time on the mean so far.
+
+    Returns:
+        (n, 3) in Å, float32, oriented as the first frame of the first run.
+
+    Raises:
+        ValueError: the runs are of different systems.
+    """
+    if not same_atoms(runs):
+        raise ValueError("reference: mean needs runs of one system; use reference: first")
+    mean = np.asarray(runs[0].positions[0], dtype=np.float64)
+    count = sum(len(run.positions) for run in runs)
+    for _ in range(iterations):
+        total = [
+            superpose(run.positions, mean, each_frame=True).sum(axis=0, dtype=np.float64) for run in runs
+        ]
+        mean = np.sum(total, axis=0) / count
+    return mean.astype(np.float32)

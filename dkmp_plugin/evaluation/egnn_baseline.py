@@ -125,8 +125,8 @@ class EGNNPredictor:
         """Forget the ranks: the next frame is the first of another trajectory."""
         self._neighbors = None
 
-    def __call__(self, positions: np.ndarray) -> np.ndarray:
-        """The frame after ``positions``, both (N, 3) in Å."""
+    def __call__(self, positions: np.ndarray, previous: Optional[np.ndarray] = None) -> np.ndarray:
+        """The frame after ``positions``, both (N, 3) in Å; the frame before does not matter."""
         pos = torch.as_tensor(positions, dtype=torch.float32)
         if self._neighbors is None:
             self._neighbors = distance_ranks(pos, self.model.num_neighbors)

@@ -14,13 +14,14 @@ from dkmp_plugin.evaluation.trajectory_metrics import average_mse, final_mse, ne
 from dkmp_plugin.files import replaced_on_success
 from dkmp_plugin.models.elements import check_elements
 
-Predictor = Callable[[np.ndarray], np.ndarray]
+Predictor = Callable[[np.ndarray, Optional[np.ndarray]], np.ndarray]
 
 
 class FramePredictor:
     """The next frame of one system, by a trained model.
 
-    Distance ranks are computed from the first frame that is given and reused (paper, appendix E).
+    Distance ranks are computed from the first frame that is given and reused (paper, appendix E). That frame
+    is also the reference of models with ``canonical_frame: first``.
 
     Args:
         model: ``model(z, pos, extra_args={"neighbors": ...}) -> (displacement, _)`` in Å, as trained by
@@ -39,22 +40,33 @@ class FramePredictor:
         check_elements(self.numbers.tolist(), trained)
         self.rerank_interval = rerank_interval
         self._neighbors: Optional[Tensor] = None
+        self._reference: Optional[Tensor] = None
         self._predictions = 0
 
     def restart(self) -> None:
         """Forget the ranks: the next frame is the first of another trajectory."""
-        self._neighbors, self._predictions = None, 0
+        self._neighbors, self._reference, self._predictions = None, None, 0
 
-    def __call__(self, positions: np.ndarray) -> np.ndarray:
-        """The frame after ``positions``, both (N, 3) in Å."""
+    def __call__(self, positions: np.ndarray, previous: Optional[np.ndarray] = None) -> np.ndarray:
+        """The frame after ``positions``, both (N, 3) in Å.
+
+        Args:
+            positions: the frame.
+            previous: the frame before (one lag earlier), for models with memory; None at a start.
+        """
         representation = self.model.representation_model
         pos = torch.as_tensor(positions, dtype=next(representation.parameters()).dtype)
         due = self.rerank_interval > 0 and self._predictions % self.rerank_interval == 0
         if self._neighbors is None or due:
             self._neighbors = representation.distance(pos, torch.zeros_like(self.numbers), None)
+        if self._reference is None:
+            self._reference = pos
         self._predictions += 1
+        extra = {"neighbors": self._neighbors, "reference": self._reference}
+        if previous is not None:
+            extra["previous"] = torch.as_tensor(previous, dtype=pos.dtype)
         with torch.no_grad():
-            displacement, _ = self.model(self.numbers, pos, extra_args={"neighbors": self._neighbors})
+            displacement, _ = self.model(self.numbers, pos, extra_args=extra)
         return (pos + displacement).numpy()
 
 
@@ -62,7 +74,7 @@ def roll_out(predictor: Predictor, start: np.ndarray, num_steps: int) -> np.ndar
     """A trajectory of predictions, each made from the one before.
 
     Args:
-        predictor: the next frame from a frame, both (N, 3) in Å.
+        predictor: the next frame from a frame and the one before it (None at the start), all (N, 3) in Å.
         start: (N, 3) in Å.
         num_steps: number of predictions.
 
@@ -74,7 +86,8 @@ def roll_out(predictor: Predictor, start: np.ndarray, num_steps: int) -> np.ndar
     """
     frames = [np.asarray(start, dtype=np.float32)]
     for step in range(num_steps):
-        frames.append(np.asarray(predictor(frames[-1]), dtype=np.float32))
+        previous = frames[-2] if step > 0 else None
+        frames.append(np.asarray(predictor(frames[-1], previous), dtype=np.float32))
         if not np.isfinite(frames[-1]).all():
             raise ValueError(f"the rollout holds NaN or infinite positions from step {step + 1} on")
     return np.stack(frames)
@@ -184,9 +197,9 @@ def _predictions(
     predictor.restart()
     durations: List[float] = []
     predicted = []
-    for frame in positions[:-lag]:
+    for number, frame in enumerate(positions[:-lag]):
         begin = time.perf_counter()
-        predicted.append(predictor(frame))
+        predicted.append(predictor(frame, positions[number - lag] if number >= lag else None))
         durations.append(time.perf_counter() - begin)
     predictor.restart()
     rollout = roll_out(predictor, positions[0], steps)

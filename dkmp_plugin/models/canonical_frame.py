@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
-CANONICAL_FRAMES = ("none", "principal")
+CANONICAL_FRAMES = ("none", "principal", "first", "mean")
+# Those that superpose a frame on a reference structure.
+SUPERPOSED_FRAMES = ("first", "mean")
 
 
 def count_systems(batch: Tensor) -> int:
@@ -52,3 +54,26 @@ def principal_frames(centered: Tensor, batch: Tensor, num_systems: int) -> Tenso
     axes = axes * signs.unsqueeze(1)
     shortest = torch.linalg.cross(axes[:, :, 1], axes[:, :, 2], dim=1)
     return torch.stack([shortest, axes[:, :, 1], axes[:, :, 2]], 2).to(centered.dtype)
+
+
+def superposition_frames(centered: Tensor, reference: Tensor, batch: Tensor, num_systems: int) -> Tensor:
+    """Rotations that superpose each system on its reference (Kabsch 1976, doi:10.1107/S0567739476001873).
+
+    Not differentiated, like :func:`principal_frames`.
+
+    Args:
+        centered: (N, 3) positions relative to their system's centroid, in Å.
+        reference: (N, 3) in Å, relative to its centroid.
+        batch: (N,) system of each atom.
+        num_systems: B.
+
+    Returns:
+        (B, 3, 3) proper rotations R; ``centered @ R`` lies on ``reference``.
+    """
+    products = centered.detach().double().unsqueeze(2) * reference.detach().double().unsqueeze(1)
+    covariance = torch.zeros([num_systems, 3, 3], dtype=products.dtype, device=products.device)
+    left, _, right = torch.linalg.svd(covariance.index_add(0, batch, products))
+    # A reflection would fit better where the determinant is negative: turn the shortest axis around.
+    sign = torch.ones(num_systems, 3, dtype=products.dtype, device=products.device)
+    sign[:, 2] = torch.det(torch.bmm(left, right))
+    return torch.bmm(left * sign.unsqueeze(1), right).to(centered.dtype)

@@ -11,21 +11,30 @@ from torchmdnet.models.utils import act_class_mapping
 
 from dkmp_plugin.models.canonical_frame import (
     CANONICAL_FRAMES,
+    SUPERPOSED_FRAMES,
     centroids,
     count_systems,
     principal_frames,
+    superposition_frames,
 )
 from dkmp_plugin.models.dilated_attention_layer import (
     ATTENTION_VARIANTS,
     BLOCK_SIZE,
     DilatedAttentionLayer,
 )
+from dkmp_plugin.models.neighborhood_deviation import NeighborhoodDeviation
 from dkmp_plugin.models.partition import rank_columns
+from dkmp_plugin.models.reference_structure import ReferenceStructure
 from dkmp_plugin.ops import distance_ranks
 from dkmp_plugin.ops.ranks_reference import minimum_image
 
 # Wave lengths of the coordinate embedding are drawn around 2 pi / 0.3 Å: about the size of a residue.
 _FREQUENCY_SCALE = 0.3
+# A reference does not move: shorter waves tell bonded atoms apart.
+_REFERENCE_FREQUENCY_SCALE = 1.0
+# Deviations from a reference are a few Å.
+_DEVIATION_SCALE = 0.3
+_MEANS_PER_LAYER = 2
 
 
 class RankedGraph(nn.Module):
@@ -58,27 +67,33 @@ class RankedGraph(nn.Module):
 
 
 class CoordinateEmbedding(nn.Module):
-    """Structure features from centred coordinates (and, unless literal, from the element).
+    """Structure features from centred coordinates (and, unless linear, from the element).
 
     A linear map of three numbers cannot tell neighbouring atoms apart to thermal precision, so the
     coordinates also enter as sines and cosines at random fixed frequencies (Tancik et al. 2020). With
-    ``num_frequencies = 0`` the embedding is the paper's linear one.
+    ``num_frequencies = 0`` the embedding is the paper's linear one. Where there is a reference structure its
+    coordinates, which name the atom, are embedded together with the deviation from it.
 
     Args:
         hidden_channels: Width d.
         num_frequencies: Number of random plane waves.
         activation: torchmd-net name of the activation.
+        has_reference: Whether deviations are given.
     """
 
     waves: Tensor
 
-    def __init__(self, hidden_channels: int, num_frequencies: int, activation: str) -> None:
+    def __init__(
+        self, hidden_channels: int, num_frequencies: int, activation: str, has_reference: bool
+    ) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)
-        waves = torch.randn(3, num_frequencies, generator=generator) * _FREQUENCY_SCALE
+        scale = _REFERENCE_FREQUENCY_SCALE if has_reference else _FREQUENCY_SCALE
+        waves = torch.randn(3, num_frequencies, generator=generator) * scale
         self.register_buffer("waves", waves)
         self.linear = num_frequencies == 0
         inputs = 3 if self.linear else 3 + 2 * num_frequencies + hidden_channels
+        inputs += 3 if has_reference else 0
         self.first = nn.Linear(inputs, hidden_channels if self.linear else 2 * hidden_channels)
         self.activation = act_class_mapping[activation]()
         self.second = nn.Identity() if self.linear else nn.Linear(2 * hidden_channels, hidden_channels)
@@ -89,9 +104,15 @@ class CoordinateEmbedding(nn.Module):
         if isinstance(self.second, nn.Linear):
             self.second.reset_parameters()
 
-    def forward(self, coordinates: Tensor, elements: Tensor) -> Tensor:
-        """Features (N, d) of coordinates (N, 3) in Å and element features (N, d)."""
-        nanometres = 0.1 * coordinates
+    def forward(self, coordinates: Tensor, elements: Tensor, deviation: Tensor) -> Tensor:
+        """Structure features (N, d).
+
+        Args:
+            coordinates: (N, 3) in Å, of the reference where there is one.
+            elements: (N, d) element features.
+            deviation: From the reference, scaled, (N, 3); (N, 0) without one.
+        """
+        nanometres = torch.cat([0.1 * coordinates, deviation], 1)
         if self.linear:
             return self.first(nanometres)
         phases = coordinates @ self.waves
@@ -108,6 +129,11 @@ class DKMPR(nn.Module):
     output head turns its displacements back: exactly rotation-equivariant. Without it the model must be shown
     structures in one common orientation (superposed), or learn from rotated copies.
 
+    ``first`` and ``mean`` instead superpose the structure on a reference: the first frame of its trajectory,
+    or the mean structure of the training runs, which the model keeps. Equivariance is as exact, and the model
+    sees how far each atom, and the mean of its neighbours in every layer, is from the reference (see
+    :class:`NeighborhoodDeviation`): thermal deviations relax, and that is most of what can be predicted.
+
     With a box, ranks and distances are those of the nearest periodic image; the centroid is that of the
     positions as given, so molecules must be whole.
 
@@ -118,7 +144,7 @@ class DKMPR(nn.Module):
         num_neighbors: M, at least L.
         activation: torchmd-net name of the activation.
         max_z: Largest atomic number + 1.
-        canonical_frame: ``none`` or ``principal``.
+        canonical_frame: ``none``, ``principal``, ``first`` or ``mean``.
         attention_variant: ``split`` or ``literal``.
         num_frequencies: Plane waves of the coordinate embedding; 0 for the paper's linear embedding.
         partition: Which ranks each layer sees; see :func:`rank_columns`.
@@ -127,6 +153,8 @@ class DKMPR(nn.Module):
 
     Attributes:
         trained_elements: (max_z,) bool, the atomic numbers seen in training.
+        num_vectors: V, vectors per atom behind the features: its deviation from the reference and means over
+            neighbours; 0 without a reference.
 
     Raises:
         ValueError: a setting is impossible.
@@ -157,18 +185,29 @@ class DKMPR(nn.Module):
         self.hidden_channels = hidden_channels
         self.block_size = BLOCK_SIZE
         per_layer = num_neighbors // num_layers
-        self.use_frame = canonical_frame == "principal"
+        self.use_frame = canonical_frame != "none"
+        self.deviation_scale = _DEVIATION_SCALE
+        self.use_reference = canonical_frame in SUPERPOSED_FRAMES
+        self.num_vectors = 1 + _MEANS_PER_LAYER * num_layers if self.use_reference else 0
         self.distance = RankedGraph(per_layer * num_layers, box_vecs)
         self.register_buffer("columns", rank_columns(partition, num_layers, per_layer), persistent=False)
         self.embedding = nn.Embedding(max_z, hidden_channels)
-        self.coordinate_embedding = CoordinateEmbedding(hidden_channels, num_frequencies, activation)
+        self.coordinate_embedding = CoordinateEmbedding(
+            hidden_channels, num_frequencies, activation, self.use_reference
+        )
+        self.reference = ReferenceStructure(canonical_frame == "mean")
         self.layers = nn.ModuleList(
             DilatedAttentionLayer(hidden_channels, num_heads, activation, attention_variant)
             for _ in range(num_layers)
         )
+        self.deviations = nn.ModuleList(
+            NeighborhoodDeviation(hidden_channels, _MEANS_PER_LAYER)
+            for _ in range(num_layers if self.use_reference else 0)
+        )
         self.literal = attention_variant == "literal"
         self.norm = nn.Identity() if self.literal else nn.LayerNorm(hidden_channels)
-        self.coordinate_skip = nn.Identity() if self.literal else nn.Linear(3, hidden_channels)
+        seen = 6 if self.use_reference else 3
+        self.coordinate_skip = nn.Identity() if self.literal else nn.Linear(seen, hidden_channels)
         self.register_buffer("trained_elements", torch.zeros(max_z, dtype=torch.bool))
         self.reset_parameters()
         self.to(dtype)
@@ -181,6 +220,9 @@ class DKMPR(nn.Module):
         for layer in self.layers:
             assert isinstance(layer, DilatedAttentionLayer)
             layer.reset_parameters()
+        for means in self.deviations:
+            assert isinstance(means, NeighborhoodDeviation)
+            means.reset_parameters()
         for module in (self.norm, self.coordinate_skip):
             if isinstance(module, (nn.LayerNorm, nn.Linear)):
                 module.reset_parameters()
@@ -205,14 +247,20 @@ class DKMPR(nn.Module):
             s: Unused (torchmd-net passes spins here).
 
         Returns:
-            features (N, d) in the canonical frame; the frame of each atom's system (N, 3, 3), columns are
-            its axes, or None; and z, pos, batch as given.
+            features (N, d), and behind them V vectors (N, 3 V) in Å, in the canonical frame; the frame of
+            each atom's system (N, 3, 3), columns are its axes, or None; and z, pos, batch as given.
         """
-        return self.encode(z, pos, batch, self.distance(pos, batch, box), box)
+        return self.encode(z, pos, batch, self.distance(pos, batch, box), box, None)
 
     @torch.jit.export
     def encode(
-        self, z: Tensor, pos: Tensor, batch: Tensor, neighbors: Tensor, box: Optional[Tensor] = None
+        self,
+        z: Tensor,
+        pos: Tensor,
+        batch: Tensor,
+        neighbors: Tensor,
+        box: Optional[Tensor] = None,
+        reference: Optional[Tensor] = None,
     ) -> Tuple[Tensor, Optional[Tensor], Tensor, Tensor, Tensor]:
         """Features of a structure with known ranks, as of the first frame of a trajectory (appendix E).
 
@@ -222,12 +270,15 @@ class DKMPR(nn.Module):
             batch: (N,) int64 system of each atom, non-decreasing.
             neighbors: (N, at least M) int64 ranks, -1 for none.
             box: (3, 3) or (B, 3, 3) box vectors as rows in Å, or None.
+            reference: (N, 3) in Å, the first frame of the trajectory, for ``canonical_frame = "first"``
+                (None: ``pos``); in training also the mean structure for ``mean``.
 
         Returns:
             As :meth:`forward`.
 
         Raises:
-            ValueError: neighbors has fewer columns than the model uses.
+            ValueError: neighbors has fewer columns than the model uses; the structure is of another system
+                than the stored mean.
         """
         if neighbors.size(1) < self.distance.num_neighbors:
             raise ValueError(
@@ -236,33 +287,63 @@ class DKMPR(nn.Module):
             )
         if self.training:
             self.trained_elements[z] = True
-        frame: Optional[Tensor] = None
-        coordinates = pos
-        if pos.size(0) > 0:
-            num_systems = count_systems(batch)
-            coordinates = pos - centroids(pos, batch, num_systems).index_select(0, batch)
-            if self.use_frame:
-                frame = principal_frames(coordinates, batch, num_systems).index_select(0, batch)
-                coordinates = torch.bmm(coordinates.unsqueeze(1), frame).squeeze(1)
+            if self.use_reference:
+                self.reference.remember(reference, batch)
+        coordinates, frame, origin = self._orient(pos, batch, reference)
+        deviation = coordinates - origin
         elements = self.embedding(z)
-        structure = self._embed(coordinates, elements)
+        structure = self._embed(coordinates, origin, elements)
         for index, layer in enumerate(self.layers):
             seen = neighbors.index_select(1, self.columns[index])
             distance = self._distances(pos, seen, batch, box)
             structure = layer(structure, elements, seen, distance)
+        vectors = [deviation]
+        for index, means in enumerate(self.deviations):
+            seen = neighbors.index_select(1, self.columns[index])
+            distance = self._distances(pos, seen, batch, box)
+            vectors.append(means(structure, deviation, seen, distance).flatten(1))
         if not self.literal:
             # The head sees the coordinates themselves too: slow displacements are smooth in them.
-            structure = self.norm(structure) + self.coordinate_skip(0.1 * coordinates)
+            skipped = 0.1 * coordinates
+            if self.use_reference:
+                skipped = torch.cat([skipped, self.deviation_scale * deviation], 1)
+            structure = self.norm(structure) + self.coordinate_skip(skipped)
+        if self.use_reference:
+            structure = torch.cat([structure, torch.cat(vectors, 1)], 1)
         return structure, frame, z, pos, batch
 
-    def _embed(self, coordinates: Tensor, elements: Tensor) -> Tensor:
-        """Structure features (N, d) of the coordinates (N, 3) in Å and elements (N, d)."""
+    def _orient(
+        self, pos: Tensor, batch: Tensor, reference: Optional[Tensor]
+    ) -> Tuple[Tensor, Optional[Tensor], Tensor]:
+        """Coordinates (N, 3) in the canonical frame, the frame, and the reference in it (N, 3)."""
+        frame: Optional[Tensor] = None
+        if pos.size(0) == 0:
+            return pos, frame, pos
+        num_systems = count_systems(batch)
+        coordinates = pos - centroids(pos, batch, num_systems).index_select(0, batch)
+        origin = coordinates
+        if self.use_frame:
+            if self.use_reference:
+                origin = self.reference(pos, batch, num_systems, reference)
+                frames = superposition_frames(coordinates, origin, batch, num_systems)
+            else:
+                frames = principal_frames(coordinates, batch, num_systems)
+            frame = frames.index_select(0, batch)
+            coordinates = torch.bmm(coordinates.unsqueeze(1), frame).squeeze(1)
+        return coordinates, frame, origin
+
+    def _embed(self, coordinates: Tensor, origin: Tensor, elements: Tensor) -> Tensor:
+        """Structure features (N, d) of coordinates and their reference (N, 3) in Å, and elements (N, d)."""
+        deviation = coordinates.new_empty(coordinates.size(0), 0)
+        if self.use_reference:
+            deviation = self.deviation_scale * (coordinates - origin)
+            coordinates = origin
         if self.training:
-            return self.coordinate_embedding(coordinates, elements)
+            return self.coordinate_embedding(coordinates, elements, deviation)
         structure = torch.empty_like(elements)
         for first in range(0, elements.size(0), self.block_size):
             block = slice(first, first + self.block_size)
-            structure[block] = self.coordinate_embedding(coordinates[block], elements[block])
+            structure[block] = self.coordinate_embedding(coordinates[block], elements[block], deviation[block])
         return structure
 
     def _distances(self, pos: Tensor, neighbors: Tensor, batch: Tensor, box: Optional[Tensor]) -> Tensor:

@@ -31,12 +31,14 @@ class OpenMMDisplacement(nn.Module):
         atomic_numbers: (N,) of the propagated atoms.
         atoms: (N,) their indices among all particles.
         neighbors: (N, M) distance ranks of the start structure.
+        reference: (N, 3) in Å, the start structure.
         rerank: rank anew in every step instead.
     """
 
     atomic_numbers: Tensor
     atoms: Tensor
     neighbors: Tensor
+    reference: Tensor
 
     def __init__(
         self,
@@ -45,6 +47,7 @@ class OpenMMDisplacement(nn.Module):
         atomic_numbers: Tensor,
         atoms: Tensor,
         neighbors: Tensor,
+        reference: Tensor,
         rerank: bool,
     ) -> None:
         super().__init__()
@@ -55,12 +58,14 @@ class OpenMMDisplacement(nn.Module):
         self.register_buffer("atomic_numbers", atomic_numbers)
         self.register_buffer("atoms", atoms)
         self.register_buffer("neighbors", neighbors)
+        self.register_buffer("reference", reference)
 
     def forward(self, positions: Tensor) -> Tuple[Tensor, Tensor]:
         """Energy 0 and displacements (P, 3) in nm of all P particles at ``positions`` (P, 3) in nm."""
         pos = positions.index_select(0, self.atoms).to(self.dtype) * self.angstrom_per_nanometer
         neighbors = self.predictor.ranks(pos) if self.rerank else self.neighbors  # type: ignore[operator]
-        displacement = self.predictor(self.atomic_numbers, pos, neighbors) / self.angstrom_per_nanometer
+        displacement = self.predictor(self.atomic_numbers, pos, neighbors, self.reference)
+        displacement = displacement / self.angstrom_per_nanometer
         moved = torch.zeros_like(positions).index_copy(0, self.atoms, displacement.to(positions.dtype))
         return torch.zeros([], dtype=positions.dtype, device=positions.device), moved.contiguous()
 
@@ -103,6 +108,8 @@ class DKMPPropagator:
         check_elements(atomic_numbers, self.info.elements)
         self.atoms = list(range(len(atomic_numbers))) if indices is None else indices
         dtype = torch.float64 if self.info.dtype == "float64" else torch.float32
+        self.memory = np.zeros(len(self.start))
+        self.memory[self.atoms] = predictor.memory_factors(torch.tensor(atomic_numbers)).detach().numpy()
         start = torch.from_numpy(self.start[self.atoms] * ANGSTROM_PER_NANOMETER).to(dtype)
         self.module = OpenMMDisplacement(
             predictor,
@@ -110,6 +117,7 @@ class DKMPPropagator:
             torch.tensor(atomic_numbers, dtype=torch.int64),
             torch.tensor(self.atoms, dtype=torch.int64),
             predictor.ranks(start),
+            start,
             rerank,
         ).eval()
 
@@ -134,13 +142,22 @@ class DKMPPropagator:
     def create_integrator(self) -> Any:
         """An ``openmm.CustomIntegrator`` whose step moves every atom to the next frame.
 
-        Its step size is 1 ps by name only: what a step means is the lag of the training data.
+        Its step size is 1 ps by name only: what a step means is the lag of the training data. For a model
+        with memory the integrator keeps the last displacement (``displaced``), which checkpoints of the
+        Simulation hold as well.
         """
         import openmm
 
         integrator = openmm.CustomIntegrator(1.0)
         integrator.addUpdateContextState()
-        integrator.addComputePerDof("x", f"x+f{FORCE_GROUP}")
+        if self.memory.any():
+            integrator.addPerDofVariable("memory", 0)
+            integrator.addPerDofVariable("displaced", 0)
+            integrator.setPerDofVariableByName("memory", [openmm.Vec3(m, m, m) for m in self.memory])
+            integrator.addComputePerDof("displaced", f"f{FORCE_GROUP}+memory*displaced")
+            integrator.addComputePerDof("x", "x+displaced")
+        else:
+            integrator.addComputePerDof("x", f"x+f{FORCE_GROUP}")
         integrator.addComputePerDof("v", "0")
         return integrator
 

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Tuple, Union
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -53,16 +53,21 @@ class DisplacementPredictor(nn.Module):
         self.representation = representation
         self.head = head
 
-    def forward(self, z: Tensor, pos: Tensor, neighbors: Tensor) -> Tensor:
-        """Displacement (N, 3) in Å to the next frame.
+    def forward(
+        self, z: Tensor, pos: Tensor, neighbors: Tensor, reference: Optional[Tensor] = None
+    ) -> Tensor:
+        """Displacement (N, 3) in Å to the next frame, without what memory adds (see :meth:`memory_factors`).
 
         Args:
             z: (N,) int64 atomic numbers.
             pos: (N, 3) in Å.
             neighbors: (N, M) int64 distance ranks; see :meth:`ranks`.
+            reference: (N, 3) in Å, the first frame; see :class:`dkmp_plugin.models.DKMPR`.
         """
         batch = torch.zeros_like(z)
-        x, frame, z, pos, batch = self.representation.encode(z, pos, batch, neighbors, None)  # type: ignore[operator]
+        x, frame, z, pos, batch = self.representation.encode(  # type: ignore[operator]
+            z, pos, batch, neighbors, None, reference
+        )
         return self.head.pre_reduce(x, frame, z, pos, batch, None)  # type: ignore[operator]
 
     @torch.jit.export
@@ -70,6 +75,11 @@ class DisplacementPredictor(nn.Module):
         """Distance ranks (N, M) int64 of a structure (N, 3) in Å."""
         batch = torch.zeros(pos.size(0), dtype=torch.int64, device=pos.device)
         return self.representation.distance(pos, batch, None)  # type: ignore[operator]
+
+    @torch.jit.export
+    def memory_factors(self, z: Tensor) -> Tensor:
+        """What the displacement since the frame before is multiplied by before it is added, (N,)."""
+        return self.head.memory_factors(z)  # type: ignore[operator]
 
 
 def script_propagator(

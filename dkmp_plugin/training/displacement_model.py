@@ -29,10 +29,11 @@ def batched_ranks(local: Tensor, batch: Tensor) -> Tensor:
 class DisplacementModel(TorchMD_Net):
     """DKMP^R with its head, as torchmd-net trains it.
 
-    Differs from its parent in two points. Ranks that the dataset brings along (``neighbors``, those of the
-    first frame of the run) are used instead of those of the frame itself. And where the dataset brings the
-    frame before (``previous``), every second training step starts from the model's own prediction of ``pos``
-    in place of ``pos`` (pushforward, Brandstetter et al. 2022): a rollout then meets what it was trained on.
+    Differs from its parent in what the dataset may bring along. Ranks (``neighbors``, those of the first
+    frame of the run) and a ``reference`` structure are used instead of those of the frame itself. The frame
+    before (``previous``) serves a head with memory. Without memory, every second training step that has such
+    a frame starts from the model's own prediction of ``pos`` in place of ``pos`` (pushforward, Brandstetter
+    et al. 2022): a rollout then meets what it was trained on.
 
     Args:
         representation: The dilated network.
@@ -63,8 +64,8 @@ class DisplacementModel(TorchMD_Net):
             box: (3, 3) or (B, 3, 3) box vectors as rows in Å, or None.
             q: Unused.
             s: Unused.
-            extra_args: May hold ``neighbors`` (N, at least M), ranks counted within each system, and in
-                training ``previous`` (N, 3) in Å, the frame before ``pos``.
+            extra_args: May hold ``neighbors`` (N, at least M), ranks counted within each system;
+                ``reference`` (N, 3) in Å (see :class:`DKMPR`); ``previous`` (N, 3) in Å, the frame before.
             num_systems: Unused.
 
         Returns:
@@ -76,16 +77,39 @@ class DisplacementModel(TorchMD_Net):
             neighbors = self.representation_model.distance(pos, batch, box)
         else:
             neighbors = batched_ranks(neighbors, batch)
-        if self.training and extra_args is not None and "previous" in extra_args:
-            start = self._pushed_forward(z, pos, batch, neighbors, box, extra_args["previous"])
-            return start - pos + self._predict(z, start, batch, neighbors, box), torch.empty(0)
-        return self._predict(z, pos, batch, neighbors, box), torch.empty(0)
+        reference = None if extra_args is None else extra_args.get("reference")
+        previous = None if extra_args is None else extra_args.get("previous")
+        if self.output_model.has_memory:
+            displacement = self._predict(z, pos, batch, neighbors, box, reference)
+            return self._remembering(displacement, z, pos, previous), torch.empty(0)
+        if self.training and previous is not None:
+            start = self._pushed_forward(z, pos, batch, neighbors, box, reference, previous)
+            return start - pos + self._predict(z, start, batch, neighbors, box, reference), torch.empty(0)
+        return self._predict(z, pos, batch, neighbors, box, reference), torch.empty(0)
 
     def _predict(
-        self, z: Tensor, pos: Tensor, batch: Tensor, neighbors: Tensor, box: Optional[Tensor]
+        self,
+        z: Tensor,
+        pos: Tensor,
+        batch: Tensor,
+        neighbors: Tensor,
+        box: Optional[Tensor],
+        reference: Optional[Tensor],
     ) -> Tensor:
-        x, frame, z, pos, batch = self.representation_model.encode(z, pos, batch, neighbors, box)
+        x, frame, z, pos, batch = self.representation_model.encode(z, pos, batch, neighbors, box, reference)
         return self.output_model.pre_reduce(x, frame, z, pos, batch, box)
+
+    def _remembering(
+        self, displacement: Tensor, z: Tensor, pos: Tensor, previous: Optional[Tensor]
+    ) -> Tensor:
+        """The prediction with the share of the displacement since the frame before."""
+        if previous is None:
+            if self.training:
+                raise ValueError(
+                    "memory: the dataset brings no frame before; set previous: true in dataset_arg"
+                )
+            return displacement
+        return displacement + self.output_model.memory_factors(z).unsqueeze(1) * (pos - previous)
 
     def _pushed_forward(
         self,
@@ -94,13 +118,14 @@ class DisplacementModel(TorchMD_Net):
         batch: Tensor,
         neighbors: Tensor,
         box: Optional[Tensor],
+        reference: Optional[Tensor],
         previous: Tensor,
     ) -> Tensor:
         """Every second batch: what the model itself predicts for ``pos``, where there is an earlier frame."""
         if bool(torch.rand(()) < 0.5):
             return pos
         with torch.no_grad():
-            predicted = previous + self._predict(z, previous, batch, neighbors, box)
+            predicted = previous + self._predict(z, previous, batch, neighbors, box, reference)
         moved = torch.zeros(int(batch[-1]) + 1, dtype=pos.dtype, device=pos.device)
         moved = moved.index_add(0, batch, (pos - previous).abs().sum(1)) > 0
         return torch.where(moved.index_select(0, batch).unsqueeze(1), predicted, pos)

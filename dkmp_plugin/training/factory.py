@@ -48,7 +48,15 @@ def create_dkmp_model(
     if isinstance(representation, DKMPR):
         scale = float(args.get("displacement_scale", 1.0))
         width, activation = args["embedding_dimension"], args["activation"]
-        displacement = Displacement(width, activation, dtype=dtype, displacement_scale=scale)
+        displacement = Displacement(
+            width,
+            activation,
+            dtype=dtype,
+            displacement_scale=scale,
+            num_vectors=representation.num_vectors,
+            memory=args.get("memory", False),
+            max_z=args["max_z"],
+        )
         return DisplacementModel(representation, displacement, dtype=dtype)
     head = getattr(output_modules, "Equivariant" + args["output_model"])(
         args["embedding_dimension"],

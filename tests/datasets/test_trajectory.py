@@ -252,6 +252,28 @@ def test_crossing_blends_frames_and_futures_of_two_runs():
         Crossing(runs[:1], lag=2)
 
 
+def test_references_and_previous_frames(folder):
+    files = {"train": ["first.dcd", "second.xtc"], "val": ["third.dcd"]}
+    first = pairs(folder, **files, reference="first", previous=True, lag=2)
+    for idx in (0, 1, 4, 10, 12, 18):
+        number, frame = first._items[idx]
+        positions, item = first.runs[number].positions, first[idx]
+        assert np.array_equal(item.reference, positions[0])
+        assert np.array_equal(item.previous, positions[frame - 2 if frame >= 2 else frame])
+    mean = pairs(folder, **files, reference="mean")
+    assert torch.equal(mean[0].reference, mean[len(mean) - 1].reference) and "previous" not in mean[0]
+    # Of the training runs alone, every frame superposed.
+    runs = [superpose(run.positions, mean[0].reference.numpy(), True) for run in mean.runs[:2]]
+    assert np.allclose(mean[0].reference, np.concatenate(runs).mean(axis=0), atol=1e-3)
+    with pytest.raises(ValueError, match="reference: 'last'"):
+        pairs(folder, reference="last")
+    with pytest.raises(ValueError, match="pushforward: true was given with previous: true"):
+        pairs(folder, previous=True, pushforward=True)
+    others = [Run(str(n), np.full(n, 6), np.zeros((4, n, 3), dtype=np.float32)) for n in (5, 6)]
+    with pytest.raises(ValueError, match="use reference: first"):
+        FramePairs((others, [], []), Sampling(reference="mean"))
+
+
 def test_crossing_is_for_training_items(folder):
     data = pairs(folder, train=["first.dcd", "third.dcd"], val=["second.xtc"], augment_crossing=1.0)
     plain = pairs(folder, train=["first.dcd", "third.dcd"], val=["second.xtc"])

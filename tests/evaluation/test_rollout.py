@@ -53,7 +53,7 @@ def test_rollout_is_repeated_prediction_and_rotation_equivariant(predictor):
     turned = roll_out(predictor, GLYCINES @ turn.T + 4.0, 3)
     assert np.allclose(turned, frames @ turn.T + 4.0, atol=1e-3)
     with pytest.raises(ValueError, match="from step 2 on"):
-        roll_out(lambda frame: frame + np.where(frame.max() > 10, np.nan, 5), GLYCINES, 5)
+        roll_out(lambda frame, previous: frame + np.where(frame.max() > 10, np.nan, 5), GLYCINES, 5)
 
 
 def test_ranks_are_reused_until_they_are_due(checkpoint):

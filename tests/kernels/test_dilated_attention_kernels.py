@@ -28,7 +28,7 @@ def assert_equals_reference(case, run, tolerance=None):
     return computed
 
 
-# Heads, width: those of examples/dkmp_r_adk.yaml first;
+# Heads, width: many narrow ones first;
 # whole and partial packs, idle lanes, several packs per lane, several groups of heads.
 @needs_emulator
 @both_dtypes

@@ -16,6 +16,7 @@ SHIFT = torch.tensor([3.0, -8.0, 40.0], dtype=torch.float64)
 VARIANTS = (
     {},
     {"attention_variant": "literal", "num_frequencies": 0},
+    {"canonical_frame": "first"},
     {"canonical_frame": "none"},
     {"canonical_frame": "none", "partition": "random"},
 )
@@ -24,8 +25,11 @@ VARIANTS = (
 def create_model(seed: int = 0, **changes) -> DisplacementModel:
     """A small model in float64 whose head has been given weights (a fresh one predicts zero)."""
     torch.manual_seed(seed)
-    model = DisplacementModel(DKMPR(16, 2, 4, 8, max_z=20, **changes), Displacement(16))
+    representation = DKMPR(16, 2, 4, 8, max_z=20, **changes)
+    model = DisplacementModel(representation, Displacement(16, num_vectors=representation.num_vectors))
     torch.nn.init.normal_(model.output_model.last.weight)
+    if representation.num_vectors:
+        torch.nn.init.normal_(model.output_model.factors.weight)
     return model.double().eval()
 
 
@@ -42,7 +46,7 @@ def test_translation(changes, molecule):
     assert torch.allclose(displacement(model, z, pos + SHIFT), expected, atol=1e-9)
 
 
-@pytest.mark.parametrize("changes", VARIANTS[:2])
+@pytest.mark.parametrize("changes", VARIANTS[:3])
 def test_canonical_frame_makes_rotations_exact(changes, molecule):
     z, pos = molecule
     model = create_model(**changes)
@@ -165,7 +169,8 @@ def test_fresh_head_is_persistence_and_every_weight_gets_a_gradient(molecule):
     z, pos = molecule
     for changes in VARIANTS:
         model = create_model(**changes).train()
-        fresh = DisplacementModel(model.representation_model, Displacement(16)).double()
+        vectors = model.representation_model.num_vectors
+        fresh = DisplacementModel(model.representation_model, Displacement(16, num_vectors=vectors)).double()
         assert displacement(fresh, z, pos).abs().max() == 0
         trained = create_model(**changes).train()
         displacement(trained, z, pos).square().sum().backward()

@@ -57,6 +57,23 @@ def test_equals_the_rollout(model_path, expected, platform_name):
         assert np.allclose(positions(simulation), expected[step], atol=2e-5)
 
 
+@pytest.mark.parametrize("canonical_frame", ["first", "mean"])
+@pytest.mark.parametrize("memory", [False, True])
+def test_reference_and_memory(tmp_path, canonical_frame, memory):
+    """The integrator keeps what the network cannot see: the displacement since the frame before."""
+    path = write_checkpoint(tmp_path / "epoch=0.ckpt", canonical_frame=canonical_frame, memory=memory)
+    frames = roll_out(FramePredictor(load_displacement_model(path)[0], NUMBERS), GLYCINES, 4)
+    predictor = FramePredictor(load_displacement_model(path)[0], NUMBERS)
+    forgetful = roll_out(lambda frame, previous: predictor(frame), GLYCINES, 4)
+    assert memory != np.allclose(frames[4], forgetful[4], atol=1e-3)
+    export_propagator(path, tmp_path / "propagator.pt")
+    propagator = DKMPPropagator(tmp_path / "propagator.pt", topology().to_openmm(), GLYCINES / 10)
+    simulation = propagator.create_simulation()
+    for step in range(1, 5):
+        simulation.step(1)
+        assert np.allclose(positions(simulation), frames[step], atol=5e-5)
+
+
 def test_checkpoint_serves_as_well(checkpoint, expected):
     simulation = DKMPPropagator(checkpoint, topology().to_openmm(), GLYCINES / 10).create_simulation()
     simulation.step(2)

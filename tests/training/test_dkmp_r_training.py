@@ -10,7 +10,7 @@ import yaml
 from torch_geometric.data import Batch
 
 from dkmp_plugin.datasets import DKMPTrajectory
-from dkmp_plugin.evaluation.rollout import FramePredictor, load_displacement_model
+from dkmp_plugin.evaluation.rollout import FramePredictor, evaluate_run, load_displacement_model
 from dkmp_plugin.training.factory import create_dkmp_model
 from tests.conftest import hyper_parameters
 from tests.datasets.trajectory_fixtures import GLYCINES, write
@@ -150,3 +150,30 @@ def test_impossible_configurations(changes, expected):
     create_dkmp_model(values)
     with pytest.raises(ValueError, match=expected):
         create_dkmp_model({**values, **changes})
+
+
+def test_learns_to_relax_towards_the_mean_structure(displacement_configuration, tmp_path):
+    """Frames that scatter independently: half of the error of persistence is what the mean structure leaves."""
+    noise = 0.3 * np.random.default_rng(3).normal(size=(60, *GLYCINES.shape))
+    write(tmp_path / "scatter.dcd", GLYCINES + noise)
+    path = displacement_configuration(
+        dataset_arg={
+            "topology": "top.pdb",
+            "train": ["scatter.dcd"],
+            "val": ["scatter.dcd"],
+            "num_neighbors": 4,
+            "reference": "mean",
+            "previous": True,
+        },
+        canonical_frame="mean",
+        memory=True,
+        lr=0.02,
+    )
+    done = torchmd_train("--conf", path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    model, _ = load_displacement_model(checkpoints(path)[-1])
+    kept = model.representation_model.reference.stored.numpy()
+    assert np.abs(np.linalg.norm(kept[0] - kept[7]) - np.linalg.norm(GLYCINES[0] - GLYCINES[7])) < 0.1
+    fresh = GLYCINES + 0.3 * np.random.default_rng(4).normal(size=(30, *GLYCINES.shape))
+    report, _ = evaluate_run(FramePredictor(model, np.array([7, 6, 6, 8] * 2)), fresh.astype(np.float32), 1)
+    assert report.errors["model"].next < 0.7 * report.errors["persistence"].next

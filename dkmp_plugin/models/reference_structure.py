@@ -1,0 +1,78 @@
+"""The structure that DKMP^R sees a frame relative to: the first frame of a trajectory, or a stored mean."""
+
+from typing import Any, Dict, Optional
+
+import torch
+from torch import Tensor, nn
+
+from dkmp_plugin.models.canonical_frame import centroids, principal_frames
+
+
+class ReferenceStructure(nn.Module):
+    """Chooses the reference of a call, and keeps the one of the training data if asked to.
+
+    A reference is used centred and in its own principal axes: how it was oriented does not matter.
+
+    Args:
+        keep: Store the reference that training brings along (one system, such as its mean structure); every
+            later call uses it. Otherwise each call is given one (the first frame of its trajectory).
+
+    Attributes:
+        stored: (n, 3) in Å, empty until there is one.
+    """
+
+    stored: Tensor
+
+    def __init__(self, keep: bool) -> None:
+        super().__init__()
+        self.keep = keep
+        self.register_buffer("stored", torch.zeros(0, 3), persistent=keep)
+
+    def _load_from_state_dict(self, state_dict: Dict[str, Any], prefix: str, *args: Any) -> None:
+        # The buffer of a fresh model is empty; that of a trained one has one row per atom.
+        if prefix + "stored" in state_dict:
+            self.stored.resize_(state_dict[prefix + "stored"].shape)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def remember(self, given: Optional[Tensor], batch: Tensor) -> None:
+        """In training: store the first system's reference, unless there is one already.
+
+        Raises:
+            ValueError: nothing is given.
+        """
+        if self.keep and self.stored.size(0) == 0:
+            if given is None:
+                raise ValueError(
+                    "canonical_frame: 'mean' needs the mean structure of the training runs; set "
+                    "reference: mean in dataset_arg"
+                )
+            first = given[batch == 0].detach()
+            self.stored.resize_(first.shape)
+            self.stored.copy_(first)
+
+    def forward(self, pos: Tensor, batch: Tensor, num_systems: int, given: Optional[Tensor]) -> Tensor:
+        """The reference of every atom, (N, 3) in Å, centred and in principal axes.
+
+        Args:
+            pos: (N, 3) in Å, the reference where there is no other.
+            batch: (N,) system of each atom.
+            num_systems: B.
+            given: (N, 3) in Å or None; not used where one is stored.
+
+        Raises:
+            ValueError: the stored reference is of another system.
+        """
+        if self.stored.size(0) > 0:
+            if self.stored.size(0) * num_systems != pos.size(0):
+                raise ValueError(
+                    f"{pos.size(0)} atoms in {num_systems} systems were given, the mean structure of this "
+                    f"model has {self.stored.size(0)} atoms; use canonical_frame: first for many systems"
+                )
+            reference = self.stored.to(pos.dtype).repeat(num_systems, 1)
+        elif given is not None:
+            reference = given.to(pos.dtype)
+        else:
+            reference = pos.detach()
+        centered = reference - centroids(reference, batch, num_systems).index_select(0, batch)
+        axes = principal_frames(centered, batch, num_systems).index_select(0, batch)
+        return torch.bmm(centered.unsqueeze(1), axes).squeeze(1)
