@@ -153,7 +153,7 @@ def test_impossible_configurations(changes, expected):
 
 
 def test_learns_to_relax_towards_the_mean_structure(displacement_configuration, tmp_path):
-    """Frames that scatter independently: half of the error of persistence is what the mean structure leaves."""
+    """Frames that scatter independently: the mean structure leaves half of the error."""
     noise = 0.3 * np.random.default_rng(3).normal(size=(60, *GLYCINES.shape))
     write(tmp_path / "scatter.dcd", GLYCINES + noise)
     path = displacement_configuration(
