@@ -3,19 +3,23 @@
     python scripts/reproduce_ablation.py --epochs 3
 
 Every partition is trained by torchmd-train with examples/dkmp_r_adk.yaml (DIMS runs 1 and 2, biased
-transition paths) for the same steps and the same number of edges, and measured on the validation run.
+transition paths) for the same steps and the same number of edges, and measured on the validation run. The
+numbers also go to results.json in the output folder.
 """
 
 import argparse
 import csv
+import json
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
+from typing import Any, Dict
 
 import yaml
 
+from dkmp_plugin.files import replaced_on_success
 from dkmp_plugin.models.partition import PARTITIONS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,13 +58,19 @@ def main() -> None:
     if not (arguments.data / "dims_002.dcd").is_file():
         sys.exit(f"{arguments.data}/dims_002.dcd is missing; name its folder with --data")
     print(f"DIMS, {arguments.selection}, {arguments.epochs} epochs; MSE on run 3 in Å² per coordinate")
+    results: Dict[str, Any] = {"selection": arguments.selection, "epochs": arguments.epochs, "runs": []}
     for seed in arguments.seeds:
         for partition in arguments.partitions:
-            begin = time.perf_counter()
+            begin = resource.getrusage(resource.RUSAGE_CHILDREN)
             error = train(partition, seed, arguments)
-            print(
-                f"seed {seed}  {partition:10s} {error:.4f}  ({time.perf_counter() - begin:.0f} s)", flush=True
+            end = resource.getrusage(resource.RUSAGE_CHILDREN)
+            seconds = end.ru_utime + end.ru_stime - begin.ru_utime - begin.ru_stime
+            print(f"seed {seed}  {partition:10s} {error:.4f}  ({seconds:.0f} CPU seconds)", flush=True)
+            results["runs"].append(
+                {"seed": seed, "partition": partition, "mse": error, "cpu_seconds": round(seconds)}
             )
+            with replaced_on_success(Path(arguments.output) / "results.json") as temporary:
+                temporary.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def draw(path: Path, true: np.ndarray, rollout: np.ndarray, alpha_carbons: np.nd
     center = true[0].mean(axis=0)
     error = np.linalg.norm(rollout - true, axis=2)[:, alpha_carbons]
     points = None
-    reach = 1.05 * float(np.abs((true[0] - center)[:, :2]).max())
+    reach = 1.05 * float(np.abs((true - center)[:, alpha_carbons, :2]).max())
     for column, frame in enumerate(frames):
         for row, source in enumerate((true, rollout)):
             axis = axes[row][column]
