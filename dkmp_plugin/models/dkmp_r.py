@@ -343,7 +343,9 @@ class DKMPR(nn.Module):
         structure = torch.empty_like(elements)
         for first in range(0, elements.size(0), self.block_size):
             block = slice(first, first + self.block_size)
-            structure[block] = self.coordinate_embedding(coordinates[block], elements[block], deviation[block])
+            structure[block] = self.coordinate_embedding(
+                coordinates[block], elements[block], deviation[block]
+            )
         return structure
 
     def _distances(self, pos: Tensor, neighbors: Tensor, batch: Tensor, box: Optional[Tensor]) -> Tensor:
