@@ -129,13 +129,13 @@ class RolloutReport:
         rows = [
             f"{self.name}: {self.num_atoms} atoms, lag {self.lag}, rollout of {self.num_steps} steps; "
             "errors in Å² per coordinate",
-            f"{'':22s}{'next':>9s}{'/persist.':>11s}{'average':>9s}{'final':>9s}",
+            f"{'':22s}{'next':>9s}{'/persist.':>11s}{'average':>12s}{'final':>12s}",
         ]
         reference = self.errors["persistence"].next
         for name, error in self.errors.items():
             rows.append(
                 f"{name:22s}{error.next:9.4f}{error.next / reference:11.4f}"
-                f"{error.average:9.4f}{error.final:9.4f}"
+                f"{error.average:12.4f}{error.final:12.4f}"
             )
         rows.append(
             f"{self.seconds_per_frame:.3f} s per frame on {torch.get_num_threads()} threads, peak memory "
