@@ -1,29 +1,36 @@
 """Simulates a complex: the ligand by a potential that `dkmp bespoke` makes for it, the rest by Amber.
 
     python examples/05_simulate_complex.py host-guest
+    python examples/05_simulate_complex.py t4-lysozyme
     python examples/05_simulate_complex.py thrombin
     python examples/05_simulate_complex.py t4-lysozyme-water
 
 Makes the ligand's potential first where it is not there (the same as the `dkmp bespoke` command it prints).
-Writes a trajectory, a table of energies and a checkpoint; called again, it goes on from the checkpoint.
+Writes a trajectory, a table of energies, a checkpoint and a summary; called again, it goes on from the
+checkpoint. --heavy-hydrogens makes hydrogens 3 Da heavy and steps 2 fs long.
 With --quick, everything is as small as it can be: the potential is of no use, but every step is taken.
 """
 
 import argparse
-import math
+import json
 from pathlib import Path
+from typing import Any, Dict
 
 from dkmp_plugin.simulation.stack import prepare_backend
 
 prepare_backend()  # before openmm is imported
 
+import numpy as np  # noqa: E402
 import openmm  # noqa: E402
-from complexes import COMPLEXES, PreparedComplex  # noqa: E402
+from complexes import COMPLEXES, PreparedComplex, Setup  # noqa: E402
 from openmm import app, unit  # noqa: E402
 from openmmml import MLPotential  # noqa: E402
 
 from dkmp_plugin.bespoke.pipeline import make_potential  # noqa: E402
 from dkmp_plugin.bespoke.settings import BespokeSettings  # noqa: E402
+from dkmp_plugin.evaluation.dynamics import internal_rmsd  # noqa: E402
+from dkmp_plugin.files import replaced_on_success  # noqa: E402
+from dkmp_plugin.simulation.model_file import read_model_info  # noqa: E402
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -33,8 +40,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("complex", choices=sorted(COMPLEXES))
     parser.add_argument("--output", type=Path, help="folder to write [runs/demo/COMPLEX]")
     parser.add_argument("--model", type=Path, help="a potential that is there [made in OUTPUT/ligand]")
-    parser.add_argument("--steps", type=int, default=10_000, help="of 1 fs [10000]")
+    parser.add_argument("--steps", type=int, default=10_000, help="of 1 or 2 fs [10000]")
     parser.add_argument("--padding", type=float, default=1.0, help="water around the complex in nm [1.0]")
+    parser.add_argument("--cutoff", type=float, help="of forces in implicit solvent in nm [none]")
+    parser.add_argument("--heavy-hydrogens", action="store_true", help="3 Da, and steps of 2 fs")
     parser.add_argument("--report-interval", type=int, default=100, help="steps between frames [100]")
     parser.add_argument("--platform", default="CPU", help="OpenMM platform [CPU]")
     parser.add_argument("--quick", action="store_true", help="smallest sizes: shows that every step works")
@@ -53,12 +62,55 @@ def ligand_potential(arguments: argparse.Namespace, output: Path) -> Path:
     return output / "model.pt"
 
 
-def make_simulation(prepared: PreparedComplex, model: Path, platform: str) -> app.Simulation:
+def make_simulation(
+    prepared: PreparedComplex, model: Path, platform: str, time_step: float
+) -> app.Simulation:
     mixed = MLPotential("dkmp", modelPath=str(model)).createMixedSystem(
         prepared.topology, prepared.system, prepared.ligand
     )
-    integrator = openmm.LangevinMiddleIntegrator(300 * unit.kelvin, 1 / unit.picosecond, 1 * unit.femtosecond)
+    integrator = openmm.LangevinMiddleIntegrator(
+        300 * unit.kelvin, 1 / unit.picosecond, time_step * unit.femtosecond
+    )
     return app.Simulation(prepared.topology, mixed, integrator, openmm.Platform.getPlatformByName(platform))
+
+
+def summarise(
+    simulation: app.Simulation, prepared: PreparedComplex, model: Path, output: Path
+) -> Dict[str, Any]:
+    """What the run has come to; written to ``summary.json``.
+
+    Raises:
+        SystemExit: If an energy or a position is not finite.
+    """
+    rows = np.atleast_1d(np.genfromtxt(output / "state.csv", delimiter=",", names=True))
+    energies, temperatures = rows["Potential_Energy_kJmole"], rows["Temperature_K"]
+    end = simulation.context.getState(getPositions=True).getPositions(asNumpy=True)
+    end = end.value_in_unit(unit.angstrom)
+    if not (np.isfinite(energies).all() and np.isfinite(end).all()):
+        raise SystemExit("an energy or a position is not finite")
+    start = app.PDBFile(str(output / "start.pdb")).getPositions(asNumpy=True).value_in_unit(unit.angstrom)
+    ligand = prepared.ligand
+    later = len(rows) // 2
+    summary = {
+        "atoms": len(end),
+        "modelled_atoms": len(ligand),
+        "labels_of_the_model": read_model_info(model).level_of_theory,
+        "time_ps": round(simulation.currentStep * simulation.integrator.getStepSize()._value, 6),
+        "steps": simulation.currentStep,
+        "rows": len(rows),
+        "all_energies_finite": True,
+        "potential_energy_kj_per_mol": {
+            "first": energies[0],
+            "last": energies[-1],
+            "standard_deviation_of_the_second_half": float(np.std(energies[later:])),
+        },
+        "temperature_k_of_the_second_half": float(np.mean(temperatures[later:])),
+        "ligand_internal_rmsd_angstrom": internal_rmsd(end[ligand], start[ligand]),
+        "platform": simulation.context.getPlatform().getName(),
+    }
+    with replaced_on_success(output / "summary.json") as temporary:
+        temporary.write_text(json.dumps(summary, indent=1))
+    return summary
 
 
 def main() -> None:
@@ -69,8 +121,9 @@ def main() -> None:
     if arguments.quick:
         steps, interval, iterations = 20, 10, 5
     files, prepare = COMPLEXES[arguments.complex]
-    prepared = prepare(files(), arguments.padding)
-    simulation = make_simulation(prepared, model, arguments.platform)
+    hydrogen_mass, time_step = (3.0 * unit.dalton, 2.0) if arguments.heavy_hydrogens else (None, 1.0)
+    prepared = prepare(files(), Setup(arguments.padding, arguments.cutoff, hydrogen_mass))
+    simulation = make_simulation(prepared, model, arguments.platform, time_step)
     print(f"{prepared.topology.getNumAtoms()} atoms, {len(prepared.ligand)} of them by {model}")
     output.mkdir(parents=True, exist_ok=True)
     checkpoint = output / "checkpoint.chk"
@@ -98,10 +151,8 @@ def main() -> None:
         app.CheckpointReporter(str(checkpoint), interval),
     ]
     simulation.step(max(0, steps - simulation.currentStep))
-    energy = simulation.context.getState(getEnergy=True).getPotentialEnergy()
-    if not math.isfinite(energy.value_in_unit(unit.kilojoule_per_mole)):
-        raise SystemExit("the energy is not finite")
-    print(f"{simulation.currentStep} steps of 1 fs, energy {energy}; written: {output}")
+    summary = summarise(simulation, prepared, model, output)
+    print(f"{simulation.currentStep} steps of {time_step:g} fs, {summary}; written: {output}")
 
 
 if __name__ == "__main__":

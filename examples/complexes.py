@@ -1,5 +1,6 @@
 """Complexes of a protein or host with a ligand, each with the ligand's Amber files for ``dkmp bespoke``.
 
+- ``t4-lysozyme``: T4 lysozyme L99A with p-xylene, implicit solvent (openmmtools).
 - ``t4-lysozyme-water``: T4 lysozyme L99A with p-xylene in a box of water (openmmtools, OpenMM's Modeller).
 - ``thrombin``: thrombin with a ligand of 52 atoms, implicit solvent (``thrombin/`` in the folder DKMP_DATA).
 - ``host-guest``: cucurbit[7]uril with the guest B2, implicit solvent (openmmtools).
@@ -8,7 +9,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, List, Tuple
+from typing import Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 import openmm
@@ -26,6 +27,21 @@ class LigandFiles:
     prmtop: Path
     coordinates: Path
     residue: str
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How a complex becomes a System.
+
+    Attributes:
+        padding: Least distance between solute and faces of a box of water in nm.
+        cutoff: Of the forces between atoms in implicit solvent in nm; None for none.
+        hydrogen_mass: Of the solute's hydrogens, taken from their neighbours; None for the natural one.
+    """
+
+    padding: float = 1.0
+    cutoff: Optional[float] = None
+    hydrogen_mass: Optional[unit.Quantity] = None
 
 
 @dataclass(frozen=True)
@@ -58,18 +74,34 @@ def host_guest_files() -> LigandFiles:
     return LigandFiles(folder / "complex-vacuum.prmtop", folder / "complex-vacuum.pdb", "B2")
 
 
-def in_water(files: LigandFiles, padding: float) -> PreparedComplex:
-    """The complex in a box of TIP3P water; bonds to hydrogen constrained."""
+def in_water(files: LigandFiles, setup: Setup) -> PreparedComplex:
+    """The complex in a rhombic dodecahedron of TIP3P water; bonds to hydrogen constrained."""
     prmtop, positions = _read(files)
-    topology, system, positions = solvate(prmtop, positions, padding=padding, constraints=app.HBonds)
+    topology, system, positions = solvate(
+        prmtop,
+        positions,
+        padding=setup.padding,
+        box_shape="dodecahedron",
+        constraints=app.HBonds,
+        hydrogenMass=setup.hydrogen_mass,
+    )
     return PreparedComplex(topology, system, positions, residue_atoms(prmtop.topology, files.residue))
 
 
-def in_implicit_solvent(files: LigandFiles, padding: float) -> PreparedComplex:
+def in_implicit_solvent(files: LigandFiles, setup: Setup) -> PreparedComplex:
     """The complex in OBC2 implicit solvent; bonds to hydrogen constrained."""
     prmtop, positions = _read(files)
+    range_of_forces = {"nonbondedMethod": app.NoCutoff}
+    if setup.cutoff is not None:
+        range_of_forces = {
+            "nonbondedMethod": app.CutoffNonPeriodic,
+            "nonbondedCutoff": setup.cutoff * unit.nanometer,
+        }
     system = prmtop.createSystem(
-        nonbondedMethod=app.NoCutoff, constraints=app.HBonds, implicitSolvent=app.OBC2
+        **range_of_forces,
+        constraints=app.HBonds,
+        implicitSolvent=app.OBC2,
+        hydrogenMass=setup.hydrogen_mass,
     )
     return PreparedComplex(prmtop.topology, system, positions, residue_atoms(prmtop.topology, files.residue))
 
@@ -83,7 +115,8 @@ def _read(files: LigandFiles) -> Tuple[app.AmberPrmtopFile, np.ndarray]:
     return prmtop, np.array(positions.value_in_unit(unit.angstrom))
 
 
-COMPLEXES: Dict[str, Tuple[Callable[[], LigandFiles], Callable[[LigandFiles, float], PreparedComplex]]] = {
+COMPLEXES: Dict[str, Tuple[Callable[[], LigandFiles], Callable[[LigandFiles, Setup], PreparedComplex]]] = {
+    "t4-lysozyme": (t4_lysozyme_files, in_implicit_solvent),
     "t4-lysozyme-water": (t4_lysozyme_files, in_water),
     "thrombin": (thrombin_files, in_implicit_solvent),
     "host-guest": (host_guest_files, in_implicit_solvent),

@@ -80,7 +80,11 @@ def append(system: openmm.System, other: openmm.System) -> None:
 
 
 def solvate(
-    prmtop: app.AmberPrmtopFile, positions: np.ndarray, padding: float = 1.0, **options: Any
+    prmtop: app.AmberPrmtopFile,
+    positions: np.ndarray,
+    padding: float = 1.0,
+    box_shape: str = "cube",
+    **options: Any,
 ) -> Tuple[app.Topology, openmm.System, np.ndarray]:
     """A solute in a neutral box of TIP3P water, with particle-mesh Ewald.
 
@@ -88,6 +92,7 @@ def solvate(
         prmtop: The solute.
         positions: (N, 3) in Å.
         padding: Least distance between the solute and the box's faces in nm.
+        box_shape: ``cube``, ``dodecahedron`` or ``octahedron``.
         **options: ``constraints`` and ``hydrogenMass`` of the solute.
 
     Returns:
@@ -95,7 +100,7 @@ def solvate(
     """
     force_field = SoluteInWater(prmtop)
     modeller = app.Modeller(prmtop.topology, positions * unit.angstrom)
-    modeller.addSolvent(force_field, model="tip3p", padding=padding * unit.nanometer)
+    modeller.addSolvent(force_field, model="tip3p", padding=padding * unit.nanometer, boxShape=box_shape)
     system = force_field.createSystem(modeller.topology, **options)
     solvated = np.array(modeller.positions.value_in_unit(unit.angstrom))
     return modeller.topology, system, solvated
