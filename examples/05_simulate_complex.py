@@ -41,6 +41,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="folder to write [runs/demo/COMPLEX]")
     parser.add_argument("--model", type=Path, help="a potential that is there [made in OUTPUT/ligand]")
     parser.add_argument("--steps", type=int, default=10_000, help="of 1 or 2 fs [10000]")
+    parser.add_argument("--minimization-iterations", type=int, default=200, help="before the first [200]")
     parser.add_argument("--padding", type=float, default=1.0, help="water around the complex in nm [1.0]")
     parser.add_argument("--cutoff", type=float, help="of forces in implicit solvent in nm [none]")
     parser.add_argument("--heavy-hydrogens", action="store_true", help="3 Da, and steps of 2 fs")
@@ -117,7 +118,8 @@ def main() -> None:
     arguments = parse_arguments()
     output = arguments.output or Path("runs/demo") / arguments.complex
     model = arguments.model or ligand_potential(arguments, output / "ligand")
-    steps, interval, iterations = arguments.steps, arguments.report_interval, 200
+    steps, interval = arguments.steps, arguments.report_interval
+    iterations = arguments.minimization_iterations
     if arguments.quick:
         steps, interval, iterations = 20, 10, 5
     files, prepare = COMPLEXES[arguments.complex]

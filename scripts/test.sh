@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Formatting, types and tests; arguments go to pytest, e.g. bash scripts/test.sh tests/datasets -k splits
-# Installs what is missing into .venv, and, as root on Debian and Ubuntu, the compiler and OpenCL on the CPU.
+# Formatting, types, tests, the tests on the newest OpenMM and torch, and the table of what works on which.
+# With arguments, which go to pytest, only the default stack: bash scripts/test.sh tests/datasets -k splits
+# Installs what is missing into .venv and .venv-latest, and, as root on Debian and Ubuntu, the compiler and
+# OpenCL on the CPU.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -30,12 +32,31 @@ check() {
     "$@" </dev/null || failed+=("$name")
 }
 
+# One process per core shares the tests; each computes with one thread.
+export OMP_NUM_THREADS=1 OPENMM_CPU_THREADS=1
 system_packages
 bash scripts/setup.sh torchforce,demo,test
+mkdir -p runs/stacks
+if [ $# -eq 0 ]; then
+    # Downloads while the tests of the default stack compute.
+    bash scripts/test_latest_stack.sh --install-only >runs/stacks/install-latest.log 2>&1 </dev/null &
+    installing=$!
+fi
 check "ruff check" .venv/bin/ruff check .
 check "ruff format" .venv/bin/ruff format --check .
 check "mypy" .venv/bin/mypy
-check "pytest" .venv/bin/python -m pytest "$@"
+check "pytest" .venv/bin/python -m pytest -n "$(nproc)" --dist loadfile \
+    --junitxml=runs/stacks/torchforce.xml "$@"
+if [ $# -eq 0 ]; then
+    if wait "$installing"; then
+        check "pytest, latest stack" bash scripts/test_latest_stack.sh -n "$(nproc)" --dist loadfile \
+            --junitxml=runs/stacks/latest.xml
+        check "versions and what works" .venv/bin/python scripts/version_table.py
+    else
+        cat runs/stacks/install-latest.log >&2
+        failed+=("installing the latest stack into .venv-latest")
+    fi
+fi
 
 if [ ${#failed[@]} -gt 0 ]; then
     echo "test: FAILED: ${failed[*]}"

@@ -7,21 +7,27 @@ from typing import Any, Dict, Tuple
 
 import pytest
 import torch
+from _pytest.junitxml import xml_key
 
 ROOT = Path(__file__).resolve().parent.parent
 # Many small tensors: one thread is faster, and the two cores are shared with subprocesses.
 torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def versions_beside_the_results(record_testsuite_property) -> None:
-    """For scripts/version_table.py: what ``--junitxml`` results were obtained with."""
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """For scripts/version_table.py: what ``--junitxml`` results were obtained with.
+
+    Not ``record_testsuite_property``: that writes nothing where pytest-xdist shares out the tests.
+    """
     from dkmp_plugin.simulation.stack import installed_stack
 
+    results = session.config.stash.get(xml_key, None)
+    if results is None:
+        return
     stack = installed_stack()
     versions = {"python": platform.python_version(), **stack.versions, "backend": stack.backend}
     for name, version in versions.items():
-        record_testsuite_property(name, version or "–")
+        results.add_global_property(name, version or "–")
 
 
 def shared_data() -> Path:

@@ -10,8 +10,9 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from dkmp_plugin.models.elements import check_elements
+from dkmp_plugin.simulation.force_options import ForceOptions
 from dkmp_plugin.simulation.model_source import load_model
-from dkmp_plugin.simulation.neighbor_reuse import REUSED_ATTRIBUTES, NeighborReuse
+from dkmp_plugin.simulation.neighbor_reuse import ReusingModel
 from dkmp_plugin.simulation.units import kilojoule_per_mole
 
 
@@ -38,14 +39,11 @@ class DKMPCalculator(Calculator):
         super().__init__(**kwargs)
         self.model_path = Path(model_path)
         model, self.info = load_model(self.model_path)
-        if not 0.0 <= skin < float("inf"):
-            raise ValueError(f"skin: {skin} was given, a length of at least 0 Å is expected")
-        # Freezing computes once what depends on the weights alone: the radial filters of every layer.
-        self.model = torch.jit.freeze(model, preserved_attrs=REUSED_ATTRIBUTES if skin > 0.0 else None)
-        self.neighbors: Optional[NeighborReuse] = None
+        skin = ForceOptions(skin=skin).skin
         if skin > 0.0:
-            info = self.info
-            self.neighbors = NeighborReuse(self.model, info.cutoff, info.num_shells, info.shell_overlap, skin)
+            model = torch.jit.script(ReusingModel(model, self.info, skin).eval())
+        # Freezing computes once what depends on the weights alone: the radial filters of every layer.
+        self.model = torch.jit.freeze(model)
         self._dtype = torch.float64 if self.info.dtype == "float64" else torch.float32
         self._electronvolt = kilojoule_per_mole(self.info.energy_unit) * units.kJ / units.mol
 
@@ -75,7 +73,6 @@ class DKMPCalculator(Calculator):
         numbers = torch.from_numpy(atoms.numbers).long()
         positions = torch.tensor(atoms.positions, dtype=self._dtype, requires_grad=True)
         if not atoms.pbc.any():
-            self._reuse_neighbors(positions, None)
             energy = self.model(numbers, positions, None)
             (gradient,) = torch.autograd.grad(energy, positions)
         else:
@@ -83,7 +80,6 @@ class DKMPCalculator(Calculator):
             strain = torch.zeros(3, 3, dtype=self._dtype, requires_grad=True)
             deformation = torch.eye(3, dtype=self._dtype) + (strain + strain.T) / 2
             box = torch.tensor(atoms.cell.array, dtype=self._dtype) @ deformation
-            self._reuse_neighbors(positions, box)
             energy = self.model(numbers, positions @ deformation, box)
             gradient, virial = torch.autograd.grad(energy, (positions, strain))
             stress = virial.double().numpy() * self._electronvolt / atoms.get_volume()
@@ -91,7 +87,3 @@ class DKMPCalculator(Calculator):
         self.results["energy"] = energy.item() * self._electronvolt
         self.results["free_energy"] = self.results["energy"]
         self.results["forces"] = -gradient.double().numpy() * self._electronvolt
-
-    def _reuse_neighbors(self, positions: torch.Tensor, box: Optional[torch.Tensor]) -> None:
-        if self.neighbors is not None:
-            self.neighbors.update(positions, box)

@@ -1,26 +1,24 @@
 """Neighbours of one step used again in the next ones, as long as no atom has moved far (Verlet list)."""
 
-from typing import Optional
+from typing import Any, Optional, Tuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dkmp_plugin.ops import edge_vectors, radius_shells
 
-# Where an exported model keeps its graph; freezing must not fold these into constants.
-_GRAPH = "model.representation_model.distance"
-REUSED_ATTRIBUTES = [f"{_GRAPH}.{name}" for name in ("edges_given", "edge_index", "cell_offsets", "ptr")]
 
-
-class NeighborReuse:
-    """Gives a model its edges from a list that reaches farther than its cutoff.
+class NeighborList(nn.Module):
+    """The edges of all shells, picked from a list that reaches farther than the cutoff.
 
     All pairs within cutoff + skin are searched once. Until an atom has moved by more than skin / 2 since, no
     other pair can come within the cutoff, and each step picks from the list what is in each shell now: the
-    edges, and so the energy, are those of a fresh search.
+    edges are those of a fresh search. Another box, or another number of atoms, is searched anew.
+
+    The list lives in the module's attributes, which TorchScript keeps between calls, frozen or not. Positions
+    decide on the host whether to search: not for CUDA graphs.
 
     Args:
-        model: exported model, scripted or frozen with ``preserved_attrs=REUSED_ATTRIBUTES``.
         cutoff: outer cutoff in Å.
         num_shells: number of shells.
         overlap: width of the smooth border between shells in Å.
@@ -28,68 +26,109 @@ class NeighborReuse:
 
     Attributes:
         num_searches: how often pairs have been searched.
+    """
+
+    _positions: Tensor
+    _box: Optional[Tensor]
+    _edge_index: Tensor
+    _cell_offsets: Tensor
+    num_searches: int
+
+    def __init__(self, cutoff: float, num_shells: int, overlap: float, skin: float) -> None:
+        super().__init__()
+        self.cutoff = cutoff
+        self.num_shells = num_shells
+        self.overlap = overlap
+        self.skin = skin
+        self._positions = torch.zeros(0, 3)
+        self._box = None
+        self._edge_index = torch.zeros(2, 0, dtype=torch.long)
+        self._cell_offsets = torch.zeros(0, 3, dtype=torch.int32)
+        self.num_searches = 0
+
+    def forward(self, positions: Tensor, box: Optional[Tensor]) -> Tuple[Tensor, Tensor, Tensor]:
+        """The edges of these atoms.
+
+        Args:
+            positions: (N, 3) in Å, of the model's floating-point type.
+            box: (3, 3) in Å, or None.
+
+        Returns:
+            edge_index (2, E), cell_offsets (E, 3) and ptr (num_shells + 1,) as from
+            ``dkmp_plugin.ops.radius_shells``.
+        """
+        positions = positions.detach()
+        if box is not None:
+            box = box.detach()
+        batch = torch.zeros(positions.size(0), dtype=torch.long, device=positions.device)
+        if self._is_outdated(positions, box):
+            edge_index, cell_offsets, _ = radius_shells(
+                positions, batch, box, self.cutoff + self.skin, 1, 0.0, 0, None
+            )
+            self._edge_index = edge_index
+            self._cell_offsets = cell_offsets
+            self._positions = positions.clone()
+            self._box = box
+            self.num_searches = self.num_searches + 1
+        edge_index, cell_offsets = self._edge_index, self._cell_offsets
+        vector = edge_vectors(positions, edge_index, cell_offsets, box, batch)
+        distance = torch.linalg.vector_norm(vector, dim=1)
+        chosen = [torch.nonzero(self._in_shell(distance, shell)).view(-1) for shell in range(self.num_shells)]
+        edges = torch.cat(chosen)
+        counts = torch.tensor([0] + [shell.size(0) for shell in chosen], device=positions.device)
+        return (
+            edge_index.index_select(1, edges),
+            cell_offsets.index_select(0, edges),
+            counts.cumsum(0),
+        )
+
+    def _is_outdated(self, positions: Tensor, box: Optional[Tensor]) -> bool:
+        if self.num_searches == 0 or self._positions.size(0) != positions.size(0):
+            return True
+        before = self._box
+        if (before is None) != (box is None):
+            return True
+        if before is not None and box is not None and not torch.equal(before, box):
+            return True
+        moved = torch.linalg.vector_norm(positions - self._positions, dim=1)
+        # Not "any is larger": NaN is to be searched, which refuses it.
+        return not bool((moved <= 0.5 * self.skin).all())
+
+    def _in_shell(self, distance: Tensor, shell: int) -> Tensor:
+        """As ``dkmp_plugin.ops.radius_shells`` decides it."""
+        inside = distance < self.cutoff
+        width = self.cutoff / self.num_shells
+        if shell > 0:
+            inside = inside & (distance >= width * shell - 0.5 * self.overlap)
+        if shell + 1 < self.num_shells:
+            inside = inside & (distance < width * (shell + 1) + 0.5 * self.overlap)
+        return inside
+
+
+class ReusingModel(nn.Module):
+    """An exported model that is given its edges by a :class:`NeighborList`.
+
+    Args:
+        model: exported model: ``(z, pos Å, box Å) -> energy``.
+        info: its description.
+        skin: in Å.
 
     Raises:
         ValueError: the model was exported before models could be given their edges.
     """
 
-    def __init__(
-        self, model: torch.jit.ScriptModule, cutoff: float, num_shells: int, overlap: float, skin: float
-    ) -> None:
-        self._graph = model.model.representation_model.distance
-        if not hasattr(self._graph, "edges_given"):
+    def __init__(self, model: torch.jit.ScriptModule, info: Any, skin: float) -> None:
+        super().__init__()
+        if not hasattr(model.model.representation_model.distance, "edges_given"):
             raise ValueError("the model was exported by an older dkmp_plugin; export it again, or use skin=0")
-        self._cutoff = cutoff
-        self._num_shells = num_shells
-        self._overlap = overlap
-        self._skin = skin
-        self._positions: Optional[Tensor] = None
-        self._box: Optional[Tensor] = None
-        self._edge_index = self._cell_offsets = torch.zeros(0)
-        self.num_searches = 0
+        self.model = model
+        self.neighbors = NeighborList(info.cutoff, info.num_shells, info.shell_overlap, skin)
 
-    def update(self, positions: Tensor, box: Optional[Tensor]) -> None:
-        """Set the edges of the model for these atoms.
-
-        Args:
-            positions: (N, 3) in Å, of the model's floating-point type.
-            box: (3, 3) in Å, or None.
-        """
-        positions = positions.detach()
-        box = None if box is None else box.detach()
-        batch = torch.zeros(len(positions), dtype=torch.long)
-        if self._is_outdated(positions, box):
-            self._edge_index, self._cell_offsets, _ = radius_shells(
-                positions, batch, box, self._cutoff + self._skin, 1, 0.0, 0
-            )
-            self._positions, self._box = positions.clone(), box
-            self.num_searches += 1
-        vector = edge_vectors(positions, self._edge_index, self._cell_offsets, box, batch)
-        distance = torch.linalg.vector_norm(vector, dim=1)
-        chosen = [torch.nonzero(self._in_shell(distance, s)).flatten() for s in range(self._num_shells)]
-        edges = torch.cat(chosen)
-        counts = torch.tensor([0] + [len(shell) for shell in chosen])
-        self._graph.edge_index = self._edge_index[:, edges].contiguous()
-        self._graph.cell_offsets = self._cell_offsets[edges].contiguous()
-        self._graph.ptr = counts.cumsum(0)
-        self._graph.edges_given = True
-
-    def _is_outdated(self, positions: Tensor, box: Optional[Tensor]) -> bool:
-        if self._positions is None or self._positions.shape != positions.shape:
-            return True
-        if (self._box is None) != (box is None):
-            return True
-        if self._box is not None and box is not None and not torch.equal(self._box, box):
-            return True
-        moved = torch.linalg.vector_norm(positions - self._positions, dim=1)
-        return not bool((moved <= 0.5 * self._skin).all())
-
-    def _in_shell(self, distance: Tensor, shell: int) -> Tensor:
-        """As ``dkmp_plugin.ops.radius_shells`` decides it."""
-        inside = distance < self._cutoff
-        width = self._cutoff / self._num_shells
-        if shell > 0:
-            inside = inside & (distance >= width * shell - 0.5 * self._overlap)
-        if shell + 1 < self._num_shells:
-            inside = inside & (distance < width * (shell + 1) + 0.5 * self._overlap)
-        return inside
+    def forward(self, z: Tensor, pos: Tensor, box: Optional[Tensor]) -> Tensor:
+        """As the exported model; see ``dkmp_plugin.simulation.export.EnergyModel``."""
+        edge_index, cell_offsets, ptr = self.neighbors(pos, box)
+        self.model.model.representation_model.distance.edge_index = edge_index
+        self.model.model.representation_model.distance.cell_offsets = cell_offsets
+        self.model.model.representation_model.distance.ptr = ptr
+        self.model.model.representation_model.distance.edges_given = True
+        return self.model(z, pos, box)

@@ -8,9 +8,9 @@ from typing import Any, Iterable, List, Optional
 
 from openmmml.mlpotential import MLPotentialImpl, MLPotentialImplFactory
 
+from dkmp_plugin.simulation.force_options import ForceOptions
+
 BUNDLED_MODEL = Path(__file__).parent / "bundled" / "p_xylene.pt"
-# Two edges per pair and direction: 40,000 for this many atoms.
-MAX_STATIC_ATOMS = 100
 _BACKENDS = ("auto", "torchforce", "pythonforce")
 
 
@@ -23,6 +23,8 @@ class DKMPPotentialImplFactory(MLPotentialImplFactory):
         modelPath: Optional[str] = None,
         backend: str = "auto",
         staticShapes: Optional[bool] = None,
+        skin: float = 0.0,
+        useCUDAGraphs: bool = False,
         **args: Any,
     ) -> MLPotentialImpl:
         """Create the implementation.
@@ -35,16 +37,20 @@ class DKMPPotentialImplFactory(MLPotentialImplFactory):
                 installed stack (TorchForce where it can run).
             staticShapes: Whether all tensors have fixed shapes, as CUDA graphs need; only for molecules
                 that do not meet their periodic images. None: for such molecules of up to
-                ``MAX_STATIC_ATOMS`` atoms.
+                ``force_options.MAX_STATIC_ATOMS`` atoms where there is no skin.
+            skin: Neighbours are searched up to this many Å beyond the cutoff and used again until an atom
+                has moved by half of it; 0 searches at every step. The forces are the same.
+            useCUDAGraphs: openmm-torch's property of this name: on the CUDA platform the model is captured
+                in a CUDA graph. Needs TorchForce, and fixes the shapes.
             **args: Refused.
 
         Raises:
             ValueError: If an argument is unknown or impossible.
         """
-        _refuse_unknown(args, "MLPotential", "modelPath, backend, staticShapes")
+        _refuse_unknown(args, "MLPotential", "modelPath, backend, staticShapes, skin, useCUDAGraphs")
         if backend not in _BACKENDS:
             raise ValueError(f"backend: {backend!r} was given, one of {', '.join(_BACKENDS)} is expected")
-        return DKMPPotentialImpl(name, modelPath, backend, staticShapes)
+        return DKMPPotentialImpl(name, modelPath, backend, ForceOptions(staticShapes, skin, useCUDAGraphs))
 
 
 class DKMPPotentialImpl(MLPotentialImpl):
@@ -54,7 +60,7 @@ class DKMPPotentialImpl(MLPotentialImpl):
         name: ``dkmp``.
         model_path: Exported model or checkpoint, None for the bundled one.
         backend: ``auto``, ``torchforce`` or ``pythonforce``.
-        static_shapes: Whether all tensors have fixed shapes; None for where it costs little.
+        options: How the force is computed.
     """
 
     def __init__(
@@ -62,10 +68,10 @@ class DKMPPotentialImpl(MLPotentialImpl):
         name: str,
         model_path: Optional[str],
         backend: str = "auto",
-        static_shapes: Optional[bool] = None,
+        options: ForceOptions = ForceOptions(),  # noqa: B008  (immutable)
     ) -> None:
         self.name = name
-        self.static_shapes = static_shapes
+        self.options = options
         self.backend = backend
         self.model_path = BUNDLED_MODEL if model_path is None else Path(model_path)
 
@@ -96,6 +102,11 @@ class DKMPPotentialImpl(MLPotentialImpl):
         from dkmp_plugin.simulation.stack import prepare_backend
 
         backend = prepare_backend(self.backend)
+        if self.options.cuda_graphs and backend != "torchforce":
+            raise ValueError(
+                f"useCUDAGraphs: True was given, but the backend is {backend} and only TorchForce can "
+                "capture a CUDA graph; leave it out, or: pip install 'dkmp-plugin[torchforce]'"
+            )
         import torch
 
         from dkmp_plugin.models.elements import check_elements
@@ -113,32 +124,18 @@ class DKMPPotentialImpl(MLPotentialImpl):
         periodic = box is not None or system.usesPeriodicBoundaryConditions()
         if periodic and indices is not None and box is not None:
             _check_box(box, info)
-        self._fix_shapes(model, len(atomic_numbers), periodic and indices is None)
+        model = self.options.prepare(
+            model, info, len(atomic_numbers), periodic and indices is None, self.model_path.name
+        )
         numbers = torch.tensor(atomic_numbers, dtype=torch.long)
         make_force = _torch_force if backend == "torchforce" else _python_force
         force = make_force(model, info, numbers, indices, periodic)
+        if self.options.cuda_graphs:
+            force.setProperty("useCUDAGraphs", "true")
         force.setUsesPeriodicBoundaryConditions(periodic)
         force.setForceGroup(forceGroup)
         force.setName("DKMP")
         system.addForce(force)
-
-    def _fix_shapes(self, model: Any, num_atoms: int, is_crystal: bool) -> None:
-        from dkmp_plugin.simulation.force_module import fix_shapes
-
-        if self.static_shapes is False or (self.static_shapes is None and num_atoms > MAX_STATIC_ATOMS):
-            return
-        if is_crystal:
-            if self.static_shapes:
-                raise ValueError(
-                    "staticShapes: True was given for a periodic system that is modelled as a whole, a "
-                    "molecule is expected: a crystal has no fixed largest number of edges; leave it out"
-                )
-            return
-        if not fix_shapes(model, num_atoms) and self.static_shapes:
-            raise ValueError(
-                f"staticShapes: True was given, but {self.model_path.name} was exported by an older "
-                "dkmp_plugin; export its checkpoint again"
-            )
 
     def getMLLongRange(self) -> bool:
         """DKMP^C includes no separate long-range term (asked for by openmm-ml >= 1.8)."""

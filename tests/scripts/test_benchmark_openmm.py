@@ -7,16 +7,25 @@ import sys
 from tests.conftest import ROOT
 
 
-def test_ligand_alone(tmp_path):
+def run(*arguments):
     script = [sys.executable, str(ROOT / "scripts" / "benchmark_openmm.py"), "--platform", "Reference"]
-    output = tmp_path / "numbers.json"
-    done = subprocess.run(
-        [*script, "--repeats", "5", "--complex-repeats", "0", "--output", str(output)],
-        capture_output=True,
-        text=True,
-    )
+    done = subprocess.run([*script, *map(str, arguments)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    numbers = json.loads(output.read_text())
+    return done.stdout
+
+
+def test_ligand_alone(tmp_path):
+    output = tmp_path / "numbers.json"
+    text = run("--tables", "ligand", "--repeats", 5, "--output", output)
+    numbers = json.loads(output.read_text())["ligand"]
     assert set(numbers) == {"bare module, energy and forces", "OpenMM, energy and forces"}
     assert all(value > 0 for values in numbers.values() for value in values)
-    assert "OpenMM's overhead per evaluation, 18 atoms" in done.stdout
+    assert "OpenMM's overhead per evaluation, 18 atoms" in text
+
+
+def test_without_the_latest_stack_or_the_tensornet(tmp_path):
+    text = run(
+        *("--tables", "tensornet", "--tensornet", tmp_path / "none.ckpt"),
+        *("--latest-python", tmp_path / "none"),
+    )
+    assert f"{tmp_path / 'none'}" in text and "TensorNet: " in text
