@@ -1,8 +1,8 @@
 """A table of versions and what works on them; every cell is the outcome of tests.
 
-    bash scripts/test.sh --junitxml=runs/stacks/torchforce.xml
-    bash scripts/test_latest_stack.sh --junitxml=runs/stacks/latest.xml
-    python scripts/version_table.py
+    bash scripts/test.sh    # ends with this table
+
+Or, of results that are there: python scripts/version_table.py
 
 Each test run leaves the versions it ran with beside its results (tests/conftest.py writes them into the XML).
 """
@@ -15,19 +15,30 @@ from pathlib import Path
 from typing import Dict, List, Sequence, Tuple
 
 # What works -> the tests that say so: a pattern of "tests.room.test_file.Class.test_name[parameters]".
-FEATURES: Tuple[Tuple[str, str], ...] = (
-    ("all atoms by the model, Reference platform", r"test_openmm\.test_whole_molecule\[Reference\]"),
-    ("all atoms by the model, CPU platform", r"test_openmm\.test_whole_molecule\[CPU\]"),
-    ("all atoms by the model, OpenCL platform (PoCL)", r"test_openmm\.test_whole_molecule\[OpenCL\]"),
+PLATFORMS = (("Reference", "Reference"), ("CPU", "CPU"), ("OpenCL", "OpenCL (PoCL)"))
+PER_PLATFORM = (
+    ("all atoms by the model", r"test_openmm\.test_whole_molecule"),
     ("mixed ML/MM system", r"test_openmm\.test_subset_in_unsorted_order"),
-    ("interpolation between MM and ML", r"test_openmm\.test_lambda_endpoints"),
+    ("interpolation between MM and ML", r"test_openmm\.test_lambda_endpoints\w*"),
+    ("DKMP^R propagator", r"test_propagator\.test_equals_the_rollout"),
+)
+FEATURES: Tuple[Tuple[str, str], ...] = (
+    *(
+        (f"{feature}, {shown} platform", rf"{pattern}\[{platform}\]")
+        for feature, pattern in PER_PLATFORM
+        for platform, shown in PLATFORMS
+    ),
     ("periodic boxes, wrapping, barostat", r"test_(openmm\.test_periodic|periodic\.)"),
     ("constraints, virtual sites, multiple time steps, minimisation", r"test_integrators\."),
     ("System XML in a fresh process", r"test_openmm\.test_xml_round_trip"),
     ("State XML, checkpoint, restart after kill -9", r"test_restart\."),
     ("model files of earlier formats", r"test_format\."),
+    ("neighbour lists with a skin", r"test_force_options\.test_(searches|two_contexts|a_system)"),
+    (
+        "CUDA graphs asked for (the property; no GPU)",
+        r"test_force_options\.(TestCudaGraphs\.)?test_property_of_the_force",
+    ),
     ("ASE calculator", r"test_ase_calculator\."),
-    ("DKMP^R propagator in OpenMM", r"test_propagator\."),
     ("torchmd-train knows the models", r"test_(torchmd_train|dkmp_r_training)\."),
     ("native operators", r"tests\.ops\."),
 )

@@ -43,6 +43,8 @@ _COMMON_FLAGS = (
     "-fvisibility=hidden",
     "-ffp-contract=off",
 )
+# Headers of torch 2.15 need C++20; 2.13 and older are happy with C++17.
+_CXX20_TORCH = (2, 14)
 # No -ffast-math: NaN and infinity keep their meaning; these two only allow what never changes a result here.
 _KERNEL_FLAGS = ("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
 _X86_LEVELS: Dict[str, Tuple[str, ...]] = {
@@ -124,6 +126,8 @@ def _torch_flags() -> List[str]:
     root = Path(torch.__file__).resolve().parent
     abi = int(torch.compiled_with_cxx11_abi())
     flags = [f"-D_GLIBCXX_USE_CXX11_ABI={abi}"]
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) >= _CXX20_TORCH:
+        flags.append("-std=c++20")  # the last -std counts
     if _levels() is _X86_LEVELS:
         flags.append("-DDKMP_X86_LEVELS")
     # -isystem: warnings in torch's headers are not ours.

@@ -10,6 +10,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from dkmp_plugin.models.elements import check_elements
+from dkmp_plugin.simulation import torchscript
 from dkmp_plugin.simulation.force_options import ForceOptions
 from dkmp_plugin.simulation.model_source import load_model
 from dkmp_plugin.simulation.neighbor_reuse import ReusingModel
@@ -41,7 +42,7 @@ class DKMPCalculator(Calculator):
         model, self.info = load_model(self.model_path)
         skin = ForceOptions(skin=skin).skin
         if skin > 0.0:
-            model = torch.jit.script(ReusingModel(model, self.info, skin).eval())
+            model = torchscript.script(ReusingModel(model, self.info, skin).eval())
         # Freezing computes once what depends on the weights alone: the radial filters of every layer.
         self.model = torch.jit.freeze(model)
         self._dtype = torch.float64 if self.info.dtype == "float64" else torch.float32

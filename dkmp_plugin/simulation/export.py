@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchmdnet.models.model import TorchMD_Net
 
 from dkmp_plugin.config import shell_settings
+from dkmp_plugin.simulation import torchscript
 from dkmp_plugin.simulation.checkpoint import load_checkpoint
 from dkmp_plugin.simulation.model_file import ModelInfo, save_model_file
 from dkmp_plugin.simulation.units import kilojoule_per_mole
@@ -82,7 +83,7 @@ def script_checkpoint(
     energy_model = EnergyModel(model).to(device=device, dtype=_DTYPES[dtype]).eval()
     for parameter in energy_model.parameters():
         parameter.requires_grad_(False)
-    return torch.jit.script(energy_model), info
+    return torchscript.script(energy_model), info
 
 
 def _describe(

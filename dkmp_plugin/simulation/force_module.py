@@ -6,6 +6,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor, nn
 
+from dkmp_plugin.simulation import torchscript
 from dkmp_plugin.simulation.model_file import ModelInfo
 from dkmp_plugin.simulation.units import ANGSTROM_PER_NANOMETER, kilojoule_per_mole
 
@@ -85,9 +86,9 @@ def scripted(module: nn.Module) -> torch.jit.ScriptModule:
     Args:
         module: What OpenMM is to evaluate.
     """
-    script = torch.jit.script(module.eval())
+    script = torchscript.script(module.eval())
     torch._C._jit_pass_inline(script.graph)
     buffer = io.BytesIO()
-    torch.jit.save(script, buffer)
+    torchscript.save(script, buffer)
     buffer.seek(0)
-    return torch.jit.load(buffer, map_location="cpu")
+    return torchscript.load(buffer)

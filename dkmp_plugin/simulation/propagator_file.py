@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import dkmp_plugin.ops  # noqa: F401  (registers the operators that exported models call)
+from dkmp_plugin.simulation import torchscript
 from dkmp_plugin.simulation.checkpoint import load_checkpoint
 from dkmp_plugin.simulation.torchscript_file import (
     PROPAGATOR,
@@ -105,7 +106,7 @@ def script_propagator(
         dtype=dtype,
         dataset=dataset,
     )
-    return torch.jit.script(predictor), info
+    return torchscript.script(predictor), info
 
 
 def export_propagator(

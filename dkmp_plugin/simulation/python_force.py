@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 import dkmp_plugin.ops  # noqa: F401  (registers the operators, also when OpenMM unpickles this in a fresh process)
+from dkmp_plugin.simulation import torchscript
 
 
 class PythonForceComputation:
@@ -39,9 +40,9 @@ class PythonForceComputation:
 
     def __getstate__(self) -> Dict[str, Any]:
         buffer = io.BytesIO()
-        torch.jit.save(self.module, buffer)
+        torchscript.save(self.module, buffer)
         return {"module": buffer.getvalue(), "periodic": self.periodic}
 
     def __setstate__(self, state: Dict[str, Any]) -> None:
-        self.module = torch.jit.load(io.BytesIO(state["module"]), map_location="cpu")
+        self.module = torchscript.load(io.BytesIO(state["module"]))
         self.periodic = state["periodic"]

@@ -10,6 +10,7 @@ from typing import Any, Dict, Optional, Type, TypeVar, Union
 import torch
 
 from dkmp_plugin.files import replaced_on_success
+from dkmp_plugin.simulation import torchscript
 
 # Names of the descriptions inside the files: they tell potentials and propagators apart.
 POTENTIAL = "dkmp_plugin.json"
@@ -32,7 +33,7 @@ def write_torchscript(
         path: The file to write.
     """
     buffer = io.BytesIO()
-    torch.jit.save(module, buffer, _extra_files={metadata_name: json.dumps(metadata, indent=1)})
+    torchscript.save(module, buffer, {metadata_name: json.dumps(metadata, indent=1)})
     with (
         replaced_on_success(path) as temporary,
         zipfile.ZipFile(buffer) as complete,
@@ -94,7 +95,7 @@ def load_torchscript(path: Path) -> torch.jit.ScriptModule:
         ValueError: If the TorchScript inside does not load.
     """
     try:
-        return torch.jit.load(str(path), map_location="cpu").eval()
+        return torchscript.load(path).eval()
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()
         raise ValueError(

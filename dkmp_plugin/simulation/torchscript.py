@@ -1,0 +1,38 @@
+"""TorchScript without the advice of newer torch to leave it: OpenMM's TorchForce takes nothing else."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Dict, Optional, Union
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    with warnings.catch_warnings():
+        # DeprecationWarning in torch 2.10, FutureWarning in 2.15: of no use to whoever runs a simulation.
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\.\w+` is")
+        yield
+
+
+def script(module: nn.Module) -> torch.jit.ScriptModule:
+    """As ``torch.jit.script``."""
+    with _without_advice():
+        return torch.jit.script(module)
+
+
+def save(
+    module: torch.jit.ScriptModule, file: BinaryIO, extra_files: Optional[Dict[str, str]] = None
+) -> None:
+    """As ``torch.jit.save``; ``extra_files`` are texts by name."""
+    with _without_advice():
+        torch.jit.save(module, file, _extra_files=extra_files)
+
+
+def load(file: Union[str, Path, BinaryIO]) -> torch.jit.ScriptModule:
+    """As ``torch.jit.load``, onto the CPU."""
+    with _without_advice():
+        return torch.jit.load(str(file) if isinstance(file, Path) else file, map_location="cpu")
