@@ -101,8 +101,8 @@ def summarise(
         "rows": len(rows),
         "all_energies_finite": True,
         "potential_energy_kj_per_mol": {
-            "first": energies[0],
-            "last": energies[-1],
+            "first": float(energies[0]),
+            "last": float(energies[-1]),
             "standard_deviation_of_the_second_half": float(np.std(energies[later:])),
         },
         "temperature_k_of_the_second_half": float(np.mean(temperatures[later:])),

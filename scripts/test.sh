@@ -32,7 +32,9 @@ check() {
     "$@" </dev/null || failed+=("$name")
 }
 
-# One process per core shares the tests; each computes with one thread.
+# One process per core, up to eight, shares the tests; each computes with one thread.
+workers=$(nproc)
+[ "$workers" -le 8 ] || workers=8
 export OMP_NUM_THREADS=1 OPENMM_CPU_THREADS=1
 system_packages
 bash scripts/setup.sh torchforce,demo,test
@@ -45,11 +47,11 @@ fi
 check "ruff check" .venv/bin/ruff check .
 check "ruff format" .venv/bin/ruff format --check .
 check "mypy" .venv/bin/mypy
-check "pytest" .venv/bin/python -m pytest -n "$(nproc)" --dist loadfile \
+check "pytest" .venv/bin/python -m pytest -n "$workers" --dist loadfile \
     --junitxml=runs/stacks/torchforce.xml "$@"
 if [ $# -eq 0 ]; then
     if wait "$installing"; then
-        check "pytest, latest stack" bash scripts/test_latest_stack.sh -n "$(nproc)" --dist loadfile \
+        check "pytest, latest stack" bash scripts/test_latest_stack.sh -n "$workers" --dist loadfile \
             --junitxml=runs/stacks/latest.xml
         check "versions and what works" .venv/bin/python scripts/version_table.py
     else

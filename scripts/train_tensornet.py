@@ -1,7 +1,8 @@
 """Trains torchmd-net's TensorNet on the demo's labels of p-xylene: the peer of scripts/benchmark_openmm.py.
 
-Stock `torchmd-train`, one thread; called again, it goes on from the newest checkpoint. Prints the errors on
-the held-out runs beside those of the demo's dkmp-c and saves them in tensornet.json. Labels: GFN2-xTB.
+Stock `torchmd-train`, one thread, in stages of falling learning rate (its own schedule waits for epochs that
+bring nothing); called again, it goes on from the newest checkpoint. Prints the errors on the held-out runs
+beside those of the demo's dkmp-c and saves them in tensornet.json. Labels: GFN2-xTB.
 """
 
 import argparse
@@ -22,17 +23,14 @@ from dkmp_plugin.evaluation.prediction import best_checkpoint, checkpoints_by_ep
 from dkmp_plugin.files import replaced_on_success
 
 ROOT = Path(__file__).resolve().parent.parent
-# Width, basis, batches and loss as in examples/dkmp.yaml; depth and cutoff are TensorNet's own. Its learning
-# rate falls whenever an epoch brings nothing: torchmd-net's own schedule.
+# Width, basis, batches and loss as in examples/dkmp.yaml; depth and cutoff are TensorNet's own.
 TENSORNET = {
     "model": "tensornet",
     "num_layers": 2,
     "cutoff_upper": 5.0,
     "equivariance_invariance_group": "O(3)",
-    "lr": 1.0e-3,
-    "lr_factor": 0.5,
-    "lr_patience": 0,
 }
+LEARNING_RATES = (1.0e-3, 3.0e-4, 1.0e-4)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -41,12 +39,12 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--demo", type=Path, default=ROOT / "runs/demo", help="folder of scripts/demo.sh")
     parser.add_argument("--output", type=Path, default=ROOT / "runs/tensornet", help="folder to write")
-    parser.add_argument("--epochs", type=int, default=20, help="of the training, in all")
+    parser.add_argument("--epochs", type=int, nargs=3, default=[10, 4, 3], help="of each stage")
     return parser.parse_args()
 
 
-def configuration(arguments: argparse.Namespace) -> Dict[str, Any]:
-    """torchmd-train's settings."""
+def configuration(arguments: argparse.Namespace, stage: int) -> Dict[str, Any]:
+    """torchmd-train's settings of one stage."""
     ours = {parameter.name for parameter in HYPERPARAMETERS}
     common = yaml.safe_load((ROOT / "examples/dkmp.yaml").read_text())
     stock = {name: value for name, value in common.items() if name not in ours}
@@ -55,8 +53,9 @@ def configuration(arguments: argparse.Namespace) -> Dict[str, Any]:
         **TENSORNET,
         "dataset_root": str(arguments.demo / "p_xylene.h5"),
         "splits": str(arguments.demo / "splits.npz"),
-        "log_dir": str(arguments.output / "training"),
-        "num_epochs": arguments.epochs,
+        "log_dir": str(arguments.output / f"stage_{stage}"),
+        "num_epochs": arguments.epochs[stage],
+        "lr": LEARNING_RATES[stage],
     }
 
 
@@ -72,17 +71,24 @@ def newest_whole_checkpoint(log_dir: Path) -> Optional[Path]:
     return None
 
 
-def train(arguments: argparse.Namespace) -> None:
-    settings = configuration(arguments)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    path = arguments.output / "tensornet.yaml"
+def train(arguments: argparse.Namespace, stage: int) -> None:
+    """One stage; nothing where it is finished."""
+    settings = configuration(arguments, stage)
+    log_dir = Path(settings["log_dir"])
+    log_dir.mkdir(parents=True, exist_ok=True)
+    path = arguments.output / f"stage_{stage}.yaml"
     path.write_text(yaml.safe_dump(settings))
     command = [str(Path(sys.executable).with_name("torchmd-train"))]
-    newest = newest_whole_checkpoint(Path(settings["log_dir"]))
+    newest = newest_whole_checkpoint(log_dir)
     if newest is not None:
+        if checkpoints_by_epoch(log_dir)[0][0] >= settings["num_epochs"] - 1:
+            return
         command += ["--load-model", str(newest)]
-    command += ["--conf", str(path)]
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    elif stage > 0:
+        command += ["--load-weights", str(best_checkpoint(arguments.output / f"stage_{stage - 1}"))]
+    done = subprocess.run(
+        [*command, "--conf", str(path)], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+    )
     if done.returncode:
         raise SystemExit(f"torchmd-train ended with status {done.returncode}; see above")
 
@@ -92,10 +98,11 @@ def main() -> None:
     labels = arguments.demo / "p_xylene.h5"
     if not labels.is_file():
         raise SystemExit(f"{labels} is absent; run scripts/demo.sh first, or name its folder with --demo")
-    train(arguments)
+    for stage in range(len(LEARNING_RATES)):
+        train(arguments, stage)
     best = arguments.output / "best.ckpt"
     with replaced_on_success(best) as temporary:
-        shutil.copyfile(best_checkpoint(arguments.output / "training"), temporary)
+        shutil.copyfile(best_checkpoint(arguments.output / f"stage_{len(LEARNING_RATES) - 1}"), temporary)
     evaluations = {"tensornet": evaluate_held_out(best, labels)}
     if (arguments.demo / "best.ckpt").is_file():
         evaluations["dkmp-c"] = evaluate_held_out(arguments.demo / "best.ckpt", labels)
