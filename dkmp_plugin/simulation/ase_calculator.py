@@ -44,7 +44,7 @@ class DKMPCalculator(Calculator):
         if skin > 0.0:
             model = torchscript.script(ReusingModel(model, self.info, skin).eval())
         # Freezing computes once what depends on the weights alone: the radial filters of every layer.
-        self.model = torch.jit.freeze(model)
+        self.model = torchscript.freeze(model)
         self._dtype = torch.float64 if self.info.dtype == "float64" else torch.float32
         self._electronvolt = kilojoule_per_mole(self.info.energy_unit) * units.kJ / units.mol
 

@@ -22,7 +22,7 @@ class PythonForceComputation:
 
     def __init__(self, module: torch.jit.ScriptModule, periodic: bool) -> None:
         # Freezing computes once what depends on the weights alone: the radial filters of every layer.
-        self.module = torch.jit.freeze(module)
+        self.module = torchscript.freeze(module)
         self.periodic = periodic
 
     def __call__(self, state: Any) -> Tuple[float, np.ndarray]:

@@ -24,6 +24,12 @@ def script(module: nn.Module) -> torch.jit.ScriptModule:
         return torch.jit.script(module)
 
 
+def freeze(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
+    """As ``torch.jit.freeze``."""
+    with _without_advice():
+        return torch.jit.freeze(module)
+
+
 def save(
     module: torch.jit.ScriptModule, file: BinaryIO, extra_files: Optional[Dict[str, str]] = None
 ) -> None:
