@@ -156,11 +156,10 @@ def _torch_force(model: Any, info: Any, numbers: Any, indices: Optional[List[int
 def _python_force(model: Any, info: Any, numbers: Any, indices: Optional[List[int]], periodic: bool) -> Any:
     import openmm
 
-    from dkmp_plugin.simulation import torchscript
-    from dkmp_plugin.simulation.force_module import OpenMMEnergy
+    from dkmp_plugin.simulation.force_module import OpenMMEnergy, scripted
     from dkmp_plugin.simulation.python_force import PythonForceComputation
 
-    module = torchscript.script(OpenMMEnergy(model, info, numbers, None).eval())
+    module = scripted(OpenMMEnergy(model, info, numbers, None))
     force = openmm.PythonForce(PythonForceComputation(module, periodic))
     if indices is not None:
         force.setParticles(indices)
