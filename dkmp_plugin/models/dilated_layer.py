@@ -11,6 +11,20 @@ from dkmp_plugin.models.radial import RadialFilters
 from dkmp_plugin.models.radius_shell import RadiusShell
 
 
+# Invariants of trained models are of order ten.
+_LARGEST_INVARIANT = 100.0
+
+
+def bounded(invariant: Tensor) -> Tensor:
+    """The same up to 100, then levelling off at 257; twice continuously differentiable.
+
+    Invariants are squares of features that they scale in turn: where atoms nearly coincide, as in the first
+    steps of a minimiser, a few layers would otherwise leave the range of single precision.
+    """
+    inner = invariant.clamp(-_LARGEST_INVARIANT, _LARGEST_INVARIANT)
+    return inner + _LARGEST_INVARIANT * torch.atan((invariant - inner) / _LARGEST_INVARIANT)
+
+
 class DilatedMessages(nn.Module):
     """The messages of one layer; what becomes of them is up to the subclass.
 
@@ -222,4 +236,4 @@ class DegreeUpdateLayer(DilatedMessages):
         # Two products with half the weights: the gradient of one product's halves would be copied together.
         left_weight, right_weight = weight.chunk(2)
         left, right = linear(vector, left_weight), linear(vector, right_weight)
-        return left, (left * right).sum(dim=1)
+        return left, bounded((left * right).sum(dim=1))

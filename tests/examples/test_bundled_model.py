@@ -21,6 +21,22 @@ def test_file_and_page_are_small_and_free_of_paths():
     assert "GFN2-xTB" in page and "| all held-out runs |" in page
 
 
+def test_compressed_molecules_have_finite_forces(p_xylene, p_xylene_topology):
+    # What a minimiser's first step can make of a molecule: NaN would end the minimisation.
+    from openmmml import MLPotential
+
+    _, _, positions = p_xylene
+    ml_system = MLPotential("dkmp").createSystem(p_xylene_topology, removeCMMotion=False)
+    context = openmm.Context(
+        ml_system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference")
+    )
+    for scale in (0.7, 0.5, 0.3, 0.1):
+        context.setPositions(scale * np.asarray(positions) * unit.angstrom)
+        state = context.getState(getEnergy=True, getForces=True)
+        assert np.isfinite(state.getPotentialEnergy()._value)
+        assert np.isfinite(state.getForces(asNumpy=True)._value).all()
+
+
 def test_forces_agree_with_gfn2_at_room_temperature(p_xylene, p_xylene_topology):
     from openmmml import MLPotential
 
