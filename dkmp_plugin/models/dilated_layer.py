@@ -11,18 +11,15 @@ from dkmp_plugin.models.radial import RadialFilters
 from dkmp_plugin.models.radius_shell import RadiusShell
 
 
-# Invariants of trained models are of order ten.
-_LARGEST_INVARIANT = 100.0
-
-
-def bounded(invariant: Tensor) -> Tensor:
-    """The same up to 100, then levelling off at 257; twice continuously differentiable.
+def bounded(invariant: Tensor, limit: float = 100.0) -> Tensor:
+    """The same up to the limit, then levelling off at 2.6 times it; twice continuously differentiable.
 
     Invariants are squares of features that they scale in turn: where atoms nearly coincide, as in the first
-    steps of a minimiser, a few layers would otherwise leave the range of single precision.
+    steps of a minimiser, a few layers would otherwise leave the range of single precision. Those of trained
+    models are of order ten.
     """
-    inner = invariant.clamp(-_LARGEST_INVARIANT, _LARGEST_INVARIANT)
-    return inner + _LARGEST_INVARIANT * torch.atan((invariant - inner) / _LARGEST_INVARIANT)
+    inner = invariant.clamp(-limit, limit)
+    return inner + limit * torch.atan((invariant - inner) / limit)
 
 
 class DilatedMessages(nn.Module):
