@@ -22,6 +22,16 @@ def bounded(invariant: Tensor, limit: float = 100.0) -> Tensor:
     return inner + limit * torch.atan((invariant - inner) / limit)
 
 
+def project(vector: Tensor, weight: Tensor) -> Tuple[Tensor, Tensor]:
+    """Left projections of spherical features (N, m, d) by weights (2 d, d), and invariants left . right."""
+    # A copy where rows are apart in memory: torch would multiply atom by atom, which takes far longer.
+    vector = vector.contiguous()
+    # Two products with half the weights: the gradient of one product's halves would be copied together.
+    left_weight, right_weight = weight.chunk(2)
+    left, right = linear(vector, left_weight), linear(vector, right_weight)
+    return left, (left * right).sum(dim=1)
+
+
 class DilatedMessages(nn.Module):
     """The messages of one layer; what becomes of them is up to the subclass.
 
@@ -143,10 +153,7 @@ class SharedUpdateLayer(DilatedMessages):
             Updated ``x`` and ``vector``.
         """
         message, vector_message = self.messages(self.norm(x), vector, edge_vector, edge_index, ptr)
-        # Two products with half the weights: the gradient of one product's halves would be copied together.
-        left_weight, right_weight = self.vector_projection.weight.chunk(2)
-        left, right = linear(vector, left_weight), linear(vector, right_weight)
-        invariant = (left * right).sum(dim=1)
+        left, invariant = project(vector, self.vector_projection.weight)
         update = self.update(torch.cat([message, invariant], dim=-1))
         shift, scale, gate = update.chunk(3, dim=-1)
         x = x + shift + scale * invariant
@@ -217,20 +224,12 @@ class DegreeUpdateLayer(DilatedMessages):
         vector = vector + vector_message
         # Three components of degree 1, five of degree 2.
         degrees = vector.split([3, 5], dim=1)
-        first, first_invariant = self.project(degrees[0], self.first_projection.weight)
-        second, second_invariant = self.project(degrees[1], self.second_projection.weight)
+        first, first_invariant = project(degrees[0], self.first_projection.weight)
+        second, second_invariant = project(degrees[1], self.second_projection.weight)
+        first_invariant, second_invariant = bounded(first_invariant), bounded(second_invariant)
         features = torch.cat([message, first_invariant, second_invariant, normed], dim=-1)
         update = self.update_output(self.activation(self.update_input(features)))
         shift, first_scale, second_scale, first_gate, second_gate = update.chunk(5, dim=-1)
         x = x + shift + first_scale * first_invariant + second_scale * second_invariant
         change = [first_gate.unsqueeze(1) * first, second_gate.unsqueeze(1) * second]
         return x, vector + torch.cat(change, dim=1)
-
-    def project(self, vector: Tensor, weight: Tensor) -> Tuple[Tensor, Tensor]:
-        """Left projection of one degree, and the invariant left . right."""
-        # A copy: torch multiplies atom by atom where rows are apart in memory, which takes far longer.
-        vector = vector.contiguous()
-        # Two products with half the weights: the gradient of one product's halves would be copied together.
-        left_weight, right_weight = weight.chunk(2)
-        left, right = linear(vector, left_weight), linear(vector, right_weight)
-        return left, bounded((left * right).sum(dim=1))

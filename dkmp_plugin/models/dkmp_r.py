@@ -293,15 +293,19 @@ class DKMPR(nn.Module):
         deviation = coordinates - origin
         elements = self.embedding(z)
         structure = self._embed(coordinates, origin, elements)
+        # Kept for the means over the same neighbours; without a reference they would only take memory.
+        seen_by: List[Tensor] = []
+        distances: List[Tensor] = []
         for index, layer in enumerate(self.layers):
             seen = neighbors.index_select(1, self.columns[index])
             distance = self._distances(pos, seen, batch, box)
             structure = layer(structure, elements, seen, distance)
+            if self.use_reference:
+                seen_by.append(seen)
+                distances.append(distance)
         vectors = [deviation]
         for index, means in enumerate(self.deviations):
-            seen = neighbors.index_select(1, self.columns[index])
-            distance = self._distances(pos, seen, batch, box)
-            vectors.append(means(structure, deviation, seen, distance).flatten(1))
+            vectors.append(means(structure, deviation, seen_by[index], distances[index]).flatten(1))
         if not self.literal:
             # The head sees the coordinates themselves too: slow displacements are smooth in them.
             skipped = 0.1 * coordinates
