@@ -134,12 +134,12 @@ inline auto dot_tile(
   });
 }
 
-// Adds weights[t] times channels c.. of atom others[t], for all t, to `to` + c: `vectors` lane vectors of each of
-// `heads` heads, which lie one after the other when there is more than one.
+// Writes the sum over t of weights[t] times channels c.. of atom others[t] to `to` + c: `vectors` lane vectors of each
+// of `heads` heads, which lie one after the other when there is more than one.
 template <class Scalar, int vectors, int heads, class Weights, class Source>
-inline void add_channels(
+inline void sum_channels(
     const Weights& weights, int64_t stride, const Source& source, int64_t row, const int32_t* others, int64_t count,
-    int64_t c, Scalar* to, bool add) {
+    int64_t c, Scalar* to) {
   constexpr int lanes = kLanes<Scalar>;
   using Product = decltype(weights.number(0) * source.wide(0));
   Product sums[heads * vectors] = {};
@@ -154,25 +154,25 @@ inline void add_channels(
     }
   }
 #pragma GCC unroll 8
-  for (int x = 0; x < heads * vectors; ++x) put<Scalar>(to + c + x * lanes, sums[x], add);
+  for (int x = 0; x < heads * vectors; ++x) put<Scalar>(to + c + x * lanes, sums[x], false);
 }
 
 // The same for all channels of a row; weights of head h begin at h * stride.
 template <class Scalar, int vectors, class Weights, class Source>
-inline void add_rows(
+inline void sum_rows(
     const AttentionSetup& setup, const Weights& weights, int64_t stride, const Source& source, const int32_t* others,
-    int64_t count, Scalar* to, bool add) {
+    int64_t count, Scalar* to) {
   constexpr int lanes = kLanes<Scalar>, together = 8 / vectors;
   const int64_t width = setup.head_width, row = setup.num_heads * width;
   int64_t head = 0;
   if (width == vectors * lanes)
     for (; head + together <= setup.num_heads; head += together)
-      add_channels<Scalar, vectors, together>(
-          weights.from(head * stride), stride, source, row, others, count, head * width, to, add);
+      sum_channels<Scalar, vectors, together>(
+          weights.from(head * stride), stride, source, row, others, count, head * width, to);
   for (; head < setup.num_heads; ++head)
     for (int64_t c = 0; c < width; c += vectors * lanes)
-      add_channels<Scalar, vectors, 1>(
-          weights.from(head * stride), stride, source, row, others, count, head * width + c, to, add);
+      sum_channels<Scalar, vectors, 1>(
+          weights.from(head * stride), stride, source, row, others, count, head * width + c, to);
 }
 
 // The neighbours of one receiver without the -1 entries, filled up to whole tiles with copies of the last.
@@ -323,8 +323,8 @@ __attribute__((flatten)) void forward(
         for (int64_t t = 0; t < receiver.padded; t += lanes) weights.set_wide(t, weights.wide(t) * inverse);
       }
     }
-    add_rows<Scalar, vectors>(
-        setup, work.weights, work.stride, x.value, receiver.atom, receiver.count, to + i * row, false);
+    sum_rows<Scalar, vectors>(
+        setup, work.weights, work.stride, x.value, receiver.atom, receiver.count, to + i * row);
   }
 }
 
@@ -388,8 +388,8 @@ __attribute__((flatten)) void receivers(
         to_terms.set((2 * edge + 1) * setup.num_heads + head, work.gradients_of(head).number(t));
       }
     }
-    add_rows<Scalar, vectors>(
-        setup, work.gradients, work.stride, x.key, receiver.atom, receiver.count, query + i * row, false);
+    sum_rows<Scalar, vectors>(
+        setup, work.gradients, work.stride, x.key, receiver.atom, receiver.count, query + i * row);
     if (!bias) continue;
     Scalar* to = bias + i * setup.num_neighbors;
     for (int64_t k = 0; k < setup.num_neighbors; ++k) to[k] = 0;
