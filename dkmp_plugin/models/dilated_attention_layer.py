@@ -1,6 +1,6 @@
 """One layer of DKMP^R: dilated graph attention over one shell of distance ranks (paper, section 3.2.2)."""
 
-from typing import Tuple
+from typing import List, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -96,14 +96,23 @@ class DilatedAttentionLayer(nn.Module):
         inputs = torch.cat([self.norm_feed_forward(structure), self.norm_feed_forward(attended)], 1)
         return structure + self.feed_forward(inputs)
 
-    def forward(self, structure: Tensor, elements: Tensor, neighbors: Tensor, distance: Tensor) -> Tensor:
+    def forward(
+        self,
+        structure: Tensor,
+        elements: Tensor,
+        neighbors: Tensor,
+        distance: Tensor,
+        workspace: List[Tensor],
+    ) -> Tensor:
         """Update the structure features.
 
         Args:
-            structure: (N, d) features X.
+            structure: (N, d) features X; overwritten by the result where no gradient is asked for.
             elements: (N, d) features S.
             neighbors: (N, K) int64 atom indices, -1 for none.
             distance: (N, K) in Å; anything finite where there is no neighbour.
+            workspace: An empty list for the first of several layers, the same list for the others: its memory
+                is used again.
 
         Returns:
             (N, d).
@@ -112,15 +121,21 @@ class DilatedAttentionLayer(nn.Module):
             query, keys, value = self._project(structure, elements)
             return self._update(structure, self._attend(query, keys, value, neighbors, distance))
         # All but the attention works on each atom alone. In blocks it needs few large pieces of memory: with
-        # many, malloc's heap grows by holes to gigabytes when a TorchScript module of 40,000 atoms runs.
-        num_atoms, channels = structure.shape
-        query, value, updated = [torch.empty_like(structure) for _ in range(3)]
-        keys = structure.new_empty([num_atoms, 2 * channels if self.literal else channels])
-        for first in range(0, num_atoms, self.block_size):
+        # many, malloc's heap grows by holes to gigabytes when a TorchScript module of 40,000 atoms runs. They
+        # serve every layer, because the first write to a page that is new costs more than the result on it.
+        differentiable = torch.is_grad_enabled() and (structure.requires_grad or self.query.weight.requires_grad)
+        if len(workspace) == 0 or differentiable:
+            workspace.clear()
+            workspace.extend([torch.empty_like(structure), torch.empty_like(structure)])
+            channels = structure.size(1)
+            workspace.append(structure.new_empty(structure.size(0), 2 * channels if self.literal else channels))
+        query, value, keys = workspace[0], workspace[1], workspace[2]
+        for first in range(0, structure.size(0), self.block_size):
             block = slice(first, first + self.block_size)
             query[block], keys[block], value[block] = self._project(structure[block], elements[block])
         mixed = self._attend(query, keys, value, neighbors, distance)
-        for first in range(0, num_atoms, self.block_size):
+        updated = torch.empty_like(structure) if differentiable else structure
+        for first in range(0, structure.size(0), self.block_size):
             block = slice(first, first + self.block_size)
             updated[block] = self._update(structure[block], mixed[block])
         return updated

@@ -296,10 +296,11 @@ class DKMPR(nn.Module):
         # Kept for the means over the same neighbours; without a reference they would only take memory.
         seen_by: List[Tensor] = []
         distances: List[Tensor] = []
+        workspace: List[Tensor] = []
         for index, layer in enumerate(self.layers):
             seen = neighbors.index_select(1, self.columns[index])
             distance = self._distances(pos, seen, batch, box)
-            structure = layer(structure, elements, seen, distance)
+            structure = layer(structure, elements, seen, distance, workspace)
             if self.use_reference:
                 seen_by.append(seen)
                 distances.append(distance)
