@@ -123,12 +123,16 @@ class DilatedAttentionLayer(nn.Module):
         # All but the attention works on each atom alone. In blocks it needs few large pieces of memory: with
         # many, malloc's heap grows by holes to gigabytes when a TorchScript module of 40,000 atoms runs. They
         # serve every layer, because the first write to a page that is new costs more than the result on it.
-        differentiable = torch.is_grad_enabled() and (structure.requires_grad or self.query.weight.requires_grad)
+        differentiable = torch.is_grad_enabled() and (
+            structure.requires_grad or self.query.weight.requires_grad
+        )
         if len(workspace) == 0 or differentiable:
             workspace.clear()
             workspace.extend([torch.empty_like(structure), torch.empty_like(structure)])
             channels = structure.size(1)
-            workspace.append(structure.new_empty(structure.size(0), 2 * channels if self.literal else channels))
+            workspace.append(
+                structure.new_empty(structure.size(0), 2 * channels if self.literal else channels)
+            )
         query, value, keys = workspace[0], workspace[1], workspace[2]
         for first in range(0, structure.size(0), self.block_size):
             block = slice(first, first + self.block_size)

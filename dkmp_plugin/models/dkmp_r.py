@@ -25,6 +25,7 @@ from dkmp_plugin.models.dilated_attention_layer import (
 from dkmp_plugin.models.neighborhood_deviation import NeighborhoodDeviation
 from dkmp_plugin.models.partition import rank_columns
 from dkmp_plugin.models.reference_structure import ReferenceStructure
+from dkmp_plugin.models.spatial_order import spatial_order
 from dkmp_plugin.ops import distance_ranks
 from dkmp_plugin.ops.ranks_reference import minimum_image
 
@@ -35,6 +36,8 @@ _REFERENCE_FREQUENCY_SCALE = 1.0
 # Deviations from a reference are a few Å.
 _DEVIATION_SCALE = 0.3
 _MEANS_PER_LAYER = 2
+# Up to this many atoms, features stay in cache in any order.
+_REORDERED_FROM = 8192
 
 
 class RankedGraph(nn.Module):
@@ -184,6 +187,7 @@ class DKMPR(nn.Module):
         )
         self.hidden_channels = hidden_channels
         self.block_size = BLOCK_SIZE
+        self.reordered_from = _REORDERED_FROM
         per_layer = num_neighbors // num_layers
         self.use_frame = canonical_frame != "none"
         self.deviation_scale = _DEVIATION_SCALE
@@ -289,7 +293,19 @@ class DKMPR(nn.Module):
             self.trained_elements[z] = True
             if self.use_reference:
                 self.reference.remember(reference, batch)
+        given_z, given_pos, given_batch = z, pos, batch
         coordinates, frame, origin = self._orient(pos, batch, reference)
+        # Atoms that the layers read together lie together, whatever the order of the file.
+        order, place = z, z
+        reordered = not self.training and pos.size(0) > self.reordered_from
+        if reordered:
+            order = spatial_order(pos, batch)
+            place = torch.empty_like(order)
+            place[order] = torch.arange(order.size(0), device=order.device)
+            # What the entry -1, no neighbour, refers to.
+            place = torch.cat([place, torch.full_like(place[:1], -1)])
+            z, pos, batch = z[order], pos[order], batch[order]
+            coordinates, origin = coordinates[order], origin[order]
         deviation = coordinates - origin
         elements = self.embedding(z)
         structure = self._embed(coordinates, origin, elements)
@@ -299,6 +315,8 @@ class DKMPR(nn.Module):
         workspace: List[Tensor] = []
         for index, layer in enumerate(self.layers):
             seen = neighbors.index_select(1, self.columns[index])
+            if reordered:
+                seen = place[seen.index_select(0, order)]
             distance = self._distances(pos, seen, batch, box)
             structure = layer(structure, elements, seen, distance, workspace)
             if self.use_reference:
@@ -315,7 +333,9 @@ class DKMPR(nn.Module):
             structure = self.norm(structure) + self.coordinate_skip(skipped)
         if self.use_reference:
             structure = torch.cat([structure, torch.cat(vectors, 1)], 1)
-        return structure, frame, z, pos, batch
+        if reordered:
+            structure = structure.index_select(0, place[:-1])
+        return structure, frame, given_z, given_pos, given_batch
 
     def _orient(
         self, pos: Tensor, batch: Tensor, reference: Optional[Tensor]

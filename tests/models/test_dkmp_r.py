@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from dkmp_plugin.models import DKMPR
 from dkmp_plugin.models.elements import check_elements
 from dkmp_plugin.models.partition import PARTITIONS, rank_columns
+from dkmp_plugin.models.spatial_order import spatial_order
 from dkmp_plugin.training.displacement import Displacement
 from dkmp_plugin.training.displacement_model import DisplacementModel, batched_ranks
 from tests.models.contract import rotation
@@ -220,3 +221,38 @@ def test_blocks_change_nothing(variant, boxed):
         module.block_size = 5
     torch.testing.assert_close(model(z, pos, batch, box)[0], whole, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(model.train()(z, pos, batch, box)[0], whole, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("changes", [{}, {"attention_variant": "literal"}, {"canonical_frame": "first"}])
+@pytest.mark.parametrize("boxed", [False, True])
+def test_order_of_large_systems_changes_nothing(changes, boxed):
+    model = create_model(num_frequencies=4, **changes)
+    torch.manual_seed(1)
+    # The smaller system lacks neighbours: entries -1.
+    z, pos = torch.randint(1, 9, (17,)), 6 * torch.randn(17, 3, dtype=torch.float64)
+    batch = torch.tensor([0] * 12 + [1] * 5)
+    box = torch.stack([12 * torch.eye(3), 14 * torch.eye(3)]).double() if boxed else None
+    as_given = displacement(model, z, pos, batch, box)
+    model.representation_model.reordered_from = 0
+    reordered = displacement(model, z, pos, batch, box)
+    torch.testing.assert_close(reordered, as_given, rtol=1e-12, atol=1e-12)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(reordered.square().sum(), parameters, allow_unused=True)
+    assert any(gradient is not None and gradient.abs().max() > 0 for gradient in gradients)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            displacement(model, z, pos, batch, box), as_given.detach(), rtol=0, atol=1e-12
+        )
+
+
+def test_spatial_order_keeps_systems_apart_and_neighbours_together():
+    torch.manual_seed(0)
+    grid = torch.cartesian_prod(*[torch.arange(8.0)] * 3)[torch.randperm(512)]
+    pos, batch = torch.cat([grid, grid + 100]), torch.arange(2).repeat_interleave(512)
+    order = spatial_order(pos, batch)
+    assert torch.equal(order.sort().values, torch.arange(1024))
+    assert torch.equal(batch[order], batch)
+    # 64 atoms fill one cell of 4 Å: along the order few steps leave it.
+    steps = pos[order].diff(dim=0).norm(dim=1)[:511]
+    assert steps.median() < 3.0 < grid.diff(dim=0).norm(dim=1).median()
+    assert len(spatial_order(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))) == 0

@@ -143,6 +143,13 @@ def test_visiting_order_of_large_systems(native, two_threads):
     assert torch.equal(together[rows], alone)
 
 
+def test_large_systems_in_an_order_of_space(native):
+    # Rows of a file that follows space are visited in its own order.
+    query, key, value, _, bias = example(8192, 4, 32, 5, seed=1)
+    neighbors = (torch.arange(8192)[:, None] + torch.tensor([-20, -3, 1, 2, 40])).clamp(-1, 8191)
+    assert_equal_to_reference(native.dilated_attention, (query, key, value, neighbors, bias))
+
+
 def test_remembered_visiting_orders_change_no_result(native):
     # Orders are remembered by the shape and some entries of a list: here two lists share both.
     query, key, value, first, bias = example(8192, 2, 32, 4, seed=2)
