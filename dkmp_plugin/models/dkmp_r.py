@@ -296,7 +296,7 @@ class DKMPR(nn.Module):
         given_z, given_pos, given_batch = z, pos, batch
         coordinates, frame, origin = self._orient(pos, batch, reference)
         # Atoms that the layers read together lie together, whatever the order of the file.
-        order, place = z, z
+        order, place = z, z[:0]
         reordered = not self.training and pos.size(0) > self.reordered_from
         if reordered:
             order = spatial_order(pos, batch)
@@ -313,11 +313,12 @@ class DKMPR(nn.Module):
         seen_by: List[Tensor] = []
         distances: List[Tensor] = []
         workspace: List[Tensor] = []
+        graph: List[Tensor] = []
         for index, layer in enumerate(self.layers):
-            seen = neighbors.index_select(1, self.columns[index])
-            if reordered:
-                seen = place[seen.index_select(0, order)]
-            distance = self._distances(pos, seen, batch, box)
+            if self.use_reference or pos.requires_grad:
+                graph = []
+            graph = self._layer_graph(self.columns[index], pos, neighbors, batch, box, order, place, graph)
+            seen, distance = graph[0], graph[1]
             structure = layer(structure, elements, seen, distance, workspace)
             if self.use_reference:
                 seen_by.append(seen)
@@ -373,19 +374,48 @@ class DKMPR(nn.Module):
             )
         return structure
 
-    def _distances(self, pos: Tensor, neighbors: Tensor, batch: Tensor, box: Optional[Tensor]) -> Tensor:
-        """Distances (N, K) in Å from each atom to its neighbours; 0 where there is none."""
+    def _layer_graph(
+        self,
+        columns: Tensor,
+        pos: Tensor,
+        neighbors: Tensor,
+        batch: Tensor,
+        box: Optional[Tensor],
+        order: Tensor,
+        place: Tensor,
+        memory: List[Tensor],
+    ) -> List[Tensor]:
+        """Neighbours (N, K) and the distances (N, K) in Å to them, 0 where there is none.
+
+        Args:
+            columns: (K,) the ranks that the layer sees.
+            pos: (N, 3) in Å.
+            neighbors: (N, M) in the order of the file.
+            batch: (N,) system of each atom.
+            box: As of :meth:`encode`.
+            order: (N,) the atom of the file at each place; unused without ``place``.
+            place: (N + 1,) the place of each atom of the file, and -1; or empty where they are the same.
+            memory: The result of another layer, to overwrite; or empty.
+        """
         box = self.distance.choose_box(box)
         if box is not None:
             box = box.to(pos.dtype)
         if self.training:
-            return _distances_of(pos, pos, neighbors, batch, box)
-        # In blocks for the reason given in DilatedAttentionLayer.forward.
-        distance = torch.empty(neighbors.shape, dtype=pos.dtype, device=pos.device)
+            seen = neighbors.index_select(1, columns)
+            return [seen, _distances_of(pos, pos, seen, batch, box)]
+        # In blocks for the reasons given in DilatedAttentionLayer.forward.
+        if len(memory) == 0:
+            shape = [pos.size(0), columns.size(0)]
+            memory = [neighbors.new_empty(shape), pos.new_empty(shape)]
+        seen, distance = memory[0], memory[1]
         for first in range(0, pos.size(0), self.block_size):
             block = slice(first, first + self.block_size)
-            distance[block] = _distances_of(pos, pos[block], neighbors[block], batch[block], box)
-        return distance
+            if place.size(0) > 0:
+                seen[block] = place[neighbors[order[block].unsqueeze(1), columns]]
+            else:
+                seen[block] = neighbors[block].index_select(1, columns)
+            distance[block] = _distances_of(pos, pos[block], seen[block], batch[block], box)
+        return memory
 
 
 def _distances_of(
