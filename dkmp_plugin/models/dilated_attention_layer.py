@@ -96,6 +96,11 @@ class DilatedAttentionLayer(nn.Module):
         inputs = torch.cat([self.norm_feed_forward(structure), self.norm_feed_forward(attended)], 1)
         return structure + self.feed_forward(inputs)
 
+    def is_differentiated(self, structure: Tensor) -> bool:
+        """Whether gradients are asked for: then what a layer has read must stay as it is."""
+        asked = structure.requires_grad or self.query.weight.requires_grad
+        return torch.is_grad_enabled() and asked
+
     def forward(
         self,
         structure: Tensor,
@@ -123,9 +128,7 @@ class DilatedAttentionLayer(nn.Module):
         # All but the attention works on each atom alone. In blocks it needs few large pieces of memory: with
         # many, malloc's heap grows by holes to gigabytes when a TorchScript module of 40,000 atoms runs. They
         # serve every layer, because the first write to a page that is new costs more than the result on it.
-        differentiable = torch.is_grad_enabled() and (
-            structure.requires_grad or self.query.weight.requires_grad
-        )
+        differentiable = self.is_differentiated(structure)
         if len(workspace) == 0 or differentiable:
             workspace.clear()
             workspace.extend([torch.empty_like(structure), torch.empty_like(structure)])

@@ -315,7 +315,7 @@ class DKMPR(nn.Module):
         workspace: List[Tensor] = []
         graph: List[Tensor] = []
         for index, layer in enumerate(self.layers):
-            if self.use_reference or pos.requires_grad:
+            if self.use_reference or layer.is_differentiated(structure):  # type: ignore[operator]
                 graph = []
             graph = self._layer_graph(self.columns[index], pos, neighbors, batch, box, order, place, graph)
             seen, distance = graph[0], graph[1]
