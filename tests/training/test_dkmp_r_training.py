@@ -124,11 +124,19 @@ def test_pushforward_starts_every_second_step_from_the_models_own_prediction(tmp
     assert torch.equal(reached(model), plain)
 
 
-def test_two_processes_with_gloo(displacement_configuration):
-    path = displacement_configuration(num_epochs=1)
+@pytest.mark.parametrize("frame", ["none", "mean"])
+def test_two_processes_with_gloo(frame, displacement_configuration):
+    path = displacement_configuration(num_epochs=1, canonical_frame=frame)
+    if frame == "mean":
+        values = yaml.safe_load(path.read_text())
+        values["dataset_arg"]["reference"] = "mean"
+        path.write_text(yaml.safe_dump(values))
     done = torchmd_train("--conf", path, processes=2)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert torch.load(checkpoints(path)[-1], weights_only=True)["global_step"] == 8  # half of 15, rounded up
+    checkpoint = torch.load(checkpoints(path)[-1], weights_only=True)
+    assert checkpoint["global_step"] == 8  # half of 15, rounded up
+    if frame == "mean":
+        assert checkpoint["state_dict"]["model.representation_model.reference.stored"].shape == GLYCINES.shape
 
 
 @pytest.mark.parametrize(
