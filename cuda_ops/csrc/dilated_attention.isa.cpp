@@ -69,7 +69,7 @@ struct Buffer {
   }
 };
 
-// e^x, exactly zero where it would underflow: a logit of -inf is no neighbour.
+// e^x, exactly zero where it would underflow.
 template <class Scalar>
 inline Lane<Scalar> weight_of(const Lane<Scalar>& x) {
   const Lane<Scalar> zero{};
@@ -79,6 +79,17 @@ template <class Scalar>
 inline Dual<Lane<Scalar>> weight_of(const Dual<Lane<Scalar>>& x) {
   const Lane<Scalar> weight = weight_of<Scalar>(x.v), zero{};
   return {weight, x.v < zero - ExpConstants<Scalar>::limit ? zero : weight * x.t};
+}
+
+// x where lane numbers are below `count`, zero in the others.
+template <class Scalar>
+inline Lane<Scalar> first_lanes(const Lane<Scalar>& x, int64_t count) {
+  constexpr Scalar kNumbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return load(kNumbers) < Lane<Scalar>{} + Scalar(count) ? x : Lane<Scalar>{};
+}
+template <class Scalar>
+inline Dual<Lane<Scalar>> first_lanes(const Dual<Lane<Scalar>>& x, int64_t count) {
+  return {first_lanes<Scalar>(x.v, count), first_lanes<Scalar>(x.t, count)};
 }
 
 // One lane vector wide broadcast of a number.
@@ -111,11 +122,11 @@ inline Scalar largest_lane(const Vector& lane) {
   }
 }
 
-// Lane e: the dot product of `here` (one head of one atom) with the same head of atom others[e].
+// Lane e: the dot product of `here` (one head of one atom) with the same head of the row that begins at rows[e].
 // `vectors` lane vectors of the head are held in registers.
 template <class Scalar, int vectors, class Here, class There>
 inline auto dot_tile(
-    const AttentionSetup& setup, const Here& here, int64_t atom, const There& there, const int32_t* others,
+    const AttentionSetup& setup, const Here& here, int64_t atom, const There& there, const int64_t* rows,
     int64_t head) {
   constexpr int lanes = kLanes<Scalar>, step = vectors * lanes;
   using Product = decltype(here.wide(0) * there.wide(0));
@@ -124,7 +135,7 @@ inline auto dot_tile(
 #pragma GCC unroll 8
   for (int x = 0; x < vectors; ++x) held[x] = here.wide(atom * row + first + x * lanes);
   return transpose_sum<Scalar>([&](int e) {
-    const int64_t from = int64_t(others[e]) * row + first;
+    const int64_t from = rows[e] + first;
     Product sum = held[0] * there.wide(from);
 #pragma GCC unroll 8
     for (int x = 1; x < vectors; ++x) sum += held[x] * there.wide(from + x * lanes);
@@ -134,17 +145,17 @@ inline auto dot_tile(
   });
 }
 
-// Writes the sum over t of weights[t] times channels c.. of atom others[t] to `to` + c: `vectors` lane vectors of each
-// of `heads` heads, which lie one after the other when there is more than one.
+// Writes the sum over t of weights[t] times channels c.. of the row that begins at rows[t] to `to` + c: `vectors` lane
+// vectors of each of `heads` heads, which lie one after the other when there is more than one.
 template <class Scalar, int vectors, int heads, class Weights, class Source>
 inline void sum_channels(
-    const Weights& weights, int64_t stride, const Source& source, int64_t row, const int32_t* others, int64_t count,
-    int64_t c, Scalar* to) {
+    const Weights& weights, int64_t stride, const Source& source, const int64_t* rows, int64_t count, int64_t c,
+    Scalar* to) {
   constexpr int lanes = kLanes<Scalar>;
   using Product = decltype(weights.number(0) * source.wide(0));
   Product sums[heads * vectors] = {};
   for (int64_t t = 0; t < count; ++t) {
-    const int64_t from = int64_t(others[t]) * row + c;
+    const int64_t from = rows[t] + c;
 #pragma GCC unroll 8
     for (int h = 0; h < heads; ++h) {
       const auto weight = weights.number(h * stride + t);
@@ -160,109 +171,161 @@ inline void sum_channels(
 // The same for all channels of a row; weights of head h begin at h * stride.
 template <class Scalar, int vectors, class Weights, class Source>
 inline void sum_rows(
-    const AttentionSetup& setup, const Weights& weights, int64_t stride, const Source& source, const int32_t* others,
+    const AttentionSetup& setup, const Weights& weights, int64_t stride, const Source& source, const int64_t* rows,
     int64_t count, Scalar* to) {
   constexpr int lanes = kLanes<Scalar>, together = 8 / vectors;
-  const int64_t width = setup.head_width, row = setup.num_heads * width;
+  const int64_t width = setup.head_width;
   int64_t head = 0;
   if (width == vectors * lanes)
     for (; head + together <= setup.num_heads; head += together)
       sum_channels<Scalar, vectors, together>(
-          weights.from(head * stride), stride, source, row, others, count, head * width, to);
+          weights.from(head * stride), stride, source, rows, count, head * width, to);
   for (; head < setup.num_heads; ++head)
     for (int64_t c = 0; c < width; c += vectors * lanes)
       sum_channels<Scalar, vectors, 1>(
-          weights.from(head * stride), stride, source, row, others, count, head * width + c, to);
+          weights.from(head * stride), stride, source, rows, count, head * width + c, to);
 }
 
 // The neighbours of one receiver without the -1 entries, filled up to whole tiles with copies of the last.
 template <class Scalar, bool dual>
 struct Receiver {
   int64_t count, padded;
-  int32_t *atom, *slot;
+  int64_t* row;   // where the features of each begin
+  int32_t* slot;  // and which entry of the list it is
   Buffer<Scalar, dual> bias;
 
-  void collect(const AttentionSetup& setup, const Array<Scalar, dual>& biases, int64_t row) {
-    const int64_t first = row * setup.num_neighbors;
+  void collect(const AttentionSetup& setup, const Array<Scalar, dual>& biases, int64_t atom) {
+    const int64_t first = atom * setup.num_neighbors, width = setup.num_heads * setup.head_width;
     count = 0;
     for (int64_t k = 0; k < setup.num_neighbors; ++k) {
-      const int32_t other =
-          setup.wide_neighbors ? int32_t(setup.wide_neighbors[first + k]) : setup.narrow_neighbors[first + k];
-      atom[count] = other;
+      const int64_t other = setup.wide_neighbors ? setup.wide_neighbors[first + k] : setup.narrow_neighbors[first + k];
+      row[count] = other * width;
       slot[count] = int32_t(k);
       count += other >= 0;
     }
     padded = whole_tiles<Scalar>(count);
-    for (int64_t t = count; t < padded; ++t) atom[t] = atom[count - 1];
-    if (biases.values) {
-      for (int64_t t = 0; t < count; ++t) bias.set(t, biases.number(first + slot[t]));
+    using Number = typename Types<Scalar, dual>::Number;
+    for (int64_t t = 0; t < count; ++t) bias.set(t, biases.values ? biases.number(first + slot[t]) : Number{});
+    for (int64_t t = count; t < padded; ++t) {
+      row[t] = row[count - 1];
+      bias.set(t, bias.number(count - 1));
     }
   }
 };
 
 inline int64_t visited(const AttentionSetup& setup, int64_t at) { return setup.order ? setup.order[at] : at; }
 
-// Scratch memory of one thread, cut out of one array. Sizes in Scalars; an index takes one Scalar's place.
+// Replaces the dot products of `heads` heads, `stride` apart, by their softmax.
+template <class Scalar, bool dual, int heads>
+inline void softmax(
+    const AttentionSetup& setup, const Receiver<Scalar, dual>& receiver, const Buffer<Scalar, dual>& scores,
+    int64_t stride) {
+  using Wide = typename Types<Scalar, dual>::Wide;
+  constexpr int lanes = kLanes<Scalar>;
+  const Scalar scale = Scalar(setup.scale), lowest = -__builtin_inf();
+  Lane<Scalar> most[heads];
+#pragma GCC unroll 8
+  for (int h = 0; h < heads; ++h) most[h] = spread<Scalar>(lowest);
+  for (int64_t t = 0; t < receiver.padded; t += lanes) {
+    const Wide bias = receiver.bias.wide(t);
+#pragma GCC unroll 8
+    for (int h = 0; h < heads; ++h) {
+      const Wide score = scale * (scores.wide(h * stride + t) + bias);
+      scores.set_wide(h * stride + t, score);
+      most[h] = plain(score) > most[h] ? plain(score) : most[h];
+    }
+  }
+#pragma GCC unroll 8
+  for (int h = 0; h < heads; ++h) most[h] = spread<Scalar>(largest_lane<Scalar>(most[h]));
+  Wide sum[heads] = {};
+  for (int64_t t = 0; t < receiver.padded; t += lanes) {
+#pragma GCC unroll 8
+    for (int h = 0; h < heads; ++h) {
+      const Wide score = scores.wide(h * stride + t) - most[h];
+      const Wide weight = first_lanes<Scalar>(weight_of<Scalar>(score), receiver.count - t);
+      scores.set_wide(h * stride + t, weight);
+      sum[h] += weight;
+    }
+  }
+#pragma GCC unroll 8
+  for (int h = 0; h < heads; ++h) sum[h] = spread<Scalar>(reciprocal(sum_lanes(sum[h])));
+  for (int64_t t = 0; t < receiver.padded; t += lanes) {
+#pragma GCC unroll 8
+    for (int h = 0; h < heads; ++h) scores.set_wide(h * stride + t, scores.wide(h * stride + t) * sum[h]);
+  }
+}
+
+// Gradients of the dot products of `heads` heads from those of their softmax, in place.
+template <class Scalar, bool dual, int heads>
+inline void softmax_gradients(
+    const AttentionSetup& setup, const Receiver<Scalar, dual>& receiver, const Buffer<Scalar, dual>& weights,
+    const Buffer<Scalar, dual>& gradients, int64_t stride) {
+  using Wide = typename Types<Scalar, dual>::Wide;
+  using Number = typename Types<Scalar, dual>::Number;
+  constexpr int lanes = kLanes<Scalar>;
+  Wide mean[heads] = {};
+#pragma GCC unroll 8
+  for (int h = 0; h < heads; ++h) {
+    // Filled-up entries have weight zero, but the gradient of a copied neighbour may be infinite.
+    for (int64_t t = receiver.count; t < receiver.padded; ++t) gradients.set(h * stride + t, Number{});
+  }
+  for (int64_t t = 0; t < receiver.padded; t += lanes) {
+#pragma GCC unroll 8
+    for (int h = 0; h < heads; ++h) mean[h] += weights.wide(h * stride + t) * gradients.wide(h * stride + t);
+  }
+#pragma GCC unroll 8
+  for (int h = 0; h < heads; ++h) mean[h] = spread<Scalar>(sum_lanes(mean[h]));
+  const Scalar scale = Scalar(setup.scale);
+  for (int64_t t = 0; t < receiver.padded; t += lanes) {
+#pragma GCC unroll 8
+    for (int h = 0; h < heads; ++h) {
+      const int64_t at = h * stride + t;
+      gradients.set_wide(at, scale * (weights.wide(at) * (gradients.wide(at) - mean[h])));
+    }
+  }
+}
+
+// Scratch memory of one thread, cut out of one array. Sizes in Scalars; a slot takes one Scalar's place, a row two.
 template <class Scalar, bool dual>
 struct Workspace {
-  Receiver<Scalar, dual> receivers[2];  // the one at work and the one after it
+  Receiver<Scalar, dual> receiver;
   Buffer<Scalar, dual> weights, gradients;  // (H, K rounded up)
   int64_t stride;
+  static constexpr int kHeads = 4;  // as many as the registers hold
 
   Workspace(const AttentionSetup& setup, Scalar* memory) : stride(whole_tiles<Scalar>(setup.num_neighbors + 1)) {
     const int64_t all = setup.num_heads * stride;
-    for (Receiver<Scalar, dual>& receiver : receivers) {
-      receiver.count = receiver.padded = 0;
-      receiver.atom = reinterpret_cast<int32_t*>(memory);
-      receiver.slot = reinterpret_cast<int32_t*>(memory + stride);
-      receiver.bias = {memory + 2 * stride, memory + 3 * stride};
-      for (int64_t t = 0; t < 2 * stride; ++t) memory[2 * stride + t] = 0;
-      memory += 4 * stride;
-    }
+    receiver.row = reinterpret_cast<int64_t*>(memory);
+    receiver.slot = reinterpret_cast<int32_t*>(memory + 2 * stride);
+    receiver.bias = {memory + 3 * stride, memory + 4 * stride};
+    memory += 5 * stride;
     weights = {memory, memory + all};
     gradients = {memory + 2 * all, memory + 3 * all};
   }
   static int64_t size(const AttentionSetup& setup) {
-    return (8 + 4 * setup.num_heads) * whole_tiles<Scalar>(setup.num_neighbors + 1);
+    return (5 + 4 * setup.num_heads) * whole_tiles<Scalar>(setup.num_neighbors + 1);
   }
-  // Collects the receiver visited after `at` (at the beginning also that one) and returns it.
-  const Receiver<Scalar, dual>& collect_next(
-      const AttentionSetup& setup, const Array<Scalar, dual>& biases, int64_t at, int64_t begin, int64_t end) {
-    Receiver<Scalar, dual>& next = receivers[(at + 1) % 2];
-    if (at == begin) receivers[at % 2].collect(setup, biases, visited(setup, at));
-    next.count = 0;
-    if (at + 1 < end) next.collect(setup, biases, visited(setup, at + 1));
-    return next;
+  // The softmax of all heads, in place of their dot products. Heads go together because each waits for its own
+  // maximum, exponentials and sum in turn.
+  void normalize(const AttentionSetup& setup) const {
+    if (receiver.count == 0) return;
+    int64_t head = 0;
+    for (; head + kHeads <= setup.num_heads; head += kHeads)
+      softmax<Scalar, dual, kHeads>(setup, receiver, weights_of(head), stride);
+    for (; head < setup.num_heads; ++head) softmax<Scalar, dual, 1>(setup, receiver, weights_of(head), stride);
+  }
+  // The gradients of all dot products, in place of those of the softmax.
+  void differentiate(const AttentionSetup& setup) const {
+    if (receiver.count == 0) return;
+    int64_t head = 0;
+    for (; head + kHeads <= setup.num_heads; head += kHeads)
+      softmax_gradients<Scalar, dual, kHeads>(setup, receiver, weights_of(head), gradients_of(head), stride);
+    for (; head < setup.num_heads; ++head)
+      softmax_gradients<Scalar, dual, 1>(setup, receiver, weights_of(head), gradients_of(head), stride);
   }
   Buffer<Scalar, dual> weights_of(int64_t head) const { return weights.from(head * stride); }
   Buffer<Scalar, dual> gradients_of(int64_t head) const { return gradients.from(head * stride); }
 };
-
-// Replaces dot products by exponentials of the logits less the largest; returns 1 / their sum.
-template <class Scalar, bool dual>
-inline typename Types<Scalar, dual>::Number exponentials(
-    const AttentionSetup& setup, const Receiver<Scalar, dual>& receiver, const Buffer<Scalar, dual>& scores) {
-  using Wide = typename Types<Scalar, dual>::Wide;
-  using Number = typename Types<Scalar, dual>::Number;
-  constexpr int lanes = kLanes<Scalar>;
-  const Scalar scale = Scalar(setup.scale), lowest = -__builtin_inf();
-  for (int64_t t = 0; t < receiver.padded; t += lanes)
-    scores.set_wide(t, scale * (scores.wide(t) + receiver.bias.wide(t)));
-  for (int64_t t = receiver.count; t < receiver.padded; ++t) scores.set(t, Number{} + lowest);
-  Lane<Scalar> most = spread<Scalar>(lowest);
-  for (int64_t t = 0; t < receiver.padded; t += lanes) {
-    const Lane<Scalar> score = load(scores.values + t);
-    most = score > most ? score : most;
-  }
-  const Scalar top = largest_lane<Scalar>(most);
-  Wide sum{};
-  for (int64_t t = 0; t < receiver.padded; t += lanes) {
-    const Wide weight = weight_of<Scalar>(scores.wide(t) - spread<Scalar>(top));
-    scores.set_wide(t, weight);
-    sum += weight;
-  }
-  return reciprocal(sum_lanes(sum));
-}
 
 template <class Scalar>
 inline void prefetch_row(const Scalar* row, int64_t width) {
@@ -284,71 +347,28 @@ inline void prefetch_visit(
   for (int64_t c = 0; c < row; c += kCacheLine / int64_t(sizeof(Scalar))) __builtin_prefetch(result + far * row + c, 1);
 }
 
-// Asks for the rows of `features` of the tile after the one at t: of this receiver or else the next.
-template <class Scalar, bool dual>
-inline void prefetch_following(
-    const Receiver<Scalar, dual>& receiver, const Receiver<Scalar, dual>& next, int64_t t, const Scalar* features,
-    int64_t row) {
-  constexpr int lanes = kLanes<Scalar>;
-  const int32_t* atoms = t + lanes < receiver.padded ? receiver.atom + t + lanes : next.atom;
-  if (t + lanes >= receiver.padded && next.count == 0) return;
-  for (int e = 0; e < lanes; ++e) prefetch_row(features + int64_t(atoms[e]) * row, row);
-}
-
 template <class Scalar, bool dual, int vectors>
 __attribute__((flatten)) void forward(
     const AttentionSetup& setup, const AttentionInputs<Scalar>& inputs, const AttentionInputs<Scalar>* directions,
     Scalar* to, Scalar* memory, int64_t begin, int64_t end) {
-  using Wide = typename Types<Scalar, dual>::Wide;
   constexpr int lanes = kLanes<Scalar>;
   const Arrays<Scalar, dual> x(inputs, directions);
   Workspace<Scalar, dual> work(setup, memory);
+  Receiver<Scalar, dual>& receiver = work.receiver;
   const int64_t row = setup.num_heads * setup.head_width;
   for (int64_t at = begin; at < end; ++at) {
     const int64_t i = visited(setup, at);
     prefetch_visit(setup, inputs, to, at, end);
-    const Receiver<Scalar, dual>& receiver = work.receivers[at % 2];
-    const Receiver<Scalar, dual>& next = work.collect_next(setup, x.bias, at, begin, end);
+    receiver.collect(setup, x.bias, i);
     for (int64_t t = 0; t < receiver.padded; t += lanes) {
-      for (int e = 0; e < lanes; ++e) prefetch_row(x.value.values + receiver.atom[t + e] * row, row);
-      prefetch_following(receiver, next, t, x.key.values, row);
       for (int64_t head = 0; head < setup.num_heads; ++head)
         work.weights_of(head).set_wide(
-            t, dot_tile<Scalar, vectors>(setup, x.query, i, x.key, receiver.atom + t, head));
+            t, dot_tile<Scalar, vectors>(setup, x.query, i, x.key, receiver.row + t, head));
     }
-    for (int64_t head = 0; head < setup.num_heads; ++head) {
-      const Buffer<Scalar, dual> weights = work.weights_of(head);
-      if (receiver.count > 0) {
-        const Wide inverse = spread<Scalar>(exponentials(setup, receiver, weights));
-        for (int64_t t = 0; t < receiver.padded; t += lanes) weights.set_wide(t, weights.wide(t) * inverse);
-      }
-    }
+    work.normalize(setup);
     sum_rows<Scalar, vectors>(
-        setup, work.weights, work.stride, x.value, receiver.atom, receiver.count, to + i * row);
+        setup, work.weights, work.stride, x.value, receiver.row, receiver.count, to + i * row);
   }
-}
-
-// Gradient of the dot products from weights (exponentials) and their gradients, in place of the latter.
-template <class Scalar, bool dual>
-inline void score_gradients(
-    const AttentionSetup& setup, const Receiver<Scalar, dual>& receiver, const Buffer<Scalar, dual>& weights,
-    const Buffer<Scalar, dual>& gradients) {
-  using Wide = typename Types<Scalar, dual>::Wide;
-  using Number = typename Types<Scalar, dual>::Number;
-  constexpr int lanes = kLanes<Scalar>;
-  const Number inverse = exponentials(setup, receiver, weights);
-  Wide sum{};
-  // Filled-up entries have weight zero, but the gradient of a copied neighbour may be infinite.
-  for (int64_t t = receiver.count; t < receiver.padded; ++t) gradients.set(t, Number{});
-  for (int64_t t = 0; t < receiver.padded; t += lanes) {
-    const Wide weight = weights.wide(t) * spread<Scalar>(inverse);
-    weights.set_wide(t, weight);
-    sum += weight * gradients.wide(t);
-  }
-  const Number mean = sum_lanes(sum);
-  const Scalar scale = Scalar(setup.scale);
-  for (int64_t t = 0; t < receiver.padded; t += lanes)
-    gradients.set_wide(t, scale * (weights.wide(t) * (gradients.wide(t) - spread<Scalar>(mean))));
 }
 
 template <class Scalar, bool dual, int vectors>
@@ -362,25 +382,21 @@ __attribute__((flatten)) void receivers(
   const Array<Scalar, false> upstream{grad, nullptr};
   const Buffer<Scalar, dual> to_terms{terms.values, terms.tangents};
   Workspace<Scalar, dual> work(setup, memory);
+  Receiver<Scalar, dual>& receiver = work.receiver;
   const int64_t row = setup.num_heads * setup.head_width;
   for (int64_t at = begin; at < end; ++at) {
     const int64_t i = visited(setup, at);
     prefetch_visit(setup, inputs, query, at, end);
-    const Receiver<Scalar, dual>& receiver = work.receivers[at % 2];
-    const Receiver<Scalar, dual>& next = work.collect_next(setup, x.bias, at, begin, end);
+    receiver.collect(setup, x.bias, i);
     for (int64_t t = 0; t < receiver.padded; t += lanes) {
-      const int32_t* atoms = receiver.atom + t;
-      prefetch_following(receiver, next, t, x.key.values, row);
-      prefetch_following(receiver, next, t, x.value.values, row);
+      const int64_t* rows = receiver.row + t;
       for (int64_t head = 0; head < setup.num_heads; ++head)
-        work.weights_of(head).set_wide(t, dot_tile<Scalar, vectors>(setup, x.query, i, x.key, atoms, head));
+        work.weights_of(head).set_wide(t, dot_tile<Scalar, vectors>(setup, x.query, i, x.key, rows, head));
       for (int64_t head = 0; head < setup.num_heads; ++head)
-        work.gradients_of(head).set_wide(t, dot_tile<Scalar, vectors>(setup, upstream, i, x.value, atoms, head));
+        work.gradients_of(head).set_wide(t, dot_tile<Scalar, vectors>(setup, upstream, i, x.value, rows, head));
     }
-    for (int64_t head = 0; head < setup.num_heads; ++head) {
-      if (receiver.count > 0)
-        score_gradients(setup, receiver, work.weights_of(head), work.gradients_of(head));
-    }
+    work.normalize(setup);
+    work.differentiate(setup);
     for (int64_t t = 0; t < receiver.count; ++t) {
       const int64_t edge = i * setup.num_neighbors + receiver.slot[t];
       for (int64_t head = 0; head < setup.num_heads; ++head) {
@@ -389,7 +405,7 @@ __attribute__((flatten)) void receivers(
       }
     }
     sum_rows<Scalar, vectors>(
-        setup, work.gradients, work.stride, x.key, receiver.atom, receiver.count, query + i * row);
+        setup, work.gradients, work.stride, x.key, receiver.row, receiver.count, query + i * row);
     if (!bias) continue;
     Scalar* to = bias + i * setup.num_neighbors;
     for (int64_t k = 0; k < setup.num_neighbors; ++k) to[k] = 0;

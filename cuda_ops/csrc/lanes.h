@@ -29,6 +29,9 @@ inline void store(Scalar* to, const Lane<Scalar>& lane) {
   __builtin_memcpy(to, &lane, sizeof(lane));
 }
 
+inline Lane<float> plain(const Lane<float>& x) { return x; }
+inline Lane<double> plain(const Lane<double>& x) { return x; }
+
 // v with its lanes rotated by `shift`.
 template <int shift, class Vector, int... lane>
 inline Vector rotate(const Vector& v, std::integer_sequence<int, lane...>) {
@@ -63,12 +66,17 @@ template <>
 struct ExpConstants<float> {
   static constexpr float limit = 87.0f, round = 12582912.0f, ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
   static constexpr int terms = 7, shift = 23;
+  static constexpr float inverse_factorials[] = {1.0f,       1.0f,        1.0f / 2,   1.0f / 6,
+                                                 1.0f / 24,  1.0f / 120,  1.0f / 720, 1.0f / 5040};
 };
 template <>
 struct ExpConstants<double> {
   static constexpr double limit = 708.0, round = 6755399441055744.0, ln2_high = 0.693145751953125,
                           ln2_low = 1.42860682030941723212e-6;
   static constexpr int terms = 13, shift = 52;
+  static constexpr double inverse_factorials[] = {
+      1.0,        1.0,         1.0 / 2,       1.0 / 6,        1.0 / 24,        1.0 / 120,        1.0 / 720,
+      1.0 / 5040, 1.0 / 40320, 1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
 };
 
 // e^x to a few units in the last place; |x| is limited to the range without overflow. NaN stays NaN.
@@ -83,8 +91,9 @@ inline Lane<Scalar> exponential(Lane<Scalar> x) {
   const Lane<Scalar> shifted = x * Scalar(1.44269504088896340736) + K::round;
   const Lane<Scalar> n = shifted - K::round;
   const Lane<Scalar> rest = (x - n * K::ln2_high) - n * K::ln2_low;
-  Lane<Scalar> sum = Lane<Scalar>{} + Scalar(1);
-  for (int k = K::terms; k >= 1; --k) sum = Scalar(1) + sum * rest * (Scalar(1) / Scalar(k));
+  Lane<Scalar> sum = Lane<Scalar>{} + K::inverse_factorials[K::terms];
+#pragma GCC unroll 16
+  for (int k = K::terms - 1; k >= 0; --k) sum = K::inverse_factorials[k] + sum * rest;
   // Casts between vectors of equal size keep the bits: the integer is added to the exponent.
   return (Lane<Scalar>)((Bits)sum + ((Bits)shifted << K::shift));
 }
