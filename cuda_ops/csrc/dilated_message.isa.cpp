@@ -181,8 +181,9 @@ struct Filter {
   Wide value, slope;
 };
 
+// Always inline: a call would put all vector registers, which hold the caller's sums, into memory and back.
 template <class Scalar, bool dual, class Number, class Wide = typename Types<Scalar, dual>::Wide>
-inline Filter<Wide> blend_with_slope(
+__attribute__((always_inline)) inline Filter<Wide> blend_with_slope(
     const Array<Scalar, dual>& table, const Geometry<Number>& g, int64_t at, int64_t stride) {
   if constexpr (!dual) {
     const Lane<Scalar> r0 = load(table.values + at), r1 = load(table.values + at + stride),
