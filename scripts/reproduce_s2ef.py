@@ -24,7 +24,7 @@ from s2ef.measurement import measure_in_new_process
 from s2ef.protocol import BUDGETS, PROTOCOL_FILE, Protocol, Row, load_protocol
 from s2ef.structures import load_structures
 from s2ef.table import load_results, markdown, write_csv
-from s2ef.training import Budget, Training
+from s2ef.training import Budget, Diverged, Training
 
 from dkmp_plugin import __version__
 from dkmp_plugin.files import replaced_on_success
@@ -64,17 +64,24 @@ def measurement(protocol_file: Path, row: Row, model: str, path: Path) -> Dict[s
 def choose_learning_rate(
     protocol: Protocol, row: Row, model: str, structures: Dict[str, Any], path: Path
 ) -> float:
-    """A short training with every candidate; the lowest validation force MAE wins."""
-    if path.is_file():
-        return json.loads(path.read_text())["learning_rate"]
+    """A short training with every candidate not tried before; the lowest validation force MAE wins."""
     settings = protocol.settings(row.name, model)
-    errors = {}
-    for candidate in settings["learning_rates"]:
+    errors = json.loads(path.read_text())["validation_force_mae"] if path.is_file() else {}
+    missing = [candidate for candidate in settings["learning_rates"] if str(candidate) not in errors]
+    if not missing:
+        return json.loads(path.read_text())["learning_rate"]
+    for candidate in missing:
         budget = Budget(epochs=settings["learning_rate_search_epochs"])
         training = Training(model, settings, candidate, structures, row.batch_size, budget)
-        training.run()
-        errors[candidate] = training.errors(structures["validation"]).force_mae
-    best = min(errors, key=lambda candidate: errors[candidate])
+        try:
+            training.run()
+        except Diverged as error:
+            print(error, flush=True)
+            errors[str(candidate)] = None
+        else:
+            errors[str(candidate)] = training.errors(structures["validation"]).force_mae
+    finite = {float(candidate): error for candidate, error in errors.items() if error is not None}
+    best = min(finite, key=lambda candidate: finite[candidate])
     write_json(
         path,
         {
@@ -82,7 +89,7 @@ def choose_learning_rate(
             "model": model,
             "protocol": protocol.version,
             "learning_rate": best,
-            "validation_force_mae": {str(candidate): error for candidate, error in errors.items()},
+            "validation_force_mae": errors,
         },
     )
     return best
@@ -91,14 +98,14 @@ def choose_learning_rate(
 def train(protocol: Protocol, row: Row, model: str, budget: str, arguments: argparse.Namespace) -> None:
     prefix = arguments.results / f"{row.name}__{model}"
     result = prefix.with_name(f"{prefix.name}__{budget}.json")
-    if result.is_file():
-        return
-    print(f"== {row.name}, {model}, equal {budget}", flush=True)
     settings = protocol.settings(row.name, model)
     structures = load_structures(row)
     search = prefix.with_name(f"{prefix.name}__learning_rate.json")
     measured = prefix.with_name(f"{prefix.name}__measurement.json")
     learning_rate = choose_learning_rate(protocol, row, model, structures, search)
+    if result.is_file() and json.loads(result.read_text())["learning_rate"] == learning_rate:
+        return
+    print(f"== {row.name}, {model}, equal {budget}", flush=True)
     limit = Budget(epochs=row.epochs) if budget == "epochs" else Budget(cpu_seconds=row.cpu_seconds)
     checkpoint = arguments.work / f"{row.name}__{model}__{budget}.pt"
     training = Training(model, settings, learning_rate, structures, row.batch_size, limit, checkpoint)

@@ -41,7 +41,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--demo", type=Path, default=ROOT / "runs/demo", help="folder of scripts/demo.sh")
     parser.add_argument("--output", type=Path, default=ROOT / "runs/tensornet", help="folder to write")
-    parser.add_argument("--epochs", type=int, nargs=2, default=[24, 26], help="of each stage")
+    parser.add_argument("--epochs", type=int, nargs=2, default=[24, 17], help="of each stage")
     return parser.parse_args()
 
 

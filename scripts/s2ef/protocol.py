@@ -25,6 +25,7 @@ class Row:
         epochs: Epochs of the equal-epochs runs.
         cpu_seconds: CPU seconds of the equal-CPU runs.
         models: Which models are compared.
+        common: What this row changes for every model.
         settings: What this row changes, per model.
     """
 
@@ -37,6 +38,7 @@ class Row:
     epochs: int
     cpu_seconds: float
     models: List[str]
+    common: Dict[str, Any]
     settings: Dict[str, Dict[str, Any]]
 
 
@@ -60,7 +62,8 @@ class Protocol:
 
     def settings(self, row: str, model: str) -> Dict[str, Any]:
         """All settings of one model on one row, the row's own changes last."""
-        return {**self.common, **self.models[model], **self.rows[row].settings.get(model, {})}
+        changed = self.rows[row]
+        return {**self.common, **changed.common, **self.models[model], **changed.settings.get(model, {})}
 
 
 def load_protocol(path: Path = PROTOCOL_FILE) -> Protocol:
@@ -69,8 +72,8 @@ def load_protocol(path: Path = PROTOCOL_FILE) -> Protocol:
     rows = {}
     for name, row in contents["rows"].items():
         parts = {part: row.pop(part) for part in ("train", "validation", "test")}
-        settings = row.pop("settings", {})
-        rows[name] = Row(name=name, parts=parts, settings=settings, **row)
+        row = {"common": {}, "settings": {}, **row}
+        rows[name] = Row(name=name, parts=parts, **row)
     return Protocol(
         contents["version"], contents["valid_since"], contents["common"], contents["models"], rows
     )

@@ -19,6 +19,10 @@ from s2ef.structures import Scaling, Structures, shuffled_batches
 _SECONDS_BETWEEN_CHECKPOINTS = 30.0
 
 
+class Diverged(Exception):
+    """The loss is no longer a number."""
+
+
 @dataclass
 class Progress:
     """Where a training stands.
@@ -192,7 +196,7 @@ class Training:
         loss = self._energy_weight() * energy_error.square().mean()
         loss = loss + self.settings["force_weight"] * force_error.square().mean()
         if not torch.isfinite(loss):
-            raise SystemExit(f"the loss is {loss.item()} at step {self.progress.step}; the training is void")
+            raise Diverged(f"the loss is {loss.item()} at step {self.progress.step}; the training is void")
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.settings["gradient_clipping"])
