@@ -10,6 +10,9 @@ atoms. Each size runs in a process of its own, so that its peak memory is its ow
 Beside it, of the same width and depth, with random weights, in PyTorch: EGNN (egnn-pytorch, 16 nearest
 neighbours; see scripts/install_benchmark_peers.sh), and the transformer of torchmd-net (5 Å). A peer that
 needs more than ``--peer-seconds`` or ``--peer-gib`` for a size is left out from there on.
+
+The last table has all sizes of DKMP^R in one process and in turns, for how the time per atom grows: a machine
+that is shared changes its speed between one process and the next.
 """
 
 import argparse
@@ -19,7 +22,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Tuple
+from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -124,6 +127,28 @@ def measure(model: str, num_atoms: int, repeats: int, threads: int) -> None:
     )
 
 
+def measure_growth(sizes: Sequence[int], repeats: int, threads: int) -> None:
+    """Prints the median microseconds per atom of all sizes in turns, and the largest over the smallest."""
+    torch.set_num_threads(threads)
+    runs = {}
+    for size in sizes:
+        torch.manual_seed(0)
+        runs[size] = dkmp_r(size, threads)[0]
+    per_atom: Dict[int, List[float]] = {size: [] for size in sizes}
+    with torch.inference_mode():
+        for turn in range(repeats + 2):
+            for size, run in runs.items():
+                begin = time.perf_counter()
+                run()
+                if turn >= 2:  # the first calls compile
+                    per_atom[size].append(1e6 * (time.perf_counter() - begin) / size)
+    medians = {size: float(np.median(values)) for size, values in per_atom.items()}
+    for size, values in per_atom.items():
+        print(f"dkmp-r {size:8d} atoms: {medians[size]:6.2f} [{min(values):.2f}, {max(values):.2f}] us/atom")
+    ratio = max(medians.values()) / min(medians.values())
+    print(f"time per atom, largest over smallest: {ratio:.2f}", flush=True)
+
+
 def run_alone(model: str, size: int, arguments: argparse.Namespace) -> bool:
     """One size in a process of its own; whether it finished within the limits of peers."""
     command = [sys.executable, __file__, "--one", model, str(size), "--repeats", str(arguments.repeats)]
@@ -157,7 +182,12 @@ def main() -> None:
     parser.add_argument("--peer-seconds", type=float, default=120.0)
     parser.add_argument("--peer-gib", type=float, default=16.0)
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--growth-repeats", type=int, default=9, help="0 leaves the last table out")
+    parser.add_argument("--growth", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.growth:
+        measure_growth(arguments.sizes, arguments.growth_repeats, arguments.threads)
+        return
     if arguments.one is not None:
         measure(arguments.one[0], int(arguments.one[1]), arguments.repeats, arguments.threads)
         return
@@ -173,6 +203,8 @@ def main() -> None:
     for size in arguments.sizes:
         # Sizes outside, models inside: whatever else the machine does meets all of them.
         running = [model for model in running if run_alone(model, size, arguments)]
+    if "dkmp-r" in arguments.models and arguments.growth_repeats > 0:
+        subprocess.run([sys.executable, *sys.argv, "--growth"], check=True)
 
 
 if __name__ == "__main__":
