@@ -27,11 +27,13 @@ from dkmp_plugin.simulation.stack import prepare_backend
 
 BACKEND = prepare_backend()  # before openmm is imported
 
+import numpy as np  # noqa: E402
 import openmm  # noqa: E402
 import torch  # noqa: E402
 from openmm import app, unit  # noqa: E402
 from openmmml import MLPotential  # noqa: E402
 
+from dkmp_plugin.datasets.label_file import read_label_file, split_indices  # noqa: E402
 from dkmp_plugin.simulation.force_module import OpenMMEnergy, fix_shapes, scripted  # noqa: E402
 from dkmp_plugin.simulation.model_file import load_model_file  # noqa: E402
 from dkmp_plugin.simulation.potential import BUNDLED_MODEL  # noqa: E402
@@ -61,6 +63,12 @@ def parse_arguments(given: Optional[List[str]] = None) -> argparse.Namespace:
         type=Path,
         default=ROOT / "runs/tensornet/best.ckpt",
         help="checkpoint of the TensorNet [runs/tensornet/best.ckpt]",
+    )
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        default=ROOT / "runs/demo/p_xylene.h5",
+        help="its labels [runs/demo/p_xylene.h5]",
     )
     parser.add_argument("--latest-python", type=Path, default=LATEST, help="[.venv-latest/bin/python]")
     parser.add_argument("--output", type=Path, help="JSON to write")
@@ -216,6 +224,9 @@ def table_tensornet(arguments: argparse.Namespace, platform: openmm.Platform) ->
         name: context_of(potential.createSystem(topology), positions, platform)
         for name, potential in potentials.items()
     }
+    for name, context in alone.items() if arguments.labels.is_file() else ():
+        error = force_error(context, arguments.labels)
+        print(f"{name} in OpenMM: force MAE on held-out runs {error:.3f} kcal/mol/Å (GFN2-xTB labels)")
     actions = {
         f"{name}, energy and forces": lambda context=context: context.getState(getEnergy=True, getForces=True)
         for name, context in alone.items()
@@ -226,6 +237,18 @@ def table_tensornet(arguments: argparse.Namespace, platform: openmm.Platform) ->
     return times
 
 
+def force_error(context: openmm.Context, label_file: Path) -> float:
+    """Mean absolute error in kcal/mol/Å of a context's forces on every fourth held-out conformation."""
+    labels = read_label_file(label_file)
+    errors = []
+    for conformation in split_indices(labels)["test"][::4]:
+        context.setPositions(labels.positions[conformation] / 10)
+        forces = context.getState(getForces=True).getForces(asNumpy=True)
+        forces = forces.value_in_unit(unit.kilocalories_per_mole / unit.angstrom)
+        errors.append(np.abs(forces - labels.forces[conformation]).mean())
+    return float(np.mean(errors))
+
+
 def _by_the_latest_stack(arguments: argparse.Namespace) -> Times:
     """This script again, by the other environment's Python."""
     if not arguments.latest_python.is_file():
@@ -233,7 +256,7 @@ def _by_the_latest_stack(arguments: argparse.Namespace) -> Times:
         return {}
     sys.stdout.flush()
     command = [str(arguments.latest_python), __file__, "--tables", "tensornet"]
-    for name in ("platform", "repeats", "complex_repeats", "tensornet"):
+    for name in ("platform", "repeats", "complex_repeats", "tensornet", "labels"):
         command += ["--" + name.replace("_", "-"), str(getattr(arguments, name))]
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "times.json"
