@@ -14,6 +14,7 @@ of wall-clock time, and processor time of the whole process beside it. Take the 
 """
 
 import argparse
+import functools
 import json
 import statistics
 import subprocess
@@ -212,6 +213,7 @@ def table_tensornet(arguments: argparse.Namespace, platform: openmm.Platform) ->
     if not arguments.tensornet.is_file():
         print(f"TensorNet: {arguments.tensornet} is absent; scripts/train_tensornet.py makes it")
         return {}
+    _keep_layout_of_weights()
     potentials = {
         "dkmp-c": MLPotential("dkmp"),
         # Positions in Å, energies in kcal/mol.
@@ -235,6 +237,18 @@ def table_tensornet(arguments: argparse.Namespace, platform: openmm.Platform) ->
     contexts = complex_contexts(platform, **potentials)
     times.update(alternate(steps_of(contexts, "complex: "), arguments.complex_repeats))
     return times
+
+
+def _keep_layout_of_weights() -> None:
+    """Makes torchmd-net 3.1 load TensorNet's weights as they are.
+
+    openmm-ml 1.8 passes it ``check_errors``, from which it concludes that the checkpoint is of an earlier
+    version and permutes the weights: forces are then off by 10 kcal/mol/Å (:func:`force_error` shows it).
+    """
+    import torchmdnet.models.model
+
+    load_model = torchmdnet.models.model.load_model
+    torchmdnet.models.model.load_model = functools.partial(load_model, compatibility_load=False)
 
 
 def force_error(context: openmm.Context, label_file: Path) -> float:
