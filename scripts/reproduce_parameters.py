@@ -4,7 +4,9 @@
     python scripts/reproduce_parameters.py plot      # force MAE on validation structures, PNG
 
 A point is one training of the chignolin row of scripts/s2ef/protocol.yaml (GFN2-xTB labels) with another
-cutoff or number of layers, everything else as there, on CPU_SECONDS process CPU seconds of one thread.
+cutoff or number of layers, everything else as there, on CPU_SECONDS process CPU seconds of one thread (five
+minutes of one core; two trainings fill two). The learning rate is the one that the comparison's search found
+for the model; a point that diverges is trained anew with a third of it, and its result file says so.
 Choosing settings is what such a figure is for, so the errors are those of the validation structures; the
 test run stays unseen. Interrupted trainings resume (runs/parameters); results are kept in
 scripts/results/parameters. schnetpack's PaiNN needs scripts/install_benchmark_peers.sh and
@@ -20,14 +22,13 @@ from typing import Any, Dict, List, NamedTuple
 import torch
 from s2ef.protocol import Protocol, load_protocol
 from s2ef.structures import load_structures
-from s2ef.training import Budget, Training
+from s2ef.training import Budget, Diverged, Training
 
 from dkmp_plugin.files import replaced_on_success
 
 ROOT = Path(__file__).resolve().parent.parent
 ROW = "chignolin"
-CPU_SECONDS = 150.0
-LEARNING_RATE = 1e-3
+CPU_SECONDS = 300.0
 MODELS = ("dkmp-c", "painn", "equivariant-transformer")
 CUTOFFS = (6.0, 8.0, 10.0, 12.0, 14.0)
 LAYERS = (3, 5, 7, 9)
@@ -71,6 +72,12 @@ def all_points() -> List[Point]:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--results", type=Path, default=ROOT / "scripts/results/parameters")
+    parser.add_argument(
+        "--searches",
+        type=Path,
+        default=ROOT / "scripts/results/s2ef",
+        help="learning rates of the comparison",
+    )
     verbs = parser.add_subparsers(dest="verb", required=True)
     train = verbs.add_parser("train", help="train the points that have no result file yet")
     train.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
@@ -78,29 +85,49 @@ def parse_arguments() -> argparse.Namespace:
         "--work", type=Path, default=ROOT / "runs/parameters", help="folder of the checkpoints"
     )
     plot = verbs.add_parser("plot", help="draw the figure")
-    plot.add_argument("--output", type=Path, default=ROOT / "runs/parameters/parameters.png")
+    plot.add_argument("--output", type=Path, default=ROOT / "scripts/results/parameters/force_error.png")
     return parser.parse_args()
+
+
+def searched_learning_rate(model: str, folder: Path) -> float:
+    search = folder / f"{ROW}__{model}__learning_rate.json"
+    if not search.is_file():
+        raise SystemExit(f"there is no {search}; run scripts/reproduce_s2ef.py train --rows {ROW} first")
+    return json.loads(search.read_text())["learning_rate"]
 
 
 def train(protocol: Protocol, point: Point, arguments: argparse.Namespace) -> None:
     result = arguments.results / f"{point.name}.json"
     if result.is_file():
         return
-    print(f"== {point.name}", flush=True)
     structures = load_structures(protocol.rows[ROW])
+    learning_rate = searched_learning_rate(point.model, arguments.searches)
+    checkpoint = arguments.work / f"{point.name}.pt"
+    # Marks of earlier divergences, so that a resumed script does not repeat them.
+    while checkpoint.with_suffix(f".{learning_rate:.2g}.diverged").is_file():
+        learning_rate /= 3.0
+    print(f"== {point.name}, learning rate {learning_rate:.2g}", flush=True)
     training = Training(
         point.model,
         point.settings(protocol),
-        LEARNING_RATE,
+        learning_rate,
         structures,
         protocol.rows[ROW].batch_size,
         Budget(cpu_seconds=CPU_SECONDS),
-        arguments.work / f"{point.name}.pt",
+        checkpoint,
     )
-    training.run()
+    try:
+        training.run()
+    except Diverged as error:
+        print(error, flush=True)
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.unlink(missing_ok=True)
+        checkpoint.with_suffix(f".{learning_rate:.2g}.diverged").touch()
+        return train(protocol, point, arguments)
     values = {
         **point._asdict(),
         "protocol": protocol.version,
+        "learning_rate": learning_rate,
         "cpu_seconds": training.progress.cpu_seconds,
         "epochs": training.epochs,
         "parameters": training.parameters,
@@ -118,9 +145,8 @@ def plot(protocol: Protocol, results: Path, output: Path) -> None:
     import matplotlib.pyplot as plt
 
     found = [json.loads(path.read_text()) for path in sorted(results.glob("*.json"))]
-    found = [result for result in found if result["protocol"] == protocol.version]
     if not found:
-        raise SystemExit(f"{results} has no results of protocol {protocol.version}; train first")
+        raise SystemExit(f"{results} has no results; train first")
     unit = protocol.rows[ROW].energy_unit
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
     titles = (("cutoff_upper", "cutoff (Å)"), ("num_layers", "layers"))

@@ -6,6 +6,10 @@ number of epochs, and the same number of process CPU seconds of a single-threade
     python scripts/reproduce_s2ef.py train                      # everything, one run after the other
     python scripts/reproduce_s2ef.py train --rows chignolin --models dkmp-c painn --budgets epochs
     python scripts/reproduce_s2ef.py table                      # Markdown; --csv FILE
+    python scripts/reproduce_s2ef.py evaluate chignolin FILE@0:300   # trained models on other structures
+
+To measure again rather than to fill the table, name folders of your own: --results FOLDER before the verb,
+--work FOLDER behind train and evaluate.
 
 An interrupted training goes on from its checkpoint (runs/s2ef). A finished one leaves a result file in
 scripts/results/s2ef, from which the table is made, and is not repeated. schnetpack's PaiNN needs
@@ -45,6 +49,16 @@ def parse_arguments(protocol: Protocol) -> argparse.Namespace:
     train.add_argument("--work", type=Path, default=ROOT / "runs/s2ef", help="folder of the checkpoints")
     table = verbs.add_parser("table", help="print the result files as a table")
     table.add_argument("--csv", type=Path, help="write the table to this file too")
+    evaluate = verbs.add_parser(
+        "evaluate", help="errors of trained models on other structures of a row's molecule"
+    )
+    evaluate.add_argument("row", choices=list(protocol.rows))
+    evaluate.add_argument(
+        "files", nargs="+", help="FILE@start:stop:step below DKMP_DATA, in the row's format"
+    )
+    evaluate.add_argument("--models", nargs="+", choices=list(protocol.models), default=list(protocol.models))
+    evaluate.add_argument("--budget", choices=BUDGETS, default="epochs")
+    evaluate.add_argument("--work", type=Path, default=ROOT / "runs/s2ef", help="folder of the checkpoints")
     return parser.parse_args()
 
 
@@ -142,6 +156,41 @@ def train(protocol: Protocol, row: Row, model: str, budget: str, arguments: argp
     )
 
 
+def evaluate(protocol: Protocol, arguments: argparse.Namespace) -> None:
+    """Prints the errors of every finished training of a row whose checkpoint is at hand."""
+    row = dataclasses.replace(
+        protocol.rows[arguments.row], parts={**protocol.rows[arguments.row].parts, "test": arguments.files}
+    )
+    structures = load_structures(row)
+    found = []
+    for result in load_results(arguments.results, protocol):
+        model, budget = result["model"], result["budget"]
+        if (result["row"], budget) != (row.name, arguments.budget) or model not in arguments.models:
+            continue
+        checkpoint = arguments.work / f"{row.name}__{model}__{budget}.pt"
+        if not checkpoint.is_file():
+            print(
+                f"{model}: there is no {checkpoint}; train it with --results and --work of its own",
+                flush=True,
+            )
+            continue
+        training = Training(
+            model,
+            result["settings"],
+            result["learning_rate"],
+            structures,
+            row.batch_size,
+            Budget(epochs=row.epochs),
+            checkpoint,
+        )
+        errors = training.errors(structures["test"])
+        found.append({**result, "test": dataclasses.asdict(errors)})
+    if not found:
+        raise SystemExit(f"{arguments.work}: no checkpoint of {row.name}, equal {arguments.budget}")
+    print(f"{found[0]['test']['conformations']} structures of {', '.join(arguments.files)}")
+    print(markdown(found))
+
+
 def print_table(protocol: Protocol, arguments: argparse.Namespace) -> None:
     results = load_results(arguments.results, protocol)
     if not results:
@@ -162,6 +211,9 @@ def main() -> None:
         print_table(protocol, arguments)
         return
     torch.set_num_threads(1)
+    if arguments.verb == "evaluate":
+        evaluate(protocol, arguments)
+        return
     for name in arguments.rows:
         row = protocol.rows[name]
         for budget in arguments.budgets:

@@ -19,6 +19,14 @@ from s2ef.structures import Scaling, Structures, shuffled_batches
 _SECONDS_BETWEEN_CHECKPOINTS = 30.0
 
 
+# How the learning rate was found changes nothing in a training at that rate.
+_OF_THE_SEARCH = ("learning_rates", "learning_rate_search_epochs")
+
+
+def _of_training(settings: Dict[str, Any]) -> Dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in _OF_THE_SEARCH}
+
+
 class Diverged(Exception):
     """The loss is no longer a number."""
 
@@ -224,7 +232,8 @@ class Training:
     def _restore(self) -> None:
         assert self.checkpoint is not None
         state = torch.load(self.checkpoint, weights_only=True)
-        if state["settings"] != self.settings or state["learning_rate"] != self.learning_rate:
+        same_settings = _of_training(state["settings"]) == _of_training(self.settings)
+        if not same_settings or state["learning_rate"] != self.learning_rate:
             raise SystemExit(f"{self.checkpoint} was written with other settings; move it away to train anew")
         self.model.load_state_dict(state["model"])
         self.averaged.load_state_dict(state["averaged"])
