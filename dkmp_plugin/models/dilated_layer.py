@@ -45,7 +45,7 @@ class DilatedMessages(nn.Module):
         trainable_rbf: Whether the radial basis has parameters.
         num_heads: Number of attention heads.
         shell: The shell this layer sees.
-        unit_filters: Whether the radial filters start with a variance of one
+        amplified_filters: Whether the optimiser's steps on the radial filters are amplified
             (:class:`dkmp_plugin.models.radial.RadialFilters`).
         dtype: Floating-point type.
     """
@@ -58,7 +58,7 @@ class DilatedMessages(nn.Module):
         trainable_rbf: bool,
         num_heads: int,
         shell: RadiusShell,
-        unit_filters: bool,
+        amplified_filters: bool,
         dtype: torch.dtype,
     ) -> None:
         super().__init__()
@@ -67,7 +67,15 @@ class DilatedMessages(nn.Module):
         self.num_heads = num_heads
         self.shell = shell
         self.filters = RadialFilters(
-            4 * d, rbf_type, num_rbf, shell.start, shell.end, shell.cutoff, trainable_rbf, unit_filters, dtype
+            4 * d,
+            rbf_type,
+            num_rbf,
+            shell.start,
+            shell.end,
+            shell.cutoff,
+            trainable_rbf,
+            amplified_filters,
+            dtype,
         )
         self.norm = nn.LayerNorm(d, dtype=dtype)
         self.query_key = nn.Linear(d, 2 * d, dtype=dtype)
@@ -76,11 +84,15 @@ class DilatedMessages(nn.Module):
     def reset_parameters(self) -> None:
         """Xavier-uniform weights, biases at zero."""
         self.norm.reset_parameters()
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        for module in self.children():
+            if isinstance(module, RadialFilters):
+                module.reset_parameters()
+                continue
+            for linear_map in module.modules():
+                if isinstance(linear_map, nn.Linear):
+                    nn.init.xavier_uniform_(linear_map.weight)
+                    if linear_map.bias is not None:
+                        nn.init.zeros_(linear_map.bias)
 
     def messages(
         self, normed: Tensor, vector: Tensor, edge_vector: Tensor, edge_index: Tensor, ptr: Tensor

@@ -103,7 +103,7 @@ class NeighborEmbedding(nn.Module):
         trainable_rbf: Whether the radial basis has parameters.
         shell: The first shell.
         max_z: Number of elements the embedding holds.
-        unit_filters: Whether the radial filters start with a variance of one.
+        amplified_filters: Whether the optimiser's steps on the radial filters are amplified.
         dtype: Floating-point type.
     """
 
@@ -115,7 +115,7 @@ class NeighborEmbedding(nn.Module):
         trainable_rbf: bool,
         shell: RadiusShell,
         max_z: int,
-        unit_filters: bool,
+        amplified_filters: bool,
         dtype: torch.dtype,
     ) -> None:
         super().__init__()
@@ -124,7 +124,15 @@ class NeighborEmbedding(nn.Module):
         self.embedding = nn.Embedding(max_z, d, dtype=dtype)
         self.neighbor_values = nn.Embedding(max_z, 3 * d, dtype=dtype)
         self.filters = RadialFilters(
-            4 * d, rbf_type, num_rbf, shell.start, shell.end, shell.cutoff, trainable_rbf, unit_filters, dtype
+            4 * d,
+            rbf_type,
+            num_rbf,
+            shell.start,
+            shell.end,
+            shell.cutoff,
+            trainable_rbf,
+            amplified_filters,
+            dtype,
         )
         self.combine = nn.Linear(2 * d, d, dtype=dtype)
         self.reset_parameters()

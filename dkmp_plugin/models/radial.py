@@ -112,9 +112,11 @@ class RadialFilters(nn.Module):
         upper: End of the shell's interval in Å.
         cutoff: Outer cutoff of the whole model in Å.
         trainable_rbf: Whether the radial basis has parameters.
-        unit_variance: Whether a constant factor gives the fresh filters a variance of one over the shell's
-            volume. Xavier's weights alone give one of about 1/50: messages that vanish at first, and
-            filters that an optimiser of fixed step length (Adam) changes slowly.
+        amplified: Whether the weights stand in front of a constant factor, the one that would give Xavier's
+            weights filters with a variance of one over the shell's volume (without it: about 1/50, and an
+            optimiser of fixed step length, Adam, changes them slowly). The weights start smaller by the same
+            factor: where training shows no distance, between bonded and non-bonded neighbours, a filter
+            stays near zero instead of at large random values.
         dtype: Floating-point type.
     """
 
@@ -130,7 +132,7 @@ class RadialFilters(nn.Module):
         upper: float,
         cutoff: float,
         trainable_rbf: bool,
-        unit_variance: bool,
+        amplified: bool,
         dtype: torch.dtype,
     ) -> None:
         super().__init__()
@@ -143,11 +145,11 @@ class RadialFilters(nn.Module):
         self.register_buffer("projection", projection.to(dtype), persistent=False)
         self.basis = RadialBasis(rbf_type, num_rbf, lower, upper, cutoff, trainable_rbf, dtype)
         self.linear = nn.Linear(num_rbf, num_filters, dtype=dtype)
-        self.gain = self._unit_gain() if unit_variance else 1.0
+        self.gain = self._unit_gain() if amplified else 1.0
         self.reset_parameters()
 
     def _unit_gain(self) -> float:
-        """One over the standard deviation of a fresh filter, over the volume of its shell."""
+        """One over the standard deviation of a filter with Xavier's weights, over the volume of its shell."""
         with torch.no_grad():
             power = self.basis(self.samples).square().sum(1).double()
         volume = self.samples.double().square()
@@ -155,8 +157,8 @@ class RadialFilters(nn.Module):
         return float((volume.sum() / (xavier_variance * (power * volume).sum())).sqrt())
 
     def reset_parameters(self) -> None:
-        """Xavier-uniform weights, biases at zero."""
-        nn.init.xavier_uniform_(self.linear.weight)
+        """Filters of Xavier-uniform weights, biases at zero."""
+        nn.init.xavier_uniform_(self.linear.weight, gain=1.0 / self.gain)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self) -> Tensor:

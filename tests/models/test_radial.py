@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torchmdnet.models.model import create_model
 
 from dkmp_plugin.models.radial import RadialBasis, RadialFilters, bspline_basis
+from tests.conftest import hyper_parameters
 
 
 def test_splines_sum_to_one_inside_the_interval():
@@ -14,10 +16,10 @@ def test_splines_sum_to_one_inside_the_interval():
     assert ((basis > 0).sum(1) <= 4).all()
 
 
-@pytest.mark.parametrize("unit_variance", [False, True])
+@pytest.mark.parametrize("amplified", [False, True])
 @pytest.mark.parametrize("rbf_type", ["expnorm", "gauss"])
-def test_spline_reproduces_the_radial_basis(rbf_type, unit_variance):
-    filters = RadialFilters(6, rbf_type, 16, 1.5, 4.5, 12.0, False, unit_variance, torch.float64)
+def test_spline_reproduces_the_radial_basis(rbf_type, amplified):
+    filters = RadialFilters(6, rbf_type, 16, 1.5, 4.5, 12.0, False, amplified, torch.float64)
     r = torch.linspace(1.5, 4.5, 997, dtype=torch.float64)
     table = filters()
     spline = bspline_basis(r, 1.5, 4.5, table.shape[0]) @ table
@@ -39,10 +41,25 @@ def test_trainable_basis_gets_gradients():
 
 @pytest.mark.parametrize("rbf_type", ["expnorm", "gauss"])
 @pytest.mark.parametrize(("lower", "upper"), [(0.0, 4.5), (3.5, 8.0)])
-def test_fresh_filters_have_unit_variance_over_their_shell(rbf_type, lower, upper):
-    torch.manual_seed(0)
-    filters = RadialFilters(2000, rbf_type, 32, lower, upper, 8.0, False, True, torch.float64)
+def test_amplified_filters_start_as_others_and_move_in_larger_steps(rbf_type, lower, upper):
+    def build(amplified):
+        torch.manual_seed(0)
+        return RadialFilters(2000, rbf_type, 32, lower, upper, 8.0, False, amplified, torch.float64)
+
+    plain, amplified = build(False), build(True)
+    assert torch.allclose(plain(), amplified())
+    # Weights of Xavier's size, which a step of Adam is made for, would give filters of variance one.
+    with torch.no_grad():
+        amplified.linear.weight *= amplified.gain
     r = torch.linspace(lower, upper, 500, dtype=torch.float64)
-    values = filters.gain * filters.linear(filters.basis(r))
+    values = amplified.gain * amplified.linear(amplified.basis(r))
     variance = (values.square().mean(1) * r**2).sum() / (r**2).sum()
     assert variance.item() == pytest.approx(1.0, rel=0.1)
+
+
+def test_fresh_layers_keep_the_filters_small():
+    """A layer's own initialisation once replaced that of its filters."""
+    model = create_model(hyper_parameters())
+    for filters in (m for m in model.modules() if isinstance(m, RadialFilters)):
+        bound = (6.0 / sum(filters.linear.weight.shape)) ** 0.5 / filters.gain
+        assert 0.9 * bound < filters.linear.weight.abs().max() <= bound
