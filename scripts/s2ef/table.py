@@ -40,6 +40,7 @@ def table_lines(results: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
             "unit": unit,
             "equal": {"epochs": "epochs", "cpu": "CPU time"}[result["budget"]],
             "model": result["model"],
+            "protocol": result["protocol"],
         }
         for name in _ERRORS:
             line[name] = round(factor * result["test"][name], 3)
@@ -83,13 +84,14 @@ def _published(rows: List[str]) -> List[str]:
 def markdown(results: List[Dict[str, Any]]) -> str:
     """The table for people; test structures, errors in the unit of the line (forces: per Å)."""
     header = (
-        "| data (labels) | equal | model | energy MAE | energy RMSE | force MAE | force RMSE | epochs "
-        "| training CPU s (per epoch) | inference CPU ms | training memory MiB |"
+        "| data (labels) | equal | model | protocol | energy MAE | energy RMSE | force MAE | force RMSE "
+        "| epochs | training CPU s (per epoch) | inference CPU ms | training memory MiB |"
     )
-    lines = [header, "|---|---|---|" + "---:|" * 8]
+    lines = [header, "|---|---|---|" + "---:|" * 9]
     for line in table_lines(results):
         lines.append(
             f"| {line['data']} ({line['labels']}; {line['unit']}) | {line['equal']} | {line['model']} "
+            f"| {line['protocol']} "
             + "".join(f"| {line[name]:.3g} " for name in _ERRORS)
             + f"| {line['epochs']:.1f} | {line['training_cpu_s']} ({line['cpu_s_per_epoch']}) "
             f"| {line['inference_cpu_ms']:.1f} | {line['training_memory_mib']} |"

@@ -106,10 +106,19 @@ def test_table_and_margins(protocol_file, s2ef, tmp_path):
     worse = {"energy_mae": 0.04, "energy_rmse": 0.05, "force_mae": 0.04, "force_rmse": 0.06}
     results = [fake_result(protocol, "dkmp-c"), fake_result(protocol, "graph-network", test=worse)]
     text = s2ef["table"].markdown(results)
-    assert "| acac (DFT; meV) | epochs | dkmp-c | 20 | 30 | 10 | 12.3 | 2.0 | 4 (2.0) | 5.0 | 100 |" in text
+    version = protocol.version
+    line = (
+        f"| acac (DFT; meV) | epochs | dkmp-c | {version} | 20 | 30 | 10 | 12.3 | 2.0 | 4 (2.0) | 5.0 | 100 |"
+    )
+    assert line in text
     assert "dkmp-c force MAE -75 % against graph-network, energy MAE -50 % against graph-network" in text
     s2ef["table"].write_csv(tmp_path / "table.csv", results)
-    assert (tmp_path / "table.csv").read_text().splitlines()[1].startswith("acac,DFT,meV,epochs,dkmp-c,20.0")
+    assert (
+        (tmp_path / "table.csv")
+        .read_text()
+        .splitlines()[1]
+        .startswith(f"acac,DFT,meV,epochs,dkmp-c,{version},20.0")
+    )
 
 
 def test_results_hold_since_the_version_that_last_changed_their_model(protocol_file, s2ef, tmp_path):
