@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from torchmdnet.models.model import create_model
 
 from dkmp_plugin.evaluation.smoothness import LineScan, Scan, count_minima, largest_jumps, smoothness
 from tests.conftest import hyper_parameters
+from tests.strong_potential import strong_potential
 
 GRID = np.linspace(0.0, 2.0, 41)
 
@@ -63,7 +63,7 @@ def test_minima_are_counted():
 def test_only_smooth_shells_are_smooth(overlap, smooth):
     """An atom passes every border and the cutoff (6 Å): no jump of energy, force or its slope."""
     torch.manual_seed(0)
-    model = create_model(hyper_parameters(shell_overlap=overlap, derivative=False)).eval()
+    model = strong_potential(hyper_parameters(shell_overlap=overlap, derivative=False)).eval()
     z = torch.tensor([6, 8, 1])
     positions = np.array([[0.0, 0, 0], [0.7, 0.9, 0.2], [0.0, 0, 0]])
     line = LineScan(

@@ -8,6 +8,7 @@ from dkmp_plugin.models import DKMPC
 from dkmp_plugin.models.dilated_layer import SharedUpdateLayer
 from tests.conftest import hyper_parameters
 from tests.models.contract import PotentialContract, hessian_vector_product, three_atoms
+from tests.strong_potential import strong_potential
 
 
 class TestSmoothShells(PotentialContract):
@@ -17,7 +18,7 @@ class TestSmoothShells(PotentialContract):
         return hyper_parameters(shell_overlap=0.8, **changes)
 
     def create_model(self, dtype=torch.float64):
-        return create_model(self.hyper_parameters(precision=64 if dtype == torch.float64 else 32))
+        return strong_potential(self.hyper_parameters(precision=64 if dtype == torch.float64 else 32))
 
 
 class TestSeveralPasses(PotentialContract):
@@ -27,7 +28,7 @@ class TestSeveralPasses(PotentialContract):
         return hyper_parameters(num_shells=2, rbf_type="gauss", trainable_rbf=True, **changes)
 
     def create_model(self, dtype=torch.float64):
-        return create_model(self.hyper_parameters(precision=64 if dtype == torch.float64 else 32))
+        return strong_potential(self.hyper_parameters(precision=64 if dtype == torch.float64 else 32))
 
 
 class TestRevisionOne(PotentialContract):
@@ -39,7 +40,7 @@ class TestRevisionOne(PotentialContract):
         return hyper_parameters(shell_overlap=0.8, revision=1, **changes)
 
     def create_model(self, dtype=torch.float64):
-        return create_model(self.hyper_parameters(precision=64 if dtype == torch.float64 else 32))
+        return strong_potential(self.hyper_parameters(precision=64 if dtype == torch.float64 else 32))
 
 
 def test_checkpoints_without_the_key_hold_revision_one():
@@ -65,7 +66,7 @@ class TestHardShells(PotentialContract):
         return hyper_parameters(shell_overlap=0.0, **changes)
 
     def create_model(self, dtype=torch.float64):
-        return create_model(self.hyper_parameters(precision=64 if dtype == torch.float64 else 32))
+        return strong_potential(self.hyper_parameters(precision=64 if dtype == torch.float64 else 32))
 
 
 def energy_of(model, distance):
@@ -77,7 +78,7 @@ def energy_of(model, distance):
 @pytest.mark.parametrize(("overlap", "jumps"), [(0.0, True), (0.8, False)])
 def test_only_hard_borders_make_the_energy_jump(overlap, jumps):
     torch.manual_seed(0)
-    model = create_model(hyper_parameters(shell_overlap=overlap)).eval()
+    model = strong_potential(hyper_parameters(shell_overlap=overlap)).eval()
     change = abs(energy_of(model, 2.0 + 1e-9) - energy_of(model, 2.0 - 1e-9))
     assert (change > 1e-6) == jumps
 
@@ -85,7 +86,7 @@ def test_only_hard_borders_make_the_energy_jump(overlap, jumps):
 def test_hard_borders_make_forces_and_hessian_jump():
     """The paper's partition breaks at its inner borders what the contract asks of smooth shells."""
     torch.manual_seed(7)
-    model = create_model(hyper_parameters(shell_overlap=0.0)).eval()
+    model = strong_potential(hyper_parameters(shell_overlap=0.0)).eval()
     for border in (2.0, 4.0):
         (_, forces_in), (_, forces_out) = (
             model(*three_atoms(border + step), torch.zeros(3, dtype=torch.long)) for step in (-1e-9, 1e-9)
@@ -97,7 +98,7 @@ def test_hard_borders_make_forces_and_hessian_jump():
 
 def test_second_derivative_is_continuous_at_borders():
     torch.manual_seed(0)
-    model = create_model(hyper_parameters(shell_overlap=0.8)).eval()
+    model = strong_potential(hyper_parameters(shell_overlap=0.8)).eval()
 
     def curvature(distance, step=1e-3):
         return (

@@ -4,11 +4,11 @@ from typing import Any, Dict
 
 import pytest
 import torch
-from torchmdnet.models.model import create_model
 
 from dkmp_plugin.simulation.export import export_model
 from tests.conftest import hyper_parameters
 from tests.p_xylene import p_xylene_files
+from tests.strong_potential import strong_potential
 
 __all__ = ["p_xylene_files"]
 
@@ -24,7 +24,7 @@ def write_checkpoint(path, trained_elements=(1, 6, 7, 8), dataset=DATASET, **cha
     """Write what torchmd-train writes, with seeded random weights; returns the hyper-parameters."""
     torch.manual_seed(11)
     settings = hyper_parameters(**{"precision": 32, **changes})
-    model = create_model(settings)
+    model = strong_potential(settings)
     model.representation_model.trained_elements[list(trained_elements)] = True
     state = {"model." + name: value for name, value in model.state_dict().items()}
     contents = {"hyper_parameters": settings, "state_dict": state, "dkmp_plugin": {"dataset": dataset}}
