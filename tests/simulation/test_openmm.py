@@ -135,8 +135,7 @@ def test_clone_has_the_same_energy(model_path, molecule, platform):
     system = MLPotential("dkmp", modelPath=str(model_path)).createSystem(topology_of(z))
     first = energy_and_forces(system, pos, platform)
     second = energy_and_forces(copy.deepcopy(system), pos, platform)
-    assert second[0] == pytest.approx(first[0], rel=1e-12)
-    np.testing.assert_allclose(second[1], first[1], rtol=0, atol=1e-9)
+    assert_close(second, first, platform)
 
 
 def test_dynamics_conserves_energy(model_path, molecule):
