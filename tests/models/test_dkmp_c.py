@@ -52,7 +52,7 @@ class TestRevisionThree(PotentialContract):
         return hyper_parameters(shell_overlap=0.8, revision=3, **changes)
 
     def create_model(self, dtype=torch.float64):
-        return create_model(self.hyper_parameters(precision=64 if dtype == torch.float64 else 32))
+        return strong_potential(self.hyper_parameters(precision=64 if dtype == torch.float64 else 32))
 
 
 def test_checkpoints_without_the_key_hold_revision_one():
