@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
 DKMP_MODELS: Tuple[str, ...] = ("dkmp-c", "dkmp-r")
-REVISIONS: Tuple[int, ...] = (1, 2)
+REVISIONS: Tuple[int, ...] = (1, 2, 3)
 CANONICAL_FRAMES: Tuple[str, ...] = ("none", "principal", "first", "mean")
 ATTENTION_VARIANTS: Tuple[str, ...] = ("split", "literal")
 PARTITIONS: Tuple[str, ...] = ("dilated", "one-shot", "random", "reuse-25")
@@ -62,7 +62,8 @@ HYPERPARAMETERS: Tuple[Hyperparameter, ...] = (
         "revision",
         int,
         2,
-        "dkmp-c: 2, or 1 for the layers and initial weights of checkpoints that lack this key",
+        "dkmp-c: 2; 1 for the layers and initial weights of checkpoints that lack this key; 3 for products "
+        "of spherical features: slower, more accurate",
         REVISIONS,
     ),
     Hyperparameter(

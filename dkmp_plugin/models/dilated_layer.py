@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from torchmdnet.models.utils import act_class_mapping
 
+from dkmp_plugin.models.layer_settings import LayerSettings
 from dkmp_plugin.models.radial import RadialFilters
 from dkmp_plugin.models.radius_shell import RadiusShell
 
@@ -39,41 +40,26 @@ class DilatedMessages(nn.Module):
     (doi:10.1038/s41467-023-43720-2); every message, scalar and vector, carries its shell's window.
 
     Args:
-        hidden_channels: Width d.
-        num_rbf: Number of radial basis functions.
-        rbf_type: ``expnorm`` or ``gauss``.
-        trainable_rbf: Whether the radial basis has parameters.
-        num_heads: Number of attention heads.
+        settings: What the layers of the model share.
         shell: The shell this layer sees.
         amplified_filters: Whether the optimiser's steps on the radial filters are amplified
             (:class:`dkmp_plugin.models.radial.RadialFilters`).
-        dtype: Floating-point type.
     """
 
-    def __init__(
-        self,
-        hidden_channels: int,
-        num_rbf: int,
-        rbf_type: str,
-        trainable_rbf: bool,
-        num_heads: int,
-        shell: RadiusShell,
-        amplified_filters: bool,
-        dtype: torch.dtype,
-    ) -> None:
+    def __init__(self, settings: LayerSettings, shell: RadiusShell, amplified_filters: bool) -> None:
         super().__init__()
-        d = hidden_channels
+        d, dtype = settings.hidden_channels, settings.dtype
         self.hidden_channels = d
-        self.num_heads = num_heads
+        self.num_heads = settings.num_heads
         self.shell = shell
         self.filters = RadialFilters(
             4 * d,
-            rbf_type,
-            num_rbf,
+            settings.rbf_type,
+            settings.num_rbf,
             shell.start,
             shell.end,
             shell.cutoff,
-            trainable_rbf,
+            settings.trainable_rbf,
             amplified_filters,
             dtype,
         )
@@ -118,33 +104,17 @@ class SharedUpdateLayer(DilatedMessages):
     Invariants are taken of the spherical features as they were before the layer's messages.
 
     Args:
-        hidden_channels: Width d.
-        num_rbf: Number of radial basis functions.
-        rbf_type: ``expnorm`` or ``gauss``.
-        trainable_rbf: Whether the radial basis has parameters.
-        activation: Name of the activation function of the update.
-        num_heads: Number of attention heads.
+        settings: What the layers of the model share.
         shell: The shell this layer sees.
-        dtype: Floating-point type.
     """
 
-    def __init__(
-        self,
-        hidden_channels: int,
-        num_rbf: int,
-        rbf_type: str,
-        trainable_rbf: bool,
-        activation: str,
-        num_heads: int,
-        shell: RadiusShell,
-        dtype: torch.dtype,
-    ) -> None:
-        super().__init__(hidden_channels, num_rbf, rbf_type, trainable_rbf, num_heads, shell, False, dtype)
-        d = hidden_channels
+    def __init__(self, settings: LayerSettings, shell: RadiusShell) -> None:
+        super().__init__(settings, shell, amplified_filters=False)
+        d, dtype = settings.hidden_channels, settings.dtype
         self.vector_projection = nn.Linear(d, 2 * d, bias=False, dtype=dtype)
         self.update = nn.Sequential(
             nn.Linear(2 * d, d, dtype=dtype),
-            act_class_mapping[activation](),
+            act_class_mapping[settings.activation](),
             nn.Linear(d, 3 * d, dtype=dtype),
         )
         self.reset_parameters()
@@ -180,33 +150,17 @@ class DegreeUpdateLayer(DilatedMessages):
     the spherical features, and the atom's own scalar features.
 
     Args:
-        hidden_channels: Width d.
-        num_rbf: Number of radial basis functions.
-        rbf_type: ``expnorm`` or ``gauss``.
-        trainable_rbf: Whether the radial basis has parameters.
-        activation: Name of the activation function of the update.
-        num_heads: Number of attention heads.
+        settings: What the layers of the model share.
         shell: The shell this layer sees.
-        dtype: Floating-point type.
     """
 
-    def __init__(
-        self,
-        hidden_channels: int,
-        num_rbf: int,
-        rbf_type: str,
-        trainable_rbf: bool,
-        activation: str,
-        num_heads: int,
-        shell: RadiusShell,
-        dtype: torch.dtype,
-    ) -> None:
-        super().__init__(hidden_channels, num_rbf, rbf_type, trainable_rbf, num_heads, shell, True, dtype)
-        d = hidden_channels
+    def __init__(self, settings: LayerSettings, shell: RadiusShell) -> None:
+        super().__init__(settings, shell, amplified_filters=True)
+        d, dtype = settings.hidden_channels, settings.dtype
         self.first_projection = nn.Linear(d, 2 * d, bias=False, dtype=dtype)
         self.second_projection = nn.Linear(d, 2 * d, bias=False, dtype=dtype)
         self.update_input = nn.Linear(4 * d, d, dtype=dtype)
-        self.activation = act_class_mapping[activation]()
+        self.activation = act_class_mapping[settings.activation]()
         self.update_output = nn.Linear(d, 5 * d, dtype=dtype)
         self.reset_parameters()
 

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from dkmp_plugin.graph import edge_vectors
 from dkmp_plugin.models.dilated_layer import DegreeUpdateLayer, DilatedMessages, SharedUpdateLayer
+from dkmp_plugin.models.layer_settings import LayerSettings
+from dkmp_plugin.models.product_layer import ProductUpdateLayer
 from dkmp_plugin.models.radial import RadialFilters
 from dkmp_plugin.models.radius_shell import RadiusShell
 from dkmp_plugin.ops import radius_shells
@@ -97,40 +99,28 @@ class NeighborEmbedding(nn.Module):
     radial filters and element embeddings.
 
     Args:
-        hidden_channels: Width d.
-        num_rbf: Number of radial basis functions.
-        rbf_type: ``expnorm`` or ``gauss``.
-        trainable_rbf: Whether the radial basis has parameters.
+        settings: What the layers of the model share.
         shell: The first shell.
         max_z: Number of elements the embedding holds.
         amplified_filters: Whether the optimiser's steps on the radial filters are amplified.
-        dtype: Floating-point type.
     """
 
     def __init__(
-        self,
-        hidden_channels: int,
-        num_rbf: int,
-        rbf_type: str,
-        trainable_rbf: bool,
-        shell: RadiusShell,
-        max_z: int,
-        amplified_filters: bool,
-        dtype: torch.dtype,
+        self, settings: LayerSettings, shell: RadiusShell, max_z: int, amplified_filters: bool
     ) -> None:
         super().__init__()
-        d = hidden_channels
+        d, dtype = settings.hidden_channels, settings.dtype
         self.shell = shell
         self.embedding = nn.Embedding(max_z, d, dtype=dtype)
         self.neighbor_values = nn.Embedding(max_z, 3 * d, dtype=dtype)
         self.filters = RadialFilters(
             4 * d,
-            rbf_type,
-            num_rbf,
+            settings.rbf_type,
+            settings.num_rbf,
             shell.start,
             shell.end,
             shell.cutoff,
-            trainable_rbf,
+            settings.trainable_rbf,
             amplified_filters,
             dtype,
         )
@@ -159,7 +149,7 @@ class NeighborEmbedding(nn.Module):
         return self.combine(torch.cat([element, message], dim=-1)), vector
 
 
-_LAYERS = {1: SharedUpdateLayer, 2: DegreeUpdateLayer}
+_LAYERS = {1: SharedUpdateLayer, 2: DegreeUpdateLayer, 3: ProductUpdateLayer}
 
 
 class DKMPC(nn.Module):
@@ -184,7 +174,8 @@ class DKMPC(nn.Module):
         max_z: Number of elements the embedding holds.
         max_num_neighbors: Largest number of neighbours of an atom within the cutoff; 0 for no limit.
         box_vecs: Constant box vectors as rows in Å, shape (3, 3), or None.
-        revision: 2 for :class:`DegreeUpdateLayer`, 1 for :class:`SharedUpdateLayer`.
+        revision: 2 for :class:`DegreeUpdateLayer`, 1 for :class:`SharedUpdateLayer`, 3 for
+            :class:`ProductUpdateLayer`.
         dtype: torch.float32 or torch.float64.
 
     Raises:
@@ -218,21 +209,12 @@ class DKMPC(nn.Module):
         shells = [RadiusShell(s, num_shells, cutoff_upper, shell_overlap) for s in range(num_shells)]
         self.max_z = max_z
         self.distance = DilatedGraph(cutoff_upper, num_shells, shell_overlap, max_num_neighbors, box_vecs)
-        self.embedding = NeighborEmbedding(
-            hidden_channels, num_rbf, rbf_type, trainable_rbf, shells[0], max_z, revision > 1, dtype
+        settings = LayerSettings(
+            hidden_channels, num_rbf, rbf_type, trainable_rbf, activation, num_heads, dtype
         )
+        self.embedding = NeighborEmbedding(settings, shells[0], max_z, amplified_filters=revision > 1)
         self.layers = nn.ModuleList(
-            _LAYERS[revision](
-                hidden_channels,
-                num_rbf,
-                rbf_type,
-                trainable_rbf,
-                activation,
-                num_heads,
-                shells[layer % num_shells],
-                dtype,
-            )
-            for layer in range(num_layers)
+            _LAYERS[revision](settings, shells[layer % num_shells]) for layer in range(num_layers)
         )
         self.norm = nn.LayerNorm(hidden_channels, dtype=dtype)
         # Which elements the weights have been trained on: simulations refuse others.

@@ -43,6 +43,18 @@ class TestRevisionOne(PotentialContract):
         return strong_potential(self.hyper_parameters(precision=64 if dtype == torch.float64 else 32))
 
 
+class TestRevisionThree(PotentialContract):
+    """Normalised features and products of degrees."""
+
+    borders = (2.0 - 0.4, 2.0, 2.0 + 0.4, 4.0 - 0.4, 4.0, 4.0 + 0.4, 6.0)
+
+    def hyper_parameters(self, **changes):
+        return hyper_parameters(shell_overlap=0.8, revision=3, **changes)
+
+    def create_model(self, dtype=torch.float64):
+        return strong_potential(self.hyper_parameters(precision=64 if dtype == torch.float64 else 32))
+
+
 def test_checkpoints_without_the_key_hold_revision_one():
     arguments = hyper_parameters()
     del arguments["revision"]
@@ -51,10 +63,10 @@ def test_checkpoints_without_the_key_hold_revision_one():
 
 
 def test_unknown_revision_is_refused():
-    with pytest.raises(ValueError, match="revision: 3"):
-        create_model(hyper_parameters(revision=3))
-    with pytest.raises(ValueError, match="revision: 3"):
-        DKMPC(16, num_layers=1, num_heads=4, revision=3)
+    with pytest.raises(ValueError, match="revision: 4"):
+        create_model(hyper_parameters(revision=4))
+    with pytest.raises(ValueError, match="revision: 4"):
+        DKMPC(16, num_layers=1, num_heads=4, revision=4)
 
 
 class TestHardShells(PotentialContract):

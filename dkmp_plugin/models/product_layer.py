@@ -1,0 +1,97 @@
+"""The layer of DKMP^C's revision 3: normalised spherical features, and products of their degrees."""
+
+from typing import Tuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+from torchmdnet.models.utils import act_class_mapping
+
+from dkmp_plugin.models.dilated_layer import DilatedMessages
+from dkmp_plugin.models.layer_settings import LayerSettings
+from dkmp_plugin.models.radius_shell import RadiusShell
+from dkmp_plugin.models.spherical import DegreeNorm, from_matrices, to_matrices
+
+
+class ProductUpdateLayer(DilatedMessages):
+    """The update of revision 3: as revision 2's, with products of spherical features.
+
+    As in TensorNet (arXiv:2306.06482), two projections of an atom's features are multiplied: degrees 2 and 1
+    to degree 1, degrees 1 and 1 and degrees 2 and 2 to degree 2. So one layer knows angles between three
+    neighbours, not two. Messages and products are of normalised features, whose powers cannot grow from
+    layer to layer.
+
+    Args:
+        settings: What the layers of the model share.
+        shell: The shell this layer sees.
+    """
+
+    def __init__(self, settings: LayerSettings, shell: RadiusShell) -> None:
+        super().__init__(settings, shell, amplified_filters=True)
+        d, dtype = settings.hidden_channels, settings.dtype
+        self.sent_norm = DegreeNorm(d, dtype)
+        self.received_norm = DegreeNorm(d, dtype)
+        self.first_projection = nn.Linear(d, 2 * d, bias=False, dtype=dtype)
+        self.second_projection = nn.Linear(d, 2 * d, bias=False, dtype=dtype)
+        self.update_input = nn.Linear(6 * d, d, dtype=dtype)
+        self.activation = act_class_mapping[settings.activation]()
+        self.update_output = nn.Linear(d, 9 * d, dtype=dtype)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Xavier-uniform weights, biases at zero; a layer starts with a small change of its input."""
+        super().reset_parameters()
+        self.sent_norm.reset_parameters()
+        self.received_norm.reset_parameters()
+        with torch.no_grad():
+            self.update_output.weight *= 0.3
+
+    def forward(
+        self, x: Tensor, vector: Tensor, edge_vector: Tensor, edge_index: Tensor, ptr: Tensor
+    ) -> Tuple[Tensor, Tensor]:
+        """Update the features of every atom.
+
+        Args:
+            x: Scalar features, shape (N, d).
+            vector: Spherical features, shape (N, 8, d).
+            edge_vector: Edge vectors in Å, shape (E, 3).
+            edge_index: Receivers and senders, shape (2, E).
+            ptr: First edge of each shell, shape (num_shells + 1,).
+
+        Returns:
+            Updated ``x`` and ``vector``.
+        """
+        normed = self.norm(x)
+        message, vector_message = self.messages(normed, self.sent_norm(vector), edge_vector, edge_index, ptr)
+        vector = vector + vector_message
+        first, second = self.received_norm(vector).split([3, 5], dim=1)
+        # Copies where rows are apart in memory: torch would multiply atom by atom, which takes far longer.
+        left, right = linear(first.contiguous(), self.first_projection.weight).chunk(2, dim=-1)
+        second_left, second_right = linear(second.contiguous(), self.second_projection.weight).chunk(
+            2, dim=-1
+        )
+        matrix, matrix_right = to_matrices(second_left), to_matrices(second_right)
+
+        first_product = (matrix * right.unsqueeze(1)).sum(dim=2)
+        outer = left.unsqueeze(2) * right.unsqueeze(1)
+        second_product = from_matrices((matrix.unsqueeze(3) * matrix_right.unsqueeze(1)).sum(dim=2) + outer)
+
+        invariants = torch.stack(
+            [
+                (left * right).sum(dim=1),
+                (second_left * second_right).sum(dim=1),
+                (first_product * left).sum(dim=1),
+                (second_product * second_left).sum(dim=1),
+            ],
+            dim=1,
+        )
+        features = torch.cat([message, invariants.flatten(1), normed], dim=-1)
+        update = self.update_output(self.activation(self.update_input(features)))
+        update = update.view(x.size(0), 9, self.hidden_channels)
+        shift, scales, gates = update.split([1, 4, 4], dim=1)
+        x = x + shift.squeeze(1) + (scales * invariants).sum(dim=1)
+        change = [
+            gates[:, :1] * left + gates[:, 2:3] * first_product,
+            gates[:, 1:2] * second_left + gates[:, 3:] * second_product,
+        ]
+        return x, vector + torch.cat(change, dim=1)
