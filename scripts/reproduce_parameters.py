@@ -6,7 +6,7 @@
 A point is one training of the chignolin row of scripts/s2ef/protocol.yaml (GFN2-xTB labels) with another
 cutoff or number of layers, everything else as there, on CPU_SECONDS process CPU seconds of one thread (five
 minutes of one core; two trainings fill two). The learning rate is the one that the comparison's search found
-for the model; a point that diverges is trained anew with a third of it, and its result file says so.
+for the model; a point that diverges is trained anew with half of it, and its result file says so.
 Choosing settings is what such a figure is for, so the errors are those of the validation structures; the
 test run stays unseen. Interrupted trainings resume (runs/parameters); results are kept in
 scripts/results/parameters. schnetpack's PaiNN needs scripts/install_benchmark_peers.sh and
@@ -22,7 +22,7 @@ from typing import Any, Dict, List, NamedTuple
 import torch
 from s2ef.protocol import Protocol, load_protocol
 from s2ef.structures import load_structures
-from s2ef.training import Budget, Diverged, Training
+from s2ef.training import Budget, train_to_the_end
 
 from dkmp_plugin.files import replaced_on_success
 
@@ -102,32 +102,20 @@ def train(protocol: Protocol, point: Point, arguments: argparse.Namespace) -> No
         return
     structures = load_structures(protocol.rows[ROW])
     learning_rate = searched_learning_rate(point.model, arguments.searches)
-    checkpoint = arguments.work / f"{point.name}.pt"
-    # Marks of earlier divergences, so that a resumed script does not repeat them.
-    while checkpoint.with_suffix(f".{learning_rate:.2g}.diverged").is_file():
-        learning_rate /= 3.0
     print(f"== {point.name}, learning rate {learning_rate:.2g}", flush=True)
-    training = Training(
+    training = train_to_the_end(
         point.model,
         point.settings(protocol),
         learning_rate,
         structures,
         protocol.rows[ROW].batch_size,
         Budget(cpu_seconds=CPU_SECONDS),
-        checkpoint,
+        arguments.work / f"{point.name}.pt",
     )
-    try:
-        training.run()
-    except Diverged as error:
-        print(error, flush=True)
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint.unlink(missing_ok=True)
-        checkpoint.with_suffix(f".{learning_rate:.2g}.diverged").touch()
-        return train(protocol, point, arguments)
     values = {
         **point._asdict(),
         "protocol": protocol.version,
-        "learning_rate": learning_rate,
+        "learning_rate": training.learning_rate,
         "cpu_seconds": training.progress.cpu_seconds,
         "epochs": training.epochs,
         "parameters": training.parameters,

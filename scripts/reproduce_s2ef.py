@@ -28,7 +28,7 @@ from s2ef.measurement import measure_in_new_process
 from s2ef.protocol import BUDGETS, PROTOCOL_FILE, Protocol, Row, load_protocol
 from s2ef.structures import load_structures
 from s2ef.table import load_results, markdown, write_csv
-from s2ef.training import Budget, Diverged, Training
+from s2ef.training import Budget, Diverged, Training, train_to_the_end
 
 from dkmp_plugin import __version__
 from dkmp_plugin.files import replaced_on_success
@@ -117,13 +117,14 @@ def train(protocol: Protocol, row: Row, model: str, budget: str, arguments: argp
     search = prefix.with_name(f"{prefix.name}__learning_rate.json")
     measured = prefix.with_name(f"{prefix.name}__measurement.json")
     learning_rate = choose_learning_rate(protocol, row, model, structures, search)
-    if result.is_file() and json.loads(result.read_text())["learning_rate"] == learning_rate:
-        return
+    if result.is_file():
+        trained = json.loads(result.read_text())
+        if trained.get("searched_learning_rate", trained["learning_rate"]) == learning_rate:
+            return
     print(f"== {row.name}, {model}, equal {budget}", flush=True)
     limit = Budget(epochs=row.epochs) if budget == "epochs" else Budget(cpu_seconds=row.cpu_seconds)
     checkpoint = arguments.work / f"{row.name}__{model}__{budget}.pt"
-    training = Training(model, settings, learning_rate, structures, row.batch_size, limit, checkpoint)
-    training.run()
+    training = train_to_the_end(model, settings, learning_rate, structures, row.batch_size, limit, checkpoint)
     progress = training.progress
     write_json(
         result,
@@ -135,7 +136,9 @@ def train(protocol: Protocol, row: Row, model: str, budget: str, arguments: argp
             "budget": budget,
             "protocol": protocol.version,
             "settings": settings,
-            "learning_rate": learning_rate,
+            # Lower than the searched one where a training at that rate diverged.
+            "learning_rate": training.learning_rate,
+            "searched_learning_rate": learning_rate,
             "batch_size": row.batch_size,
             "structures": {part: len(members) for part, members in structures.items()},
             "parameters": training.parameters,

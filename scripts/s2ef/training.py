@@ -27,8 +27,13 @@ def _of_training(settings: Dict[str, Any]) -> Dict[str, Any]:
     return {key: value for key, value in settings.items() if key not in _OF_THE_SEARCH}
 
 
+# An epoch's mean loss over the lowest one of all epochs before. Losses fluctuate by less than ten; a model
+# that has collapsed (it predicts no forces any more) does not come back.
+_COLLAPSED = 100.0
+
+
 class Diverged(Exception):
-    """The loss is no longer a number."""
+    """The loss is no longer a number, or the model has collapsed."""
 
 
 @dataclass
@@ -151,6 +156,8 @@ class Training:
                     self.save()
                     saved = time.monotonic()
             self.progress.losses.append(float(np.mean(losses)))
+            if self.progress.losses[-1] > _COLLAPSED * min(self.progress.losses):
+                raise Diverged(f"the model collapsed in epoch {self.epochs:.0f}; the training is void")
             print(
                 f"epoch {self.epochs:.1f}, {self.progress.cpu_seconds:.0f} CPU s, "
                 f"loss {self.progress.losses[-1]:.5f}",
@@ -240,3 +247,34 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
         print(f"resumed at step {self.progress.step}, {self.progress.cpu_seconds:.0f} CPU s", flush=True)
+
+
+def train_to_the_end(
+    model_name: str,
+    settings: Dict[str, Any],
+    learning_rate: float,
+    structures: Dict[str, Structures],
+    batch_size: int,
+    budget: Budget,
+    checkpoint: Path,
+) -> Training:
+    """A finished training: at ``learning_rate``, or anew at half of it after each divergence.
+
+    A file ``CHECKPOINT.RATE.diverged`` remembers a divergence for the next call.
+    """
+    while True:
+        mark = checkpoint.with_suffix(f".{learning_rate:.2g}.diverged")
+        if not mark.is_file():
+            training = Training(
+                model_name, settings, learning_rate, structures, batch_size, budget, checkpoint
+            )
+            try:
+                training.run()
+                return training
+            except Diverged as error:
+                print(error, flush=True)
+            checkpoint.unlink(missing_ok=True)
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+        learning_rate /= 2.0
+        print(f"learning rate {learning_rate:.2g}", flush=True)

@@ -30,18 +30,20 @@ def test_points_are_trained_once_and_drawn(script, monkeypatch, tmp_path, capsys
         pytest.skip("no 3bpa-acac; set DKMP_DATA to the folder of the shared data sets")
     for name, value in {"ROW": "acac", "CPU_SECONDS": 0.1, "CUTOFFS": (5.0, 6.0), "LAYERS": (2,)}.items():
         monkeypatch.setattr(script, name, value)
-    # A rate far too large, and thirds of it until it works.
+    # A rate far too large, and halves of it until it works.
     searches = tmp_path / "searches"
     searches.mkdir()
     (searches / "acac__dkmp-c__learning_rate.json").write_text(json.dumps({"learning_rate": 9e-3}))
 
-    class DivergesAtLargeRates(script.Training):
+    from s2ef import training
+
+    class DivergesAtLargeRates(training.Training):
         def run(self):
-            if self.learning_rate > 2e-3:
-                raise script.Diverged("too large")
+            if self.learning_rate > 3e-3:
+                raise training.Diverged("too large")
             super().run()
 
-    monkeypatch.setattr(script, "Training", DivergesAtLargeRates)
+    monkeypatch.setattr(training, "Training", DivergesAtLargeRates)
     results, picture = tmp_path / "results", tmp_path / "figure.png"
     train = ["script", "--results", str(results), "--searches", str(searches)]
     train += ["train", "--models", "dkmp-c", "--work", str(tmp_path / "work")]
@@ -52,8 +54,7 @@ def test_points_are_trained_once_and_drawn(script, monkeypatch, tmp_path, capsys
     point = json.loads((results / names[0]).read_text())
     assert point["cpu_seconds"] >= 0.1
     assert point["validation"]["force_mae"] > 0
-
-    assert point["learning_rate"] == pytest.approx(1e-3)
+    assert point["learning_rate"] == pytest.approx(2.25e-3)
 
     capsys.readouterr()
     script.main()

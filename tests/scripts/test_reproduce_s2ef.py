@@ -189,3 +189,32 @@ def test_models_of_one_seed_start_at_the_mean_energy(protocol_file, s2ef):
         energies, _ = run.model(*structures["train"].batch(torch.arange(4)))
         expected = run.scaling.energies(structures["train"].energy[:4]).mean()
         assert energies.mean().item() == pytest.approx(expected.item(), abs=1e-3)
+
+
+def test_a_training_that_collapses_is_done_anew_at_half_the_rate(protocol_file, s2ef, tmp_path, monkeypatch):
+    protocol = s2ef["protocol"].load_protocol(protocol_file)
+    structures = s2ef["structures"].load_structures(protocol.rows["acac"])
+    training = s2ef["training"]
+    train_step = training.Training.train_step
+
+    def collapsing(self, indices):
+        loss = train_step(self, indices)
+        return 1000.0 * loss if self.learning_rate > 1e-3 and self.progress.step > 3 else loss
+
+    monkeypatch.setattr(training.Training, "train_step", collapsing)
+    arguments = (
+        "dkmp-c",
+        protocol.settings("acac", "dkmp-c"),
+        3e-3,
+        structures,
+        4,
+        training.Budget(epochs=2),
+    )
+    checkpoint = tmp_path / "work/acac.pt"
+    assert training.train_to_the_end(*arguments, checkpoint).learning_rate == 0.75e-3
+    marks = [path.name for path in sorted(checkpoint.parent.glob("*.diverged"))]
+    assert marks == ["acac.0.0015.diverged", "acac.0.003.diverged"]
+
+    # Called again: what diverged is not repeated, what is done stays done.
+    monkeypatch.setattr(training.Training, "train_step", None)
+    assert training.train_to_the_end(*arguments, checkpoint).epochs == 2.0
