@@ -1,19 +1,24 @@
 """Proposition 3.1: |dh_i/dx_s| against the distance of atom s, for dkmp-c and local networks of equal depth.
 
-Chignolin (166 atoms), untrained networks of equal width and depth: what the architectures let through, before
-any training. Prints the median over distance bins and draws it.
+Chignolin (166 atoms), networks of equal width and depth. Untrained: what the architectures let through.
+Trained (--trained, checkpoints of scripts/reproduce_s2ef.py): what networks that have learnt energies and
+forces make of it. Prints the median over distance bins and draws it.
+
+    python scripts/reproduce_oversquashing.py --trained runs/s2ef/chignolin__*__epochs.pt
 """
 
 import argparse
 import json
 import os
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, List, Optional
 
 import numpy as np
 import torch
 from ase.io import read
 from matplotlib.figure import Figure
+from s2ef.models import TORCHMDNET_MODELS, build_model
+from torch import Tensor, nn
 from torchmdnet.models.model import create_model
 from tqdm import tqdm
 
@@ -41,7 +46,7 @@ COMMON: Dict[str, Any] = {
 }
 LOCAL: Dict[str, Any] = {"cutoff_upper": 5.0, "max_num_neighbors": 64, "neighbor_embedding": True}
 MODELS: Dict[str, Dict[str, Any]] = {
-    "dkmp-c, 12 Å, one pass": {"model": "dkmp-c", "cutoff_upper": 12.0},
+    "dkmp-c, 12 Å, one pass": {"model": "dkmp-c", "revision": 2, "cutoff_upper": 12.0},
     "equivariant-transformer, 5 Å": {
         **LOCAL,
         "model": "equivariant-transformer",
@@ -59,9 +64,84 @@ def parse_arguments() -> argparse.Namespace:
     data = Path(os.environ.get("DKMP_DATA", ROOT.parent / "shared/data"))
     parser.add_argument("--structure", type=Path, default=data / "chignolin/chignolin.pdb")
     parser.add_argument("--receivers", type=int, default=6, help="atoms i, evenly spread")
-    parser.add_argument("--seeds", type=int, default=2, help="networks of each kind")
+    parser.add_argument("--seeds", type=int, default=2, help="untrained networks of each kind")
+    parser.add_argument("--trained", type=Path, nargs="*", default=[], help="ROW__MODEL__BUDGET.pt")
     parser.add_argument("--results", type=Path, default=ROOT / "scripts/results/oversquashing")
     return parser.parse_args()
+
+
+def untrained(seeds: int) -> Dict[str, List[nn.Module]]:
+    """Representation models by the name that the figure shows."""
+    networks: Dict[str, List[nn.Module]] = {}
+    for name, changes in MODELS.items():
+        networks[name] = []
+        for seed in range(seeds):
+            torch.manual_seed(seed)
+            networks[name].append(create_model({**COMMON, **changes}).representation_model.eval())
+    return networks
+
+
+def trained(checkpoints: List[Path]) -> Dict[str, List[nn.Module]]:
+    """Averaged weights of finished trainings, in float64."""
+    networks: Dict[str, List[nn.Module]] = {}
+    for path in checkpoints:
+        model = path.stem.split("__")[1]
+        if model not in TORCHMDNET_MODELS:
+            raise SystemExit(f"{path}: {model} is none of {', '.join(TORCHMDNET_MODELS)}")
+        contents = torch.load(path, weights_only=True)
+        network = build_model(model, {**contents["settings"], "precision": 64})
+        prefix = "module.model."
+        weights = {
+            name[len(prefix) :]: value
+            for name, value in contents["averaged"].items()
+            if name.startswith(prefix)
+        }
+        network.load_state_dict(weights)
+        networks[f"{model}, {contents['settings']['cutoff_upper']:g} Å"] = [
+            network.model.representation_model.eval()
+        ]
+    return networks
+
+
+def median_response(
+    networks: List[nn.Module], z: Tensor, pos: Tensor, receivers: np.ndarray, edges: np.ndarray, name: str
+) -> List[Optional[float]]:
+    """Median over each distance bin, relative to the response to the atom's own position."""
+    distances, norms = [], []
+    for network in networks:
+        for receiver in tqdm(receivers, desc=name):
+            norm = feature_jacobian(network, z, pos, int(receiver))
+            norms.append((norm / norm[receiver]).numpy())
+            distances.append((pos - pos[receiver]).norm(dim=1).numpy())
+    bins = np.digitize(np.concatenate(distances), edges) - 1
+    values = np.concatenate(norms)
+    return [
+        float(np.median(values[bins == b])) if (bins == b).sum() > 3 else None for b in range(len(edges) - 1)
+    ]
+
+
+def print_table(title: str, medians: Dict[str, List[Optional[float]]], edges: np.ndarray) -> None:
+    print(f"{title}\n{'distance, Å':>12s}" + "".join(f"{name:>32s}" for name in medians))
+    for b in range(len(edges) - 1):
+        cells = (values[b] for values in medians.values())
+        row = "".join(f"{'-' if cell is None else format(cell, '.1e'):>32s}" for cell in cells)
+        print(f"{edges[b]:5.0f} -{edges[b + 1]:5.0f}{row}")
+
+
+def draw(path: Path, panels: Dict[str, Dict[str, List[Optional[float]]]], edges: np.ndarray) -> None:
+    figure = Figure(figsize=(6 * len(panels), 4.5), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axis, (title, medians) in zip(axes, panels.items(), strict=True):
+        for name, values in medians.items():
+            # Nothing arrives at all: below every axis that is logarithmic.
+            shown = [np.nan if value is None or value == 0.0 else value for value in values]
+            axis.semilogy((edges[:-1] + edges[1:]) / 2, shown, "o-", label=name)
+        axis.set_xlabel("distance between atoms i and s, Å")
+        axis.set_title(f"chignolin, {title} networks of 4 layers", fontsize="medium")
+        axis.legend(fontsize="small")
+    axes[0].set_ylabel("median |dh_i/dx_s| / |dh_i/dx_i|")
+    with replaced_on_success(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
 
 
 def main() -> None:
@@ -73,50 +153,27 @@ def main() -> None:
     z, pos = torch.tensor(atoms.numbers).long(), torch.tensor(atoms.positions)
     receivers = np.linspace(0, len(atoms) - 1, arguments.receivers).astype(int)
     edges = np.arange(0.0, 24.0 + BIN, BIN)
-    medians: Dict[str, list] = {}
-    for name, changes in MODELS.items():
-        distances, norms = [], []
-        for seed in range(arguments.seeds):
-            torch.manual_seed(seed)
-            model = create_model({**COMMON, **changes}).representation_model.eval()
-            for receiver in tqdm(receivers, desc=f"{name}, seed {seed}"):
-                norm = feature_jacobian(model, z, pos, int(receiver))
-                # Relative to the response to the atom's own position, so that networks can be compared.
-                norms.append((norm / norm[receiver]).numpy())
-                distances.append((pos - pos[receiver]).norm(dim=1).numpy())
-        bins = np.digitize(np.concatenate(distances), edges) - 1
-        values = np.concatenate(norms)
-        medians[name] = [
-            float(np.median(values[bins == b])) if (bins == b).sum() > 3 else None
-            for b in range(len(edges) - 1)
-        ]
-    print(f"{'distance, Å':>12s}" + "".join(f"{name:>32s}" for name in MODELS))
-    for b in range(len(edges) - 1):
-        cells = "".join(
-            f"{'-' if medians[name][b] is None else format(medians[name][b], '.1e'):>32s}" for name in MODELS
-        )
-        print(f"{edges[b]:5.0f} -{edges[b + 1]:5.0f}{cells}")
+    kinds = {"untrained": untrained(arguments.seeds), "trained": trained(arguments.trained)}
+    panels = {
+        kind: {
+            name: median_response(members, z, pos, receivers, edges, name)
+            for name, members in networks.items()
+        }
+        for kind, networks in kinds.items()
+        if networks
+    }
+    for title, medians in panels.items():
+        print_table(title, medians, edges)
     with replaced_on_success(arguments.results / "results.json") as temporary:
         report = {
             "structure": arguments.structure.name,
             "receivers": arguments.receivers,
             "seeds": arguments.seeds,
             "bin_edges": edges.tolist(),
-            "median": medians,
+            "median": panels,
         }
         temporary.write_text(json.dumps(report, indent=1) + "\n")
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for name, values in medians.items():
-        # Nothing arrives at all: below every axis that is logarithmic.
-        shown = [np.nan if value is None or value == 0.0 else value for value in values]
-        axes.semilogy((edges[:-1] + edges[1:]) / 2, shown, "o-", label=name)
-    axes.set_xlabel("distance between atoms i and s, Å")
-    axes.set_ylabel("median |dh_i/dx_s| / |dh_i/dx_i|")
-    axes.set_title("chignolin, untrained networks of 4 layers", fontsize="medium")
-    axes.legend(fontsize="small")
-    with replaced_on_success(arguments.results / "jacobian.png") as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
+    draw(arguments.results / "jacobian.png", panels, edges)
     print(f"written: {arguments.results}")
 
 
