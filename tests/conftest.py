@@ -2,9 +2,12 @@
 
 import os
 import platform
+import random
 from pathlib import Path
 from typing import Any, Dict, Tuple
 
+import hypothesis
+import numpy as np
 import pytest
 import torch
 from _pytest.junitxml import xml_key
@@ -12,6 +15,18 @@ from _pytest.junitxml import xml_key
 ROOT = Path(__file__).resolve().parent.parent
 # Many small tensors: one thread is faster, and the two cores are shared with subprocesses.
 torch.set_num_threads(1)
+# The same examples in every run: what fails here fails elsewhere. To search for new ones:
+# pytest --hypothesis-profile=default
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """The same random numbers whichever tests ran before; a hook, because module fixtures draw too."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -48,7 +48,7 @@ def water_box():
 
 
 def test_barostat_changes_the_box_of_a_system_that_is_all_modelled(water_box, tmp_path):
-    """192 atoms, a box of 12 Å, cutoff beyond half of it; the box is another one at every step."""
+    """192 atoms, a box of 12 Å, cutoff beyond half of it; steps until the barostat's third box."""
     z, positions, box = water_box
     write_checkpoint(tmp_path / "model.ckpt", trained_elements=(1, 8), num_layers=2, cutoff_upper=7.0)
     export_model(tmp_path / "model.ckpt", tmp_path / "model.pt", dtype="float64")
@@ -58,10 +58,11 @@ def test_barostat_changes_the_box_of_a_system_that_is_all_modelled(water_box, tm
     barostat.setRandomNumberSeed(4)
     system.addForce(barostat)
     integrator = openmm.LangevinMiddleIntegrator(300, 1, 0.0002)
+    integrator.setRandomNumberSeed(4)
     context = openmm.Context(system, integrator, openmm.Platform.getPlatformByName("Reference"))
     context.setPositions(positions.numpy() / 10)
     volumes = set()
-    for _ in range(6):
+    for _ in range(100):  # trials may be refused, and OpenMM's random numbers differ between versions
         integrator.step(1)
         energy, moved, moved_box = state_of(context)
         volumes.add(round(abs(np.linalg.det(moved_box)), 6))
@@ -69,7 +70,9 @@ def test_barostat_changes_the_box_of_a_system_that_is_all_modelled(water_box, tm
             tmp_path / "model.pt", z, torch.tensor(moved), torch.tensor(moved_box, dtype=torch.float64)
         )
         assert energy == pytest.approx(expected, abs=1e-3)
-    assert len(volumes) >= 3
+        if len(volumes) == 3:
+            break
+    assert len(volumes) == 3
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +91,7 @@ def solvated_p_xylene(p_xylene_files):
     ligand = list(range(18))
     mixed = MLPotential("dkmp").createMixedSystem(topology, system, ligand, forceGroup=ML_GROUP)
     barostat = openmm.MonteCarloBarostat(1 * unit.bar, 300 * unit.kelvin, 1)
+    barostat.setRandomNumberSeed(1)
     mixed.addForce(barostat)
     integrator = openmm.LangevinMiddleIntegrator(300, 5, 0.0005)
     integrator.setRandomNumberSeed(1)
