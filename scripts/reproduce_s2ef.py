@@ -187,7 +187,17 @@ def evaluate(protocol: Protocol, arguments: argparse.Namespace) -> None:
             checkpoint,
         )
         errors = training.errors(structures["test"])
-        found.append({**result, "test": dataclasses.asdict(errors)})
+        # What this checkpoint took, which need not be the training of the result file.
+        spent = training.progress.cpu_seconds
+        found.append(
+            {
+                **result,
+                "epochs": training.epochs,
+                "cpu_seconds": spent,
+                "cpu_seconds_per_epoch": spent / training.epochs,
+                "test": dataclasses.asdict(errors),
+            }
+        )
     if not found:
         raise SystemExit(f"{arguments.work}: no checkpoint of {row.name}, equal {arguments.budget}")
     print(f"{found[0]['test']['conformations']} structures of {', '.join(arguments.files)}")

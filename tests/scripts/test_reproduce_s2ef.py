@@ -69,14 +69,16 @@ def test_trains_once_and_prints_a_table(protocol_file, tmp_path):
     assert again.returncode == 0, again.stderr
     assert "epoch" not in again.stdout
 
-    # The same structures give the same errors; other structures others.
+    # The same structures give the same errors; other structures others. Times are the checkpoint's own.
+    recorded = {**result, "cpu_seconds": 12345.0}
+    (results / "acac__dkmp-c__epochs.json").write_text(json.dumps(recorded))
     for part, same in (("16:20", True), ("20:24", False)):
         evaluated = reproduce(
             protocol_file, results, "evaluate", "acac", f"{FILE}@{part}", "--work", str(tmp_path / "work")
         )
         assert evaluated.returncode == 0, evaluated.stderr
         printed = f"| {1e3 * result['test']['force_mae']:.3g} | {1e3 * result['test']['force_rmse']:.3g} |"
-        assert (printed in evaluated.stdout) == same
+        assert (printed in evaluated.stdout) == same and "12345" not in evaluated.stdout
     absent = reproduce(protocol_file, results, "evaluate", "acac", f"{FILE}@:4", "--work", str(tmp_path))
     assert absent.returncode != 0 and "no checkpoint of acac" in absent.stderr
 
