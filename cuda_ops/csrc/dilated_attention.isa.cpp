@@ -37,38 +37,6 @@ inline int64_t whole_tiles(int64_t count) {
   return (count + kLanes<Scalar> - 1) / kLanes<Scalar> * kLanes<Scalar>;
 }
 
-// Numbers stored as values and tangents apart, so that both load as lane vectors.
-template <class Scalar, bool dual>
-struct Buffer {
-  Scalar *values, *tangents;
-
-  typename Types<Scalar, dual>::Wide wide(int64_t at) const {
-    if constexpr (dual) {
-      return {load(values + at), load(tangents + at)};
-    } else {
-      return load(values + at);
-    }
-  }
-  typename Types<Scalar, dual>::Number number(int64_t at) const {
-    if constexpr (dual) {
-      return {values[at], tangents[at]};
-    } else {
-      return values[at];
-    }
-  }
-  Buffer from(int64_t at) const { return {values + at, tangents + at}; }
-  void set(int64_t at, const Scalar& x) const { values[at] = x; }
-  void set(int64_t at, const Dual<Scalar>& x) const {
-    values[at] = x.v;
-    tangents[at] = x.t;
-  }
-  void set_wide(int64_t at, const Lane<Scalar>& x) const { store(values + at, x); }
-  void set_wide(int64_t at, const Dual<Lane<Scalar>>& x) const {
-    store(values + at, x.v);
-    store(tangents + at, x.t);
-  }
-};
-
 // e^x, exactly zero where it would underflow.
 template <class Scalar>
 inline Lane<Scalar> weight_of(const Lane<Scalar>& x) {
@@ -90,16 +58,6 @@ inline Lane<Scalar> first_lanes(const Lane<Scalar>& x, int64_t count) {
 template <class Scalar>
 inline Dual<Lane<Scalar>> first_lanes(const Dual<Lane<Scalar>>& x, int64_t count) {
   return {first_lanes<Scalar>(x.v, count), first_lanes<Scalar>(x.t, count)};
-}
-
-// One lane vector wide broadcast of a number.
-template <class Scalar>
-inline Lane<Scalar> spread(Scalar x) {
-  return Lane<Scalar>{} + x;
-}
-template <class Scalar>
-inline Dual<Lane<Scalar>> spread(const Dual<Scalar>& x) {
-  return {Lane<Scalar>{} + x.v, Lane<Scalar>{} + x.t};
 }
 
 // Largest lane, by halving; a NaN lane is passed over.

@@ -78,23 +78,24 @@ inline void check_features(const Features& x, const Tensor& edge_index, const Te
       shell.cutoff, " do not describe a shell (need lower < upper, lower < cutoff, overlap >= 0)");
 }
 
-// Pads every head with zero channels to a width the kernels can take; and back. Absent tensors stay as they are.
-inline Tensor pad_heads(const Tensor& x, int64_t head_width, int64_t padded) {
-  if (!x.defined() || head_width == padded || x.size(-1) % head_width != 0) return x;
+// Pads every group of `width` channels, a head or all of them, with zero channels to what the kernels can take; and
+// back. Absent tensors stay as they are.
+inline Tensor pad_channels(const Tensor& x, int64_t width, int64_t padded) {
+  if (!x.defined() || width == padded || x.size(-1) % width != 0) return x;
   std::vector<int64_t> shape = x.sizes().vec(), split = shape;
-  split.back() /= head_width;
+  split.back() /= width;
   shape.back() = split.back() * padded;
-  split.push_back(head_width);
-  return at::constant_pad_nd(x.reshape(split), {0, padded - head_width}).reshape(shape);
+  split.push_back(width);
+  return at::constant_pad_nd(x.reshape(split), {0, padded - width}).reshape(shape);
 }
 
-inline Tensor trim_heads(const Tensor& x, int64_t head_width, int64_t padded) {
-  if (head_width == padded || x.size(-1) % padded != 0) return x;
+inline Tensor trim_channels(const Tensor& x, int64_t width, int64_t padded) {
+  if (width == padded || x.size(-1) % padded != 0) return x;
   std::vector<int64_t> shape = x.sizes().vec(), split = shape;
   split.back() /= padded;
-  shape.back() = split.back() * head_width;
+  shape.back() = split.back() * width;
   split.push_back(padded);
-  return x.reshape(split).narrow(-1, 0, head_width).reshape(shape);
+  return x.reshape(split).narrow(-1, 0, width).reshape(shape);
 }
 
 // Directions of (edge_vector, query, key, value, vector, table); a table without directions is empty.

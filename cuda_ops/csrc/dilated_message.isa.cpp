@@ -195,34 +195,105 @@ __attribute__((always_inline)) inline Filter<Wide> blend_with_slope(
   }
 }
 
-// Scores of one head over a block of edges, values and derivatives apart so that sigmoids run in lanes.
+// What a kernel needs of the attention while it works on one block of edges. Numbers of edge e and head h are at
+// e * num_heads + h. Where a lane vector spans several heads they are also laid out for every channel.
 template <class Scalar, bool dual>
-struct Scores {
-  alignas(64) Scalar values[kBlock] = {};
-  alignas(64) Scalar directions[kBlock] = {};
+struct Attention {
   using Number = typename Types<Scalar, dual>::Number;
+  using Wide = typename Types<Scalar, dual>::Wide;
+  static constexpr int lanes = kLanes<Scalar>;
+  const int64_t num_heads, head_width, width;
+  const bool whole;  // each lane vector lies within one head
+  const int64_t numbers, channels;
+  Buffer<Scalar, dual> score, gate, weight, gradient, weight_of_channel, gradient_of_channel, products;
 
-  void set(int e, const Number& x) {
-    if constexpr (dual) {
-      values[e] = x.v;
-      directions[e] = x.t;
-    } else {
-      values[e] = x;
+  Attention(const MessageSetup& setup, Scalar* memory)
+      : num_heads(setup.num_heads),
+        head_width(setup.head_width),
+        width(setup.width),
+        whole(setup.head_width % lanes == 0),
+        numbers(kBlock * setup.num_heads + lanes),
+        channels(setup.width + lanes) {
+    for (Buffer<Scalar, dual>* buffer : {&score, &gate, &weight, &gradient}) memory = cut(memory, numbers, *buffer);
+    memory = cut(memory, channels, products);
+    if (whole) return;
+    memory = cut(memory, kBlock * channels, weight_of_channel);
+    memory = cut(memory, kBlock * channels, gradient_of_channel);
+  }
+  static int64_t size(const MessageSetup& setup) {
+    return 2 * (4 * (kBlock * setup.num_heads + lanes) + (2 * kBlock + 1) * (setup.width + lanes));
+  }
+
+  // Sums products(c), a lane vector, over the channels of each head.
+  template <class Products>
+  void sum_heads(int e, const Buffer<Scalar, dual>& to, const Products& of_channels) const {
+    if (whole) {
+      for (int64_t head = 0; head < num_heads; ++head) {
+        Wide sum{};
+        for (int64_t c = head * head_width; c < (head + 1) * head_width; c += lanes) sum += of_channels(c);
+        to.set(e * num_heads + head, sum_lanes(sum));
+      }
+      return;
+    }
+    for (int64_t c = 0; c < width; c += lanes) products.set_wide(c, of_channels(c));
+    for (int64_t head = 0; head < num_heads; ++head) {
+      const int64_t first = head * head_width;
+      const Scalar sum = sum_part(products.values + first);
+      if constexpr (dual) {
+        to.set(e * num_heads + head, Number{sum, sum_part(products.tangents + first)});
+      } else {
+        to.set(e * num_heads + head, sum);
+      }
     }
   }
-  Number get(int e) const {
-    if constexpr (dual) {
-      return {values[e], directions[e]};
-    } else {
-      return values[e];
+  // The gates: sigmoids of the scores.
+  void open_gates(int count) const {
+    for (int64_t at = 0; at < count * num_heads; at += lanes) {
+      const Lane<Scalar> s = sigmoid_lane<Scalar>(load(score.values + at));
+      store<Scalar>(gate.values + at, s);
+      if (dual) store<Scalar>(gate.tangents + at, load(score.tangents + at) * s * (Scalar(1) - s));
     }
   }
-  void replace_by_sigmoid(int count) {
-    for (int e = 0; e < count; e += kLanes<Scalar>) {
-      const Lane<Scalar> s = sigmoid_lane<Scalar>(load(values + e));
-      store<Scalar>(values + e, s);
-      if (dual) store<Scalar>(directions + e, load(directions + e) * s * (Scalar(1) - s));
+  void lay_out(int count, const Buffer<Scalar, dual>& numbers_of_heads, const Buffer<Scalar, dual>& to) const {
+    if (whole) return;
+    // A head's last store reaches into the next head, whose own stores follow.
+    for (int e = 0; e < count; ++e)
+      for (int64_t head = 0; head < num_heads; ++head) {
+        const Wide number = spread<Scalar>(numbers_of_heads.number(e * num_heads + head));
+        for (int64_t c = 0; c < head_width; c += lanes) to.set_wide(e * channels + head * head_width + c, number);
+      }
+  }
+  // Of channels c.. of edge e; `head` is c / head_width.
+  Wide weight_at(int e, int64_t head, int64_t c) const {
+    return whole ? spread<Scalar>(weight.number(e * num_heads + head)) : weight_of_channel.wide(e * channels + c);
+  }
+  Wide gradient_at(int e, int64_t head, int64_t c) const {
+    return whole ? spread<Scalar>(gradient.number(e * num_heads + head)) : gradient_of_channel.wide(e * channels + c);
+  }
+
+ private:
+  // The sum of head_width numbers, in lane vectors of half the size: heads are narrower than whole ones. Reads on
+  // beyond them.
+  Scalar sum_part(const Scalar* from) const {
+    constexpr int kPart = lanes > 4 ? lanes / 2 : lanes;
+    typedef Scalar Part __attribute__((vector_size(kPart * sizeof(Scalar))));
+    constexpr Scalar kNumbers[8] = {0, 1, 2, 3, 4, 5, 6, 7};
+    Part sum{}, number, part;
+    __builtin_memcpy(&number, kNumbers, sizeof(number));
+    int64_t c = 0;
+    for (; c + kPart <= head_width; c += kPart) {
+      __builtin_memcpy(&part, from + c, sizeof(part));
+      sum += part;
     }
+    if (c < head_width) {
+      __builtin_memcpy(&part, from + c, sizeof(part));
+      sum += number < Part{} + Scalar(head_width - c) ? part : Part{};
+    }
+    return sum_rotated<kPart>(sum);
+  }
+  static Scalar* cut(Scalar* memory, int64_t size, Buffer<Scalar, dual>& buffer) {
+    buffer = {memory, memory + size};
+    return memory + 2 * size;
   }
 };
 
@@ -230,15 +301,15 @@ struct Scores {
 template <class Scalar, bool dual, int kWidth>
 void forward(
     const MessageSetup& setup, const EdgeRows& rows, const MessageInputs<Scalar>& inputs,
-    const MessageInputs<Scalar>* directions, Scalar* scalar, Scalar* vector, int64_t begin, int64_t end) {
+    const MessageInputs<Scalar>* directions, Scalar* scalar, Scalar* vector, Scalar* workspace, int64_t begin,
+    int64_t end) {
   using Number = typename Types<Scalar, dual>::Number;
   using Wide = typename Types<Scalar, dual>::Wide;
   constexpr int lanes = kLanes<Scalar>;
   const Arrays<Scalar, dual> x(inputs, directions);
   const int64_t d = kWidth ? kWidth : setup.width, stride = 4 * d;
+  const Attention<Scalar, dual> attention(setup, workspace);
   Geometry<Number> geometry[kBlock];
-  Scores<Scalar, dual> score, gate;
-  Number scalar_weight[kBlock];
   for (int64_t i = begin; i < end; ++i) {
     if (rows.start[i] == rows.start[i + 1]) {
       std::memset(scalar + i * d, 0, d * sizeof(Scalar));
@@ -249,47 +320,45 @@ void forward(
       const int count = int(rows.start[i + 1] - b < kBlock ? rows.start[i + 1] - b : kBlock);
       for (int e = 0; e < count; ++e)
         set_geometry<Scalar, dual>(setup, x.edge_vector, rows.edge[b + e], rows.other[b + e], geometry[e]);
-      for (int64_t head = 0; head < setup.num_heads; ++head) {
-        const int64_t first = head * setup.head_width, last = first + setup.head_width;
-        if (setup.attention) {
-          for (int e = 0; e < count; ++e) {
-            const Geometry<Number>& g = geometry[e];
-            Wide sum{};
-            for (int64_t c = first; c < last; c += lanes)
-              sum += x.query.wide(i * d + c) * x.key.wide(g.other * d + c) *
-                     blend<Scalar, dual>(x.table, g.tap, g.first_row * stride + c, stride);
-            const Number s = sum_lanes(sum);
-            score.set(e, s);
-            gate.set(e, s);
-          }
-          gate.replace_by_sigmoid(count);
+      if (setup.attention) {
+        for (int e = 0; e < count; ++e) {
+          const Geometry<Number>& g = geometry[e];
+          attention.sum_heads(e, attention.score, [&](int64_t c) __attribute__((always_inline)) {
+            return x.query.wide(i * d + c) * x.key.wide(g.other * d + c) *
+                   blend<Scalar, dual>(x.table, g.tap, g.first_row * stride + c, stride);
+          });
         }
-        for (int e = 0; e < count; ++e)
-          scalar_weight[e] =
-              setup.attention ? geometry[e].weight * (score.get(e) * gate.get(e)) : geometry[e].weight;
-        for (int64_t c = first; c < last; c += lanes) {
-          Wide to_scalar{}, to_vector[kHarmonics] = {};
-          for (int e = 0; e < count; ++e) {
-            const Geometry<Number>& g = geometry[e];
-            const int64_t row = g.first_row * stride + c, sent = g.other * 3 * d + c;
-            const Wide f1 = blend<Scalar, dual>(x.table, g.tap, row + d, stride);
-            const Wide f3 = blend<Scalar, dual>(x.table, g.tap, row + 3 * d, stride);
-            to_scalar += scalar_weight[e] * (x.value.wide(sent) * f1);
-            const Wide turned = g.weight * (x.value.wide(sent + 2 * d) * f3);
-            if (setup.carries_vector) {
-              const Wide f2 = blend<Scalar, dual>(x.table, g.tap, row + 2 * d, stride);
-              const Wide carried = g.weight * (x.value.wide(sent + d) * f2);
-              const int64_t from = int64_t(g.other) * kHarmonics * d + c;
-              for (int m = 0; m < kHarmonics; ++m)
-                to_vector[m] += x.vector.wide(from + m * d) * carried + g.harmonic[m] * turned;
-            } else {
-              for (int m = 0; m < kHarmonics; ++m) to_vector[m] += g.harmonic[m] * turned;
-            }
+        attention.open_gates(count);
+      }
+      for (int e = 0; e < count; ++e)
+        for (int64_t at = e * setup.num_heads; at < (e + 1) * setup.num_heads; ++at)
+          attention.weight.set(
+              at, setup.attention ? geometry[e].weight * (attention.score.number(at) * attention.gate.number(at))
+                                  : geometry[e].weight);
+      attention.lay_out(count, attention.weight, attention.weight_of_channel);
+      for (int64_t c = 0; c < d; c += lanes) {
+        const int64_t head = c / setup.head_width;
+        Wide to_scalar{}, to_vector[kHarmonics] = {};
+        for (int e = 0; e < count; ++e) {
+          const Geometry<Number>& g = geometry[e];
+          const int64_t row = g.first_row * stride + c, sent = g.other * 3 * d + c;
+          const Wide f1 = blend<Scalar, dual>(x.table, g.tap, row + d, stride);
+          const Wide f3 = blend<Scalar, dual>(x.table, g.tap, row + 3 * d, stride);
+          to_scalar += attention.weight_at(e, head, c) * (x.value.wide(sent) * f1);
+          const Wide turned = g.weight * (x.value.wide(sent + 2 * d) * f3);
+          if (setup.carries_vector) {
+            const Wide f2 = blend<Scalar, dual>(x.table, g.tap, row + 2 * d, stride);
+            const Wide carried = g.weight * (x.value.wide(sent + d) * f2);
+            const int64_t from = int64_t(g.other) * kHarmonics * d + c;
+            for (int m = 0; m < kHarmonics; ++m)
+              to_vector[m] += x.vector.wide(from + m * d) * carried + g.harmonic[m] * turned;
+          } else {
+            for (int m = 0; m < kHarmonics; ++m) to_vector[m] += g.harmonic[m] * turned;
           }
-          put<Scalar>(scalar + i * d + c, to_scalar, add);
-          for (int m = 0; m < kHarmonics; ++m)
-            put<Scalar>(vector + (i * kHarmonics + m) * d + c, to_vector[m], add);
         }
+        put<Scalar>(scalar + i * d + c, to_scalar, add);
+        for (int m = 0; m < kHarmonics; ++m)
+          put<Scalar>(vector + (i * kHarmonics + m) * d + c, to_vector[m], add);
       }
     }
   }
@@ -309,56 +378,55 @@ struct BackwardBlock {
   int count;
   Geometry<Number> geometry[kBlock];
   EdgeSums<Wide> sums[kBlock];
-  Number attention[kBlock], score_gradient[kBlock];
 };
 
-// Recomputes one head's attention and the gradient of its scores.
+// Recomputes the attention and the gradients of its scores.
 template <class Scalar, bool dual, int kWidth>
 inline void differentiate_scores(
-    const MessageSetup& setup, const Arrays<Scalar, dual>& x, const Scalar* grad_scalar, int64_t sender, int64_t head,
-    BackwardBlock<Scalar, dual>& block, Scalar* score_gradient) {
+    const MessageSetup& setup, const Arrays<Scalar, dual>& x, const Scalar* grad_scalar, int64_t sender,
+    const BackwardBlock<Scalar, dual>& block, const Attention<Scalar, dual>& attention, Scalar* score_gradient) {
   using Number = typename Types<Scalar, dual>::Number;
-  using Wide = typename Types<Scalar, dual>::Wide;
-  const int64_t d = kWidth ? kWidth : setup.width, stride = 4 * d, first = head * setup.head_width;
-  Scores<Scalar, dual> score, gate, grad;
+  const int64_t d = kWidth ? kWidth : setup.width, stride = 4 * d;
   for (int e = 0; e < block.count; ++e) {
     const auto& g = block.geometry[e];
-    Wide sum{}, grad_sum{};
-    for (int64_t c = first; c < first + setup.head_width; c += kLanes<Scalar>) {
-      const int64_t row = g.first_row * stride + c;
-      sum += x.query.wide(g.other * d + c) * x.key.wide(sender * d + c) *
-             blend<Scalar, dual>(x.table, g.tap, row, stride);
-      grad_sum += load(grad_scalar + g.other * d + c) *
-                  (x.value.wide(sender * 3 * d + c) * blend<Scalar, dual>(x.table, g.tap, row + d, stride));
-    }
-    const Number s = sum_lanes(sum);
-    score.set(e, s);
-    gate.set(e, s);
-    grad.set(e, sum_lanes(grad_sum));
+    attention.sum_heads(e, attention.score, [&](int64_t c) __attribute__((always_inline)) {
+      return x.query.wide(g.other * d + c) * x.key.wide(sender * d + c) *
+             blend<Scalar, dual>(x.table, g.tap, g.first_row * stride + c, stride);
+    });
+    attention.sum_heads(e, attention.gradient, [&](int64_t c) __attribute__((always_inline)) {
+      return load(grad_scalar + g.other * d + c) *
+             (x.value.wide(sender * 3 * d + c) *
+              blend<Scalar, dual>(x.table, g.tap, g.first_row * stride + c + d, stride));
+    });
   }
-  gate.replace_by_sigmoid(block.count);
+  attention.open_gates(block.count);
   for (int e = 0; e < block.count; ++e) {
-    const Number a = score.get(e), sigmoid = gate.get(e);
-    const Number slope = sigmoid * (Scalar(1) + a * (Scalar(1) - sigmoid));
-    block.attention[e] = a * sigmoid;
-    const Number by_score = block.geometry[e].weight * (grad.get(e) * slope);
-    block.score_gradient[e] = by_score;
-    Scalar* out = score_gradient + block.geometry[e].edge * 2 * setup.num_heads + head;
-    out[0] = plain(by_score);
-    if (dual) out[setup.num_heads] = result(by_score);
+    Scalar* out = score_gradient + block.geometry[e].edge * 2 * setup.num_heads;
+    for (int64_t head = 0; head < setup.num_heads; ++head) {
+      const int64_t at = e * setup.num_heads + head;
+      const Number a = attention.score.number(at), sigmoid = attention.gate.number(at);
+      const Number slope = sigmoid * (Scalar(1) + a * (Scalar(1) - sigmoid));
+      const Number by_score = block.geometry[e].weight * (attention.gradient.number(at) * slope);
+      attention.weight.set(at, a * sigmoid);
+      attention.gradient.set(at, by_score);
+      out[head] = plain(by_score);
+      if (dual) out[setup.num_heads + head] = result(by_score);
+    }
   }
+  attention.lay_out(block.count, attention.weight, attention.weight_of_channel);
+  attention.lay_out(block.count, attention.gradient, attention.gradient_of_channel);
 }
 
 // One lane vector of channels of one sender over a block of its edges.
 template <class Scalar, bool dual, int kWidth>
 inline void differentiate_channels(
     const MessageSetup& setup, const Arrays<Scalar, dual>& x, const Scalar* grad_scalar, const Scalar* grad_vector,
-    int64_t sender, int64_t c, bool add, BackwardBlock<Scalar, dual>& block, Scalar* key, Scalar* value,
-    Scalar* vector, Scalar* table) {
+    int64_t sender, int64_t c, bool add, BackwardBlock<Scalar, dual>& block,
+    const Attention<Scalar, dual>& attention, Scalar* key, Scalar* value, Scalar* vector, Scalar* table) {
   using Wide = typename Types<Scalar, dual>::Wide;
   using Plain = Lane<Scalar>;
   const int64_t d = kWidth ? kWidth : setup.width, stride = 4 * d, sent = sender * 3 * d + c;
-  const int64_t from = sender * kHarmonics * d + c;
+  const int64_t from = sender * kHarmonics * d + c, head = c / setup.head_width;
   const Wide v0 = x.value.wide(sent), v1 = x.value.wide(sent + d), v2 = x.value.wide(sent + 2 * d);
   Wide to_key{}, to_v0{}, to_v1{}, to_v2{}, to_vector[kHarmonics] = {};
   for (int e = 0; e < block.count; ++e) {
@@ -368,10 +436,10 @@ inline void differentiate_channels(
     const Filter<Wide> f1 = blend_with_slope<Scalar, dual>(x.table, g, row + d, stride);
     const Filter<Wide> f3 = blend_with_slope<Scalar, dual>(x.table, g, row + 3 * d, stride);
     const Plain grad = load(grad_scalar + g.other * d + c);
-    const Wide sent_grad = grad * v0, heard = block.attention[e] * sent_grad;
+    const Wide attended = attention.weight_at(e, head, c), heard = attended * (grad * v0);
     const Wide turned = g.weight * (v2 * f3.value);
     Wide by_f[4] = {Wide{}, g.weight * heard, Wide{}, Wide{}};
-    to_v0 += (g.weight * block.attention[e]) * (grad * f1.value);
+    to_v0 += (g.weight * attended) * (grad * f1.value);
     Wide along{}, projected{};
     Wide by_weight = heard * f1.value, by_filters = by_f[1] * f1.slope;
     if (setup.carries_vector) {
@@ -402,7 +470,7 @@ inline void differentiate_channels(
     to_v2 += g.weight * (projected * f3.value);
     by_filters += by_f[3] * f3.slope;
     if (setup.attention) {
-      const Wide query = block.score_gradient[e] * x.query.wide(g.other * d + c);
+      const Wide query = attention.gradient_at(e, head, c) * x.query.wide(g.other * d + c);
       by_f[0] = query * x.key.wide(sender * d + c);
       const Filter<Wide> f0 = blend_with_slope<Scalar, dual>(x.table, g, row, stride);
       by_filters += by_f[0] * f0.slope;
@@ -426,9 +494,10 @@ void backward(
     const MessageSetup& setup, const EdgeRows& rows, const MessageInputs<Scalar>& inputs,
     const MessageInputs<Scalar>* directions, const Scalar* grad_scalar, const Scalar* grad_vector,
     Scalar* edge_vector, Scalar* key, Scalar* value, Scalar* vector, Scalar* table, Scalar* score_gradient,
-    int64_t begin, int64_t end) {
+    Scalar* workspace, int64_t begin, int64_t end) {
   using Number = typename Types<Scalar, dual>::Number;
   const Arrays<Scalar, dual> x(inputs, directions);
+  const Attention<Scalar, dual> attention(setup, workspace);
   BackwardBlock<Scalar, dual> block;
   for (int64_t j = begin; j < end; ++j) {
     for (int64_t b = rows.start[j]; b < rows.start[j + 1]; b += kBlock) {
@@ -437,16 +506,13 @@ void backward(
       std::memset(static_cast<void*>(block.sums), 0, block.count * sizeof(block.sums[0]));
       for (int e = 0; e < block.count; ++e) {
         set_geometry<Scalar, dual>(setup, x.edge_vector, rows.edge[b + e], rows.other[b + e], block.geometry[e]);
-        block.attention[e] = block.geometry[e].weight * Scalar(0) + Scalar(1);
+        if (!setup.attention) attention.weight.set(e, block.geometry[e].weight * Scalar(0) + Scalar(1));
       }
-      for (int64_t head = 0; head < setup.num_heads; ++head) {
-        if (setup.attention)
-          differentiate_scores<Scalar, dual, kWidth>(setup, x, grad_scalar, j, head, block, score_gradient);
-        const int64_t first = head * setup.head_width;
-        for (int64_t c = first; c < first + setup.head_width; c += kLanes<Scalar>)
-          differentiate_channels<Scalar, dual, kWidth>(
-              setup, x, grad_scalar, grad_vector, j, c, add, block, key, value, vector, table);
-      }
+      if (setup.attention)
+        differentiate_scores<Scalar, dual, kWidth>(setup, x, grad_scalar, j, block, attention, score_gradient);
+      for (int64_t c = 0; c < setup.width; c += kLanes<Scalar>)
+        differentiate_channels<Scalar, dual, kWidth>(
+            setup, x, grad_scalar, grad_vector, j, c, add, block, attention, key, value, vector, table);
       for (int e = 0; e < block.count; ++e) {
         const auto& sums = block.sums[e];
         Number by_harmonic[kHarmonics];
@@ -462,31 +528,37 @@ void backward(
 template <class Scalar, bool dual, int kWidth>
 void query_gradient(
     const MessageSetup& setup, const EdgeRows& rows, const MessageInputs<Scalar>& inputs,
-    const MessageInputs<Scalar>* directions, const Scalar* score_gradient, Scalar* query, int64_t begin,
-    int64_t end) {
+    const MessageInputs<Scalar>* directions, const Scalar* score_gradient, Scalar* query, Scalar* workspace,
+    int64_t begin, int64_t end) {
   using Number = typename Types<Scalar, dual>::Number;
   using Wide = typename Types<Scalar, dual>::Wide;
   const Arrays<Scalar, dual> x(inputs, directions);
   const int64_t d = kWidth ? kWidth : setup.width, stride = 4 * d;
+  const Attention<Scalar, dual> attention(setup, workspace);
   Geometry<Number> geometry[kBlock];
   for (int64_t i = begin; i < end; ++i) {
     for (int64_t b = rows.start[i]; b < rows.start[i + 1]; b += kBlock) {
       const bool add = b > rows.start[i];
       const int count = int(rows.start[i + 1] - b < kBlock ? rows.start[i + 1] - b : kBlock);
-      for (int e = 0; e < count; ++e)
+      for (int e = 0; e < count; ++e) {
         set_geometry<Scalar, dual>(setup, x.edge_vector, rows.edge[b + e], rows.other[b + e], geometry[e]);
-      for (int64_t head = 0; head < setup.num_heads; ++head)
-        for (int64_t c = head * setup.head_width; c < (head + 1) * setup.head_width; c += kLanes<Scalar>) {
-          Wide sum{};
-          for (int e = 0; e < count; ++e) {
-            const Geometry<Number>& g = geometry[e];
-            const Scalar* by = score_gradient + g.edge * 2 * setup.num_heads + head;
-            const Array<Scalar, dual> by_score{by, by + setup.num_heads};
-            sum += by_score.number(0) * (x.key.wide(g.other * d + c) *
-                                         blend<Scalar, dual>(x.table, g.tap, g.first_row * stride + c, stride));
-          }
-          put<Scalar>(query + i * d + c, sum, add);
+        const Scalar* by = score_gradient + rows.edge[b + e] * 2 * setup.num_heads;
+        const Array<Scalar, dual> by_score{by, by + setup.num_heads};
+        for (int64_t head = 0; head < setup.num_heads; ++head)
+          attention.gradient.set(e * setup.num_heads + head, by_score.number(head));
+      }
+      attention.lay_out(count, attention.gradient, attention.gradient_of_channel);
+      for (int64_t c = 0; c < d; c += kLanes<Scalar>) {
+        const int64_t head = c / setup.head_width;
+        Wide sum{};
+        for (int e = 0; e < count; ++e) {
+          const Geometry<Number>& g = geometry[e];
+          sum += attention.gradient_at(e, head, c) *
+                 (x.key.wide(g.other * d + c) *
+                  blend<Scalar, dual>(x.table, g.tap, g.first_row * stride + c, stride));
         }
+        put<Scalar>(query + i * d + c, sum, add);
+      }
     }
   }
 }
@@ -505,10 +577,11 @@ inline void with_width(int64_t width, const Run& run) {
 template <class Scalar>
 void forward_entry(
     const MessageSetup& setup, const EdgeRows& rows, const MessageInputs<Scalar>& inputs,
-    const MessageInputs<Scalar>* directions, Scalar* scalar, Scalar* vector, int64_t begin, int64_t end) {
+    const MessageInputs<Scalar>* directions, Scalar* scalar, Scalar* vector, Scalar* workspace,
+    int64_t begin, int64_t end) {
   with_width(setup.width, [&](auto width) {
     (directions ? forward<Scalar, true, width()> : forward<Scalar, false, width()>)(
-        setup, rows, inputs, directions, scalar, vector, begin, end);
+        setup, rows, inputs, directions, scalar, vector, workspace, begin, end);
   });
 }
 
@@ -517,28 +590,28 @@ void backward_entry(
     const MessageSetup& setup, const EdgeRows& rows, const MessageInputs<Scalar>& inputs,
     const MessageInputs<Scalar>* directions, const Scalar* grad_scalar, const Scalar* grad_vector,
     Scalar* edge_vector, Scalar* key, Scalar* value, Scalar* vector, Scalar* table, Scalar* score_gradient,
-    int64_t begin, int64_t end) {
+    Scalar* workspace, int64_t begin, int64_t end) {
   with_width(setup.width, [&](auto width) {
     (directions ? backward<Scalar, true, width()> : backward<Scalar, false, width()>)(
         setup, rows, inputs, directions, grad_scalar, grad_vector, edge_vector, key, value, vector, table,
-        score_gradient, begin, end);
+        score_gradient, workspace, begin, end);
   });
 }
 
 template <class Scalar>
 void query_entry(
     const MessageSetup& setup, const EdgeRows& rows, const MessageInputs<Scalar>& inputs,
-    const MessageInputs<Scalar>* directions, const Scalar* score_gradient, Scalar* query, int64_t begin,
-    int64_t end) {
+    const MessageInputs<Scalar>* directions, const Scalar* score_gradient, Scalar* query, Scalar* workspace,
+    int64_t begin, int64_t end) {
   with_width(setup.width, [&](auto width) {
     (directions ? query_gradient<Scalar, true, width()> : query_gradient<Scalar, false, width()>)(
-        setup, rows, inputs, directions, score_gradient, query, begin, end);
+        setup, rows, inputs, directions, score_gradient, query, workspace, begin, end);
   });
 }
 
 template <class Scalar>
 MessageKernels<Scalar> make_kernels() {
-  return {kLanes<Scalar>, forward_entry<Scalar>, backward_entry<Scalar>, query_entry<Scalar>};
+  return {kLanes<Scalar>, Attention<Scalar, true>::size, forward_entry<Scalar>, backward_entry<Scalar>, query_entry<Scalar>};
 }
 
 }  // namespace

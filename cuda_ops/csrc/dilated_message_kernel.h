@@ -7,8 +7,8 @@ namespace dkmp {
 
 // One shell's window and spline interval, and the widths of the features.
 struct MessageSetup {
-  int64_t width;        // channels d
-  int64_t head_width;   // channels per attention head; a multiple of the kernel's lanes
+  int64_t width;        // channels d, padded with zero channels to a multiple of the kernel's lanes
+  int64_t head_width;   // channels per attention head, of d without the padding; without attention all of them
   int64_t num_heads;
   int64_t num_splines;  // rows of the table
   double lower, upper, overlap, cutoff;
@@ -31,22 +31,25 @@ struct MessageInputs {
 template <class Scalar>
 struct MessageKernels {
   int lanes;
+  // Size of the workspace that each call of a kernel needs for itself, in Scalars, all zero at first.
+  int64_t (*workspace)(const MessageSetup&);
   // Sums for receivers [begin, end). With directions, the results are directional derivatives.
   void (*forward)(
       const MessageSetup&, const EdgeRows& by_receiver, const MessageInputs<Scalar>& inputs,
-      const MessageInputs<Scalar>* directions, Scalar* scalar, Scalar* vector, int64_t begin, int64_t end);
+      const MessageInputs<Scalar>* directions, Scalar* scalar, Scalar* vector, Scalar* workspace,
+      int64_t begin, int64_t end);
   // Gradients of senders [begin, end) and of their edges. score_gradient (E, 2, heads) is left for query_gradient;
   // the table's gradient is added to `table` unless null.
   void (*backward)(
       const MessageSetup&, const EdgeRows& by_sender, const MessageInputs<Scalar>& inputs,
       const MessageInputs<Scalar>* directions, const Scalar* grad_scalar, const Scalar* grad_vector,
       Scalar* edge_vector, Scalar* key, Scalar* value, Scalar* vector, Scalar* table, Scalar* score_gradient,
-      int64_t begin, int64_t end);
+      Scalar* workspace, int64_t begin, int64_t end);
   // Gradient of the queries of receivers [begin, end).
   void (*query_gradient)(
       const MessageSetup&, const EdgeRows& by_receiver, const MessageInputs<Scalar>& inputs,
-      const MessageInputs<Scalar>* directions, const Scalar* score_gradient, Scalar* query, int64_t begin,
-      int64_t end);
+      const MessageInputs<Scalar>* directions, const Scalar* score_gradient, Scalar* query, Scalar* workspace,
+      int64_t begin, int64_t end);
 };
 
 }  // namespace dkmp

@@ -30,6 +30,48 @@ struct Array {
   }
 };
 
+// Numbers stored as values and tangents apart, so that both load as lane vectors.
+template <class Scalar, bool dual>
+struct Buffer {
+  Scalar *values, *tangents;
+
+  typename Types<Scalar, dual>::Wide wide(int64_t at) const {
+    if constexpr (dual) {
+      return {load(values + at), load(tangents + at)};
+    } else {
+      return load(values + at);
+    }
+  }
+  typename Types<Scalar, dual>::Number number(int64_t at) const {
+    if constexpr (dual) {
+      return {values[at], tangents[at]};
+    } else {
+      return values[at];
+    }
+  }
+  Buffer from(int64_t at) const { return {values + at, tangents + at}; }
+  void set(int64_t at, const Scalar& x) const { values[at] = x; }
+  void set(int64_t at, const Dual<Scalar>& x) const {
+    values[at] = x.v;
+    tangents[at] = x.t;
+  }
+  void set_wide(int64_t at, const Lane<Scalar>& x) const { store(values + at, x); }
+  void set_wide(int64_t at, const Dual<Lane<Scalar>>& x) const {
+    store(values + at, x.v);
+    store(tangents + at, x.t);
+  }
+};
+
+// One lane vector wide broadcast of a number.
+template <class Scalar>
+inline Lane<Scalar> spread(Scalar x) {
+  return Lane<Scalar>{} + x;
+}
+template <class Scalar>
+inline Dual<Lane<Scalar>> spread(const Dual<Scalar>& x) {
+  return {Lane<Scalar>{} + x.v, Lane<Scalar>{} + x.t};
+}
+
 // The result of a plain kernel is the value, of a dual kernel the derivative.
 inline float result(float x) { return x; }
 inline double result(double x) { return x; }

@@ -72,13 +72,13 @@ struct Call {
   }
 
   Tensor prepare(const Tensor& x) const {
-    return x.defined() ? aligned(pad_heads(x.contiguous(), head_width, padded_head_width)) : x;
+    return x.defined() ? aligned(pad_channels(x.contiguous(), head_width, padded_head_width)) : x;
   }
   Features prepare(const Features& x) const {
     const Tensor edges = x.edge_vector.defined() ? x.edge_vector.contiguous() : x.edge_vector;
     return {edges, prepare(x.query), prepare(x.key), prepare(x.value), prepare(x.vector), prepare(x.table)};
   }
-  Tensor trim(const Tensor& x) const { return trim_heads(x, head_width, padded_head_width); }
+  Tensor trim(const Tensor& x) const { return trim_channels(x, head_width, padded_head_width); }
 
   int number_bytes() const { return int(sizeof(Scalar)) * (dual ? 2 : 1); }
   int plan_heads() const { return attention ? int(heads) : 0; }
