@@ -5,7 +5,8 @@ Tables (choose with --tables):
             memory, growth; beside vesin and matscipy where importable (both return one unsorted list, with
             distances; radius_shells returns shells sorted by receiver, sender and image)
   message   dilated_message summed over 6 shells of chignolin (166 atoms, 12 Å, overlap 1 Å, d = 128, 8 heads,
-            float32): forward, forward + backward, and a training step's double backward; 18 atoms as well
+            float32): forward, forward + backward, and a training step's double backward; 18 atoms as well;
+            and the models of scripts/s2ef/protocol.yaml (two shells to 8 Å, d = 48, 8 heads), both precisions
   ranks     distance_ranks, M = 192, 41,693 atoms (protein in water, Amber restart) beside scipy's cKDTree
 
 All timings: rounds of all contestants in turn, median [minimum, maximum]. The structures are torchmd-net's
@@ -129,7 +130,16 @@ def benchmark_shells(rounds: int) -> None:
 class MessageProblem:
     """Random features on the real shells of a structure; every pass runs all shells."""
 
-    def __init__(self, pos: torch.Tensor, cutoff: float, num_shells: int, width: int, heads: int) -> None:
+    def __init__(
+        self,
+        pos: torch.Tensor,
+        cutoff: float,
+        num_shells: int,
+        width: int,
+        heads: int,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        pos = pos.to(dtype)
         num_atoms, batch = len(pos), torch.zeros(len(pos), dtype=torch.int64)
         self.cutoff, self.num_shells, self.heads = cutoff, num_shells, heads
         self.edge_index, offsets, self.ptr = ops.radius_shells(
@@ -137,8 +147,8 @@ class MessageProblem:
         )
         vectors = ops.edge_vectors(pos, self.edge_index, offsets, None, batch)
         shapes = [(num_atoms, width), (num_atoms, width), (num_atoms, 3 * width), (num_atoms, 8, width)]
-        self.features = [vectors, *(torch.randn(s) for s in shapes)]
-        self.table = torch.randn(32, 4 * width) * 0.1
+        self.features = [vectors, *(torch.randn(s, dtype=dtype) for s in shapes)]
+        self.table = torch.randn(32, 4 * width, dtype=dtype) * 0.1
 
     def run(
         self, op: Callable[..., Any], features: List[torch.Tensor], table: torch.Tensor
@@ -178,15 +188,18 @@ class MessageProblem:
 
 
 def benchmark_message(rounds: int) -> None:
+    chignolin = positions_of("chignolin.pdb")
     cases = {
         "chignolin, 166 atoms, 6 shells to 12 Å, d = 128": MessageProblem(
-            positions_of("chignolin.pdb"), CUTOFF, NUM_SHELLS, 128, 8
+            chignolin, CUTOFF, NUM_SHELLS, 128, 8
         ),
         "18 atoms, 3 shells to 9 Å, d = 64": MessageProblem(torch.rand(18, 3) * 6.0, 9.0, 3, 64, 8),
+        "chignolin, 2 shells to 8 Å, d = 48": MessageProblem(chignolin, 8.0, 2, 48, 8),
+        "chignolin, 2 shells to 8 Å, d = 48, double": MessageProblem(chignolin, 8.0, 2, 48, 8, torch.float64),
     }
     for name, problem in cases.items():
         edges = problem.edge_index.shape[1]
-        print(f"\ndilated_message, {name}: {edges} edges, float32, {torch.get_num_threads()} threads")
+        print(f"\ndilated_message, {name}: {edges} edges, {torch.get_num_threads()} threads")
         for label in ("forward", "backward", "training"):
             make = getattr(problem, label)
             what = {"backward": "forward + backward", "training": "step with double backward"}.get(
