@@ -221,7 +221,8 @@ struct Attention {
     memory = cut(memory, kBlock * channels, gradient_of_channel);
   }
   static int64_t size(const MessageSetup& setup) {
-    return 2 * (4 * (kBlock * setup.num_heads + lanes) + (2 * kBlock + 1) * (setup.width + lanes));
+    const int64_t rows_of_channels = setup.head_width % lanes == 0 ? 1 : 2 * kBlock + 1;
+    return 2 * (4 * (kBlock * setup.num_heads + lanes) + rows_of_channels * (setup.width + lanes));
   }
 
   // Sums products(c), a lane vector, over the channels of each head.
