@@ -109,7 +109,7 @@ def _add_bespoke(verbs: Any) -> None:
 def _nve(arguments: argparse.Namespace) -> int:
     from dkmp_plugin.evaluation.nve import simulate_nve
 
-    drift = simulate_nve(
+    drifts = simulate_nve(
         arguments.model,
         arguments.structure,
         arguments.output,
@@ -121,10 +121,11 @@ def _nve(arguments: argparse.Namespace) -> int:
         equilibration=arguments.equilibration,
         seed=arguments.seed,
     )
-    print(
-        f"{arguments.output}: total energy over {drift.duration:g} ps: drift {drift.drift:.3g} ± "
-        f"{drift.drift_error:.2g} meV/atom/ns, fluctuation {drift.fluctuation:.3g} meV/atom"
-    )
+    for name, drift in zip(("total energy", "velocity Verlet's own energy"), drifts, strict=True):
+        print(
+            f"{arguments.output}: {name} over {drift.duration:g} ps: drift {drift.drift:.3g} ± "
+            f"{drift.drift_error:.2g} meV/atom/ns, fluctuation {drift.fluctuation:.3g} meV/atom"
+        )
     return 0
 
 

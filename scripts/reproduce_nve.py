@@ -147,9 +147,18 @@ def simulate(name: str, arguments: argparse.Namespace) -> None:
         print(f"{name}: {error}", file=sys.stderr)
 
 
+def energy_change(columns: Dict[str, np.ndarray], name: str, num_atoms: int) -> np.ndarray:
+    """Total or shadow energy since the start, meV per atom."""
+    energy = columns[f"{name}_energy_mev"]
+    return (energy - energy[0]) / num_atoms
+
+
 def collect(arguments: argparse.Namespace) -> List[Dict[str, Any]]:
     """Numbers of every run so far; writes the JSON and the thinned CSV."""
-    results, curves = [], ["run,time_ps,total_energy_change_mev_per_atom,temperature_k"]
+    results, curves = (
+        [],
+        ["run,time_ps,total_energy_change_mev_per_atom,shadow_energy_change_mev_per_atom,temperature_k"],
+    )
     for name, run in RUNS.items():
         folder = arguments.output / f"run-{name}"
         if not (folder / "state.npz").is_file():
@@ -157,19 +166,25 @@ def collect(arguments: argparse.Namespace) -> List[Dict[str, Any]]:
         with np.load(folder / "state.npz") as state:
             num_atoms = len(state["positions"])
         try:
-            drift = summarise(folder, num_atoms)
+            drifts = summarise(folder, num_atoms)
         except ValueError as error:
             print(f"{name}: {error}", file=sys.stderr)
             continue
         columns = read_columns(folder / "energies.csv")
-        change = (columns["total_energy_mev"] - columns["total_energy_mev"][0]) / num_atoms
+        change = energy_change(columns, "total", num_atoms)
+        shadow = energy_change(columns, "shadow", num_atoms)
         kelvin = 2.0 * columns["kinetic_energy_mev"] / (3 * num_atoms * BOLTZMANN)
         for row in np.unique(np.linspace(0, len(change) - 1, THINNED_ROWS).astype(int)):
-            curves.append(f"{name},{columns['time_ps'][row]:.3f},{change[row]:.5f},{kelvin[row]:.1f}")
+            curves.append(
+                f"{name},{columns['time_ps'][row]:.3f},{change[row]:.5f},{shadow[row]:.5f},{kelvin[row]:.1f}"
+            )
         result = {"molecule": arguments.molecule, "atoms": num_atoms, "run": name, **run}
         if run["model"].endswith(".pt"):
             result["labels"] = read_model_info(arguments.output / run["model"]).level_of_theory
-        result.update({"time_step_fs": 0.5, "precision": "double", **asdict(drift)})
+        result.update({"time_step_fs": 0.5, "precision": "double", **asdict(drifts.total)})
+        result["shadow_drift"] = drifts.shadow.drift
+        result["shadow_drift_error"] = drifts.shadow.drift_error
+        result["shadow_fluctuation"] = drifts.shadow.fluctuation
         result["mean_temperature_k"] = float(kelvin.mean())
         results.append(result)
     prefix = arguments.results / arguments.molecule
@@ -181,19 +196,25 @@ def collect(arguments: argparse.Namespace) -> List[Dict[str, Any]]:
 
 
 def draw(results: List[Dict[str, Any]], arguments: argparse.Namespace) -> None:
-    figure = Figure(figsize=(8, 6), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True)
+    figure = Figure(figsize=(8, 9), layout="constrained")
+    panels = figure.subplots(3, 1, sharex=True)
     for result in results:
         columns = read_columns(arguments.output / f"run-{result['run']}" / "energies.csv")
-        change = (columns["total_energy_mev"] - columns["total_energy_mev"][0]) / result["atoms"]
-        above.plot(columns["time_ps"], change, label=result["label"], linewidth=1)
+        total, shadow = (energy_change(columns, name, result["atoms"]) for name in ("total", "shadow"))
+        panels[0].plot(columns["time_ps"], total, label=result["label"], linewidth=1)
         if result["run"] != "hard":
-            below.plot(columns["time_ps"], change, label=result["label"], linewidth=0.5)
-    for axes, title in ((above, "all"), (below, "without hard shells")):
-        axes.set_ylabel("change of total energy, meV/atom")
+            panels[1].plot(columns["time_ps"], total, label=result["label"], linewidth=0.5)
+            panels[2].plot(columns["time_ps"], shadow, label=result["label"], linewidth=0.5)
+    titles = (
+        "total energy",
+        "total energy, without hard shells",
+        "energy that velocity Verlet conserves to fourth order, without hard shells",
+    )
+    for axes, title in zip(panels, titles, strict=True):
+        axes.set_ylabel("change, meV/atom")
         axes.set_title(f"{arguments.molecule}, NVE, 0.5 fs, GFN2-xTB labels: {title}", fontsize="medium")
         axes.legend(fontsize="small")
-    below.set_xlabel("time, ps")
+    panels[-1].set_xlabel("time, ps")
     with replaced_on_success(arguments.results / f"{arguments.molecule}.png") as temporary:
         figure.savefig(temporary, dpi=110, format="png")
 
@@ -211,12 +232,14 @@ def main() -> None:
     draw(results, arguments)
     print(
         f"{arguments.molecule:30s}{'ps':>6s}{'drift, meV/atom/ns':>26s}"
-        f"{'fluctuation, meV/atom':>24s}{'mean K':>8s}"
+        f"{'fluctuation, meV/atom':>24s}{'the same, shadow energy':>48s}{'mean K':>8s}"
     )
     for result in results:
         drift = f"{result['drift']:.3g} ± {result['drift_error']:.2g}"
+        shadow = f"{result['shadow_drift']:.3g} ± {result['shadow_drift_error']:.2g}"
         print(
             f"{result['label']:30s}{result['duration']:6.1f}{drift:>26s}{result['fluctuation']:24.3g}"
+            f"{shadow:>26s}{result['shadow_fluctuation']:22.3g}"
             f"{result['mean_temperature_k']:8.0f}"
         )
     print(f"written: {arguments.results}/{arguments.molecule}.*")

@@ -12,6 +12,7 @@ _HOME = {
     "js_tic": "trajectory_metrics",
     "next_mse": "trajectory_metrics",
     "nve_drift": "energy_drift",
+    "shadow_energy": "energy_drift",
 }
 __all__ = list(_HOME)
 

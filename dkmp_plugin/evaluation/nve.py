@@ -4,18 +4,41 @@ import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional, Union
+from typing import Any, Callable, Dict, NamedTuple, Optional, Union
 
 import numpy as np
 from tqdm import tqdm
 
-from dkmp_plugin.evaluation.energy_drift import EnergyDrift, nve_drift
+from dkmp_plugin.evaluation.energy_drift import EnergyDrift, nve_drift, shadow_energy
 from dkmp_plugin.evaluation.report import Panel, plot_over_time, read_columns
 from dkmp_plugin.evaluation.verlet import VerletDynamics, molecular_dynamics
 from dkmp_plugin.files import replaced_on_success
 
 _BOLTZMANN = 0.08617333262  # meV/K
-COLUMNS = ("step", "time_ps", "potential_energy_mev", "kinetic_energy_mev", "total_energy_mev")
+COLUMNS = (
+    "step",
+    "time_ps",
+    "potential_energy_mev",
+    "kinetic_energy_mev",
+    "total_energy_mev",
+    "shadow_energy_mev",
+)
+
+
+class Conservation(NamedTuple):
+    """How well a run conserved its energies.
+
+    Attributes:
+        total: of the potential plus the kinetic energy.
+        shadow: of what velocity Verlet itself conserves
+            (:func:`dkmp_plugin.evaluation.energy_drift.shadow_energy`).
+    """
+
+    total: EnergyDrift
+    shadow: EnergyDrift
+
+
+_CONSERVED = Conservation._fields
 
 
 def simulate_nve(
@@ -30,7 +53,7 @@ def simulate_nve(
     temperature: float = 300.0,
     equilibration: float = 1.0,
     seed: int = 1,
-) -> EnergyDrift:
+) -> Conservation:
     """The ``dkmp nve`` command: :func:`molecular_dynamics`, then :func:`run_nve` with a progress bar.
 
     Args:
@@ -47,7 +70,7 @@ def simulate_nve(
         seed: of the start.
 
     Returns:
-        The drift over the whole run.
+        The drifts over the whole run.
 
     Raises:
         ValueError: see the two functions.
@@ -93,10 +116,10 @@ def run_nve(
     temperature: float = 300.0,
     equilibration: float = 1.0,
     seed: int = 1,
-    record_interval: int = 20,
+    record_interval: int = 40,
     save_interval: int = 200,
     progress: Optional[Callable[[int], Any]] = None,
-) -> EnergyDrift:
+) -> Conservation:
     """Run, or continue, dynamics at constant energy.
 
     The folder receives ``energies.csv`` (a row per ``record_interval`` steps), ``state.npz`` (positions,
@@ -119,7 +142,7 @@ def run_nve(
         progress: called with the number of finished steps after each row.
 
     Returns:
-        The drift over the whole run.
+        The drifts over the whole run.
 
     Raises:
         ValueError: the folder holds a run with other settings, or the energy is no longer finite.
@@ -134,13 +157,12 @@ def run_nve(
         dynamics.equilibrate(temperature, equilibration, seed)
         _start_log(folder)
         step = 0
-        _record(dynamics, folder, step, time_step)
+        _step_and_record(dynamics, folder, 1, step, time_step)
         _save(dynamics, folder, step)
     while step < num_steps:
         advance = min(record_interval, num_steps - step)
-        dynamics.step(advance)
         step += advance
-        _record(dynamics, folder, step, time_step)
+        _step_and_record(dynamics, folder, advance, step, time_step)
         if step % save_interval == 0 or step == num_steps:
             _save(dynamics, folder, step)
         if progress is not None:
@@ -148,22 +170,28 @@ def run_nve(
     return summarise(folder, dynamics.num_atoms)
 
 
-def summarise(folder: Union[str, Path], num_atoms: int) -> EnergyDrift:
-    """Drift of the run in a folder so far; writes ``drift.json`` and ``energies.png`` beside it."""
+def summarise(folder: Union[str, Path], num_atoms: int) -> Conservation:
+    """Drifts of the run in a folder so far; writes ``drift.json`` and ``energies.png`` beside it."""
     folder = Path(folder)
     columns = read_columns(folder / "energies.csv")
-    drift = nve_drift(columns["time_ps"], columns["total_energy_mev"], num_atoms)
+    drifts = Conservation(
+        *(nve_drift(columns["time_ps"], columns[f"{name}_energy_mev"], num_atoms) for name in _CONSERVED)
+    )
     with replaced_on_success(folder / "drift.json") as temporary:
-        temporary.write_text(json.dumps(asdict(drift), indent=1))
-    start = columns["total_energy_mev"][0]
-    columns["change"] = (columns["total_energy_mev"] - start) / num_atoms
+        values = {name: asdict(drift) for name, drift in zip(_CONSERVED, drifts, strict=True)}
+        temporary.write_text(json.dumps(values, indent=1))
+    for name in _CONSERVED:
+        energy = columns[f"{name}_energy_mev"]
+        columns[name] = (energy - energy[0]) / num_atoms
     columns["temperature"] = 2.0 * columns["kinetic_energy_mev"] / (3 * num_atoms * _BOLTZMANN)
     panels = [
-        Panel("total energy, meV/atom", {"change since the start": "change"}),
+        Panel(
+            "change since the start, meV/atom", {"total energy": "total", "velocity Verlet's own": "shadow"}
+        ),
         Panel("temperature, K", {"kinetic energy": "temperature"}),
     ]
     plot_over_time(folder / "energies.png", columns, "time_ps", "time, ps", panels)
-    return drift
+    return drifts
 
 
 def _check_settings(folder: Path, settings: Dict[str, Any]) -> None:
@@ -185,14 +213,28 @@ def _start_log(folder: Path) -> None:
         temporary.write_text(",".join(COLUMNS) + "\n")
 
 
-def _record(dynamics: VerletDynamics, folder: Path, step: int, time_step: float) -> None:
+def _step_and_record(
+    dynamics: VerletDynamics, folder: Path, num_steps: int, step: int, time_step: float
+) -> None:
+    """Advance by ``num_steps``, at least one, and append a row for the step reached, number ``step``."""
+    dynamics.step(num_steps - 1)
+    before = dynamics.energies()[0]
+    dynamics.step(1)
     potential, kinetic = dynamics.energies()
+    kick = dynamics.kick_energy()
     if not np.isfinite(potential + kinetic):
         raise ValueError(
             f"the energy is not finite after {step * time_step / 1000.0:g} ps: the dynamics blew up; the "
             "potential is not smooth or not made for such structures, or the time step is too long"
         )
-    values = (step * time_step / 1000.0, potential, kinetic, potential + kinetic)
+    # One step ahead for the second difference of the potential energy, and back.
+    state = dynamics.get_state()
+    dynamics.step(1)
+    after = dynamics.energies()[0]
+    dynamics.set_state(*state)
+    total = potential + kinetic
+    shadow = shadow_energy(total, (before, potential, after), kick)
+    values = (step * time_step / 1000.0, potential, kinetic, total, shadow)
     with (folder / "energies.csv").open("a") as log:
         log.write(f"{step}," + ",".join(f"{value:.12g}" for value in values) + "\n")
 
@@ -213,6 +255,11 @@ def _restore(dynamics: VerletDynamics, folder: Path) -> Optional[int]:
         dynamics.set_state(state["positions"], state["velocities"])
     log = folder / "energies.csv"
     header, *rows = log.read_text().splitlines()
+    if header != ",".join(COLUMNS):
+        raise ValueError(
+            f"{log} has the columns {header}, {','.join(COLUMNS)} are expected: another version wrote it; "
+            "give another folder"
+        )
     # A kill may have cut the last row short; it then comes after the saved state.
     complete = [row for row in rows if row.count(",") == len(COLUMNS) - 1]
     kept = [row for row in complete if int(row.split(",")[0]) <= step]

@@ -29,6 +29,9 @@ class VerletDynamics(Protocol):
     def energies(self) -> Tuple[float, float]:
         """Potential and kinetic energy at the same time, in meV."""
 
+    def kick_energy(self) -> float:
+        """What one time step of the present forces would give atoms at rest, h^2/2 sum F^2/m, in meV."""
+
     def get_state(self) -> Tuple[np.ndarray, np.ndarray]:
         """Positions and velocities, (N, 3) each, float64."""
 
@@ -66,6 +69,7 @@ class OpenMMVerlet:
         self._system = system
         self._time_step = time_step / 1000.0
         self._platform = openmm.Platform.getPlatformByName(platform)
+        self._masses = np.array([system.getParticleMass(i)._value for i in range(system.getNumParticles())])
         self.num_atoms = system.getNumParticles()
         integrator = openmm.CustomIntegrator(self._time_step)
         integrator.addComputePerDof("v", "v + 0.5 * dt * f / m")
@@ -92,13 +96,15 @@ class OpenMMVerlet:
     def energies(self) -> Tuple[float, float]:
         from openmm import unit
 
-        from dkmp_plugin.simulation.units import KILOJOULE_PER_MOLE
-
         state = self._context.getState(getEnergy=True)
-        to_mev = 1000.0 / KILOJOULE_PER_MOLE["eV"]
         potential = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
         kinetic = state.getKineticEnergy().value_in_unit(unit.kilojoule_per_mole)
-        return potential * to_mev, kinetic * to_mev
+        return potential * _to_mev(), kinetic * _to_mev()
+
+    def kick_energy(self) -> float:
+        forces = np.array(self._context.getState(getForces=True).getForces(asNumpy=True)._value)
+        work_per_square = (np.square(forces).sum(1) / self._masses).sum()
+        return float(0.5 * self._time_step**2 * work_per_square * _to_mev())
 
     def get_state(self) -> Tuple[np.ndarray, np.ndarray]:
         state = self._context.getState(getPositions=True, getVelocities=True)
@@ -109,6 +115,13 @@ class OpenMMVerlet:
     def set_state(self, positions: np.ndarray, velocities: np.ndarray) -> None:
         self._context.setPositions(positions)
         self._context.setVelocities(velocities)
+
+
+def _to_mev() -> float:
+    """One kJ/mol."""
+    from dkmp_plugin.simulation.units import KILOJOULE_PER_MOLE
+
+    return 1000.0 / KILOJOULE_PER_MOLE["eV"]
 
 
 class ASEVerlet:
@@ -151,6 +164,12 @@ class ASEVerlet:
 
     def energies(self) -> Tuple[float, float]:
         return 1000.0 * self._atoms.get_potential_energy(), 1000.0 * self._atoms.get_kinetic_energy()
+
+    def kick_energy(self) -> float:
+        from ase import units
+
+        work_per_square = (np.square(self._atoms.get_forces()).sum(1) / self._atoms.get_masses()).sum()
+        return float(1000.0 * 0.5 * (self._time_step * units.fs) ** 2 * work_per_square)
 
     def get_state(self) -> Tuple[np.ndarray, np.ndarray]:
         return self._atoms.get_positions(), self._atoms.get_velocities()

@@ -53,12 +53,13 @@ def energies(folder):
 
 @pytest.mark.parametrize("engine", ["openmm", "ase"])
 def test_energy_is_conserved_and_everything_is_written(model_path, structure, tmp_path, engine):
-    drift = run(model_path, structure, tmp_path, engine=engine)
+    drifts = run(model_path, structure, tmp_path, engine=engine)
     columns = read_columns(tmp_path / "energies.csv")
     assert len(columns["step"]) == 21
     assert np.ptp(columns["potential_energy_mev"]) > 0.2
     assert np.ptp(columns["total_energy_mev"]) < 0.02 * np.ptp(columns["potential_energy_mev"])
-    assert drift.fluctuation < 0.01
+    assert drifts.total.fluctuation < 0.01
+    assert drifts.shadow.fluctuation < 0.1 * drifts.total.fluctuation
     assert {path.name for path in tmp_path.iterdir()} == {
         "drift.json",
         "energies.csv",
@@ -119,12 +120,20 @@ def test_a_killed_run_continues(model_path, structure, tmp_path):
         process.wait()
     saved = int(np.load(state)["step"])
     assert saved >= 400
-    duration = (saved + 200) * 1e-4
+    duration = (saved + 600) * 1e-4
     assert cli.main([*options, str(duration)]) == 0
     whole = {"time_step": 0.1, "equilibration": 0.002, "duration": duration}
     simulate_nve(model_path, structure, tmp_path / "whole", **whole)
     # One program start after another rounds alike up to the order of sums.
     np.testing.assert_allclose(energies(tmp_path / "killed"), energies(tmp_path / "whole"), atol=1e-4)
+
+
+def test_a_run_of_another_version_is_not_continued(model_path, structure, tmp_path):
+    run(model_path, structure, tmp_path, engine="ase")
+    log = tmp_path / "energies.csv"
+    log.write_text(log.read_text().replace(",shadow_energy_mev", ""))
+    with pytest.raises(ValueError, match="another version wrote it"):
+        run(model_path, structure, tmp_path, engine="ase", duration=0.02)
 
 
 def test_another_run_in_the_same_folder_is_refused(model_path, structure, tmp_path):
