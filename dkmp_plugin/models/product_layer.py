@@ -10,7 +10,8 @@ from torchmdnet.models.utils import act_class_mapping
 from dkmp_plugin.models.dilated_layer import DilatedMessages
 from dkmp_plugin.models.layer_settings import LayerSettings
 from dkmp_plugin.models.radius_shell import RadiusShell
-from dkmp_plugin.models.spherical import DegreeNorm, from_matrices, to_matrices
+from dkmp_plugin.models.spherical import DegreeNorm
+from dkmp_plugin.ops import degree_gates, degree_products
 
 
 class ProductUpdateLayer(DilatedMessages):
@@ -66,32 +67,10 @@ class ProductUpdateLayer(DilatedMessages):
         vector = vector + vector_message
         first, second = self.received_norm(vector).split([3, 5], dim=1)
         # Copies where rows are apart in memory: torch would multiply atom by atom, which takes far longer.
-        left, right = linear(first.contiguous(), self.first_projection.weight).chunk(2, dim=-1)
-        second_left, second_right = linear(second.contiguous(), self.second_projection.weight).chunk(
-            2, dim=-1
-        )
-        matrix, matrix_right = to_matrices(second_left), to_matrices(second_right)
-
-        first_product = (matrix * right.unsqueeze(1)).sum(dim=2)
-        outer = left.unsqueeze(2) * right.unsqueeze(1)
-        second_product = from_matrices((matrix.unsqueeze(3) * matrix_right.unsqueeze(1)).sum(dim=2) + outer)
-
-        invariants = torch.stack(
-            [
-                (left * right).sum(dim=1),
-                (second_left * second_right).sum(dim=1),
-                (first_product * left).sum(dim=1),
-                (second_product * second_left).sum(dim=1),
-            ],
-            dim=1,
-        )
+        first = linear(first.contiguous(), self.first_projection.weight)
+        second = linear(second.contiguous(), self.second_projection.weight)
+        product, invariants = degree_products(first, second)
         features = torch.cat([message, invariants.flatten(1), normed], dim=-1)
-        update = self.update_output(self.activation(self.update_input(features)))
-        update = update.view(x.size(0), 9, self.hidden_channels)
-        shift, scales, gates = update.split([1, 4, 4], dim=1)
-        x = x + shift.squeeze(1) + (scales * invariants).sum(dim=1)
-        change = [
-            gates[:, :1] * left + gates[:, 2:3] * first_product,
-            gates[:, 1:2] * second_left + gates[:, 3:] * second_product,
-        ]
-        return x, vector + torch.cat(change, dim=1)
+        gates = self.update_output(self.activation(self.update_input(features)))
+        scalar_change, vector_change = degree_gates(gates, invariants, first, second, product)
+        return x + scalar_change, vector + vector_change

@@ -15,6 +15,8 @@ from dkmp_plugin.ops.status import OpsStatus
 
 __all__ = [
     "OpsStatus",
+    "degree_gates",
+    "degree_products",
     "dilated_attention",
     "dilated_message",
     "distance_ranks",
@@ -28,10 +30,12 @@ _STATUS = _load()
 
 if _STATUS.native:
     from dkmp_plugin.ops import native as _attention
+    from dkmp_plugin.ops import native as _degrees
     from dkmp_plugin.ops import native as _implementation
     from dkmp_plugin.ops import native as _ranks
 else:
     from dkmp_plugin.ops import attention_reference as _attention  # type: ignore[no-redef]
+    from dkmp_plugin.ops import degrees_reference as _degrees  # type: ignore[no-redef]
     from dkmp_plugin.ops import ranks_reference as _ranks  # type: ignore[no-redef]
     from dkmp_plugin.ops import reference as _implementation  # type: ignore[no-redef]
 
@@ -210,3 +214,45 @@ def dilated_attention(
         ValueError: a shape, dtype or index is outside what the op accepts.
     """
     return _attention.dilated_attention(query, key, value, neighbors, bias, scale)
+
+
+def degree_products(first: Tensor, second: Tensor) -> Tuple[Tensor, Tensor]:
+    """Products of spherical features of degrees 1 and 2, and their invariants, channel by channel.
+
+    With a, b the left and right features of degree 1 and A, B those of degree 2 as symmetric traceless
+    matrices (as in TensorNet, arXiv:2306.06482): the products are p = A b of degree 1 and P, the symmetric
+    traceless part of A B + a b^T, of degree 2; the invariants a.b, A:B, p.a and P:A.
+
+    Args:
+        first: (N, 3, 2 d) features of degree 1 as [left | right].
+        second: (N, 5, 2 d) features of degree 2 as [left | right].
+
+    Returns:
+        products (N, 8, d) and invariants (N, 4, d). Differentiable twice.
+
+    Raises:
+        ValueError: shapes or dtypes do not fit.
+    """
+    return _degrees.degree_products(first, second)
+
+
+def degree_gates(
+    gates: Tensor, invariants: Tensor, first: Tensor, second: Tensor, product: Tensor
+) -> Tuple[Tensor, Tensor]:
+    """Changes of scalar and spherical features: invariants and features times gates, channel by channel.
+
+    Args:
+        gates: (N, 9 d) as [shift | four scales of the invariants | factors of left first, left second, and of
+            the products of degree 1 and 2].
+        invariants: (N, 4, d) of :func:`degree_products`.
+        first: (N, 3, 2 d), its argument.
+        second: (N, 5, 2 d), its argument.
+        product: (N, 8, d), its result.
+
+    Returns:
+        changes of the scalars (N, d) and of the spherical features (N, 8, d). Differentiable twice.
+
+    Raises:
+        ValueError: shapes or dtypes do not fit.
+    """
+    return _degrees.degree_gates(gates, invariants, first, second, product)

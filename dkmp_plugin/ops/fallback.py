@@ -6,7 +6,7 @@ without a compiler these names are defined here, on top of the pure-ATen referen
 
 import torch
 
-from dkmp_plugin.ops import attention_reference, reference
+from dkmp_plugin.ops import attention_reference, degrees_reference, reference
 
 _SCHEMAS = {
     "radius_shells": "(Tensor pos, Tensor batch, Tensor? box, float cutoff, int num_shells, float overlap, "
@@ -18,6 +18,14 @@ _SCHEMAS = {
     "float overlap, float cutoff) -> (Tensor, Tensor)",
     "dilated_attention": "(Tensor query, Tensor key, Tensor value, Tensor neighbors, Tensor? bias=None, "
     "float? scale=None) -> Tensor",
+    "degree_products": "(Tensor first, Tensor second) -> (Tensor, Tensor)",
+    "degree_gates": "(Tensor gates, Tensor invariants, Tensor first, Tensor second, Tensor product) "
+    "-> (Tensor, Tensor)",
+}
+_MODULES = {
+    "dilated_attention": attention_reference,
+    "degree_products": degrees_reference,
+    "degree_gates": degrees_reference,
 }
 # Registrations last as long as this object.
 _LIBRARY: list[torch.library.Library] = []
@@ -29,6 +37,6 @@ def register() -> None:
     for name, schema in _SCHEMAS.items():
         library.define(name + schema)
         # Composite: autograd differentiates what the reference is made of.
-        module = attention_reference if name == "dilated_attention" else reference
-        library.impl(name, getattr(module, name), "CompositeImplicitAutograd")
+        implementation = getattr(_MODULES.get(name, reference), name)
+        library.impl(name, implementation, "CompositeImplicitAutograd")
     _LIBRARY.append(library)

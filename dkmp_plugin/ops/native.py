@@ -1,6 +1,7 @@
 """The ops of the native library, one plain function each, so that TorchScript can compile their callers.
 
 CPU and CUDA tensors take the native kernels; tensors elsewhere take the reference, which runs on any device.
+degree_products and degree_gates have kernels for CPUs alone.
 """
 
 from typing import Optional, Tuple
@@ -8,7 +9,7 @@ from typing import Optional, Tuple
 import torch
 from torch import Tensor
 
-from dkmp_plugin.ops import attention_reference, ranks_reference, reference
+from dkmp_plugin.ops import attention_reference, degrees_reference, ranks_reference, reference
 
 
 def _has_kernels(tensor: Tensor) -> bool:
@@ -115,3 +116,19 @@ def dilated_attention(
     if not _has_kernels(query):
         return attention_reference.dilated_attention(query, key, value, neighbors, bias, scale)
     return torch.ops.dkmp_plugin.dilated_attention(query, key, value, neighbors, bias, scale)
+
+
+def degree_products(first: Tensor, second: Tensor) -> Tuple[Tensor, Tensor]:
+    """Native :func:`dkmp_plugin.ops.degree_products`."""
+    if first.device.type != "cpu":
+        return degrees_reference.degree_products(first, second)
+    return torch.ops.dkmp_plugin.degree_products(first, second)
+
+
+def degree_gates(
+    gates: Tensor, invariants: Tensor, first: Tensor, second: Tensor, product: Tensor
+) -> Tuple[Tensor, Tensor]:
+    """Native :func:`dkmp_plugin.ops.degree_gates`."""
+    if gates.device.type != "cpu":
+        return degrees_reference.degree_gates(gates, invariants, first, second, product)
+    return torch.ops.dkmp_plugin.degree_gates(gates, invariants, first, second, product)

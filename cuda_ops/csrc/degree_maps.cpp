@@ -1,0 +1,250 @@
+// dkmp_plugin::degree_products and dkmp_plugin::degree_gates: what the layers of DKMP^C's revision 3 compute for
+// every atom and channel on its own, on CPUs. One pass over memory instead of dozens of small operations, each of
+// which would have derivatives of its own.
+//
+// All of it is one op on the maps of degree_maps.h. For the double backward of J^T u with cotangents p: the gradient
+// with respect to u is J p, the tangent of the map; the gradient with respect to the map's inputs is the tangent of
+// its backward. Both are the same kernels on dual numbers.
+#include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+#include "degree_maps.h"
+#include "isa.h"
+#include "keys.h"
+
+namespace dkmp {
+
+#define DKMP_DECLARE(LEVEL)                      \
+  namespace LEVEL {                              \
+  DegreeKernels<float> degree_kernels_float();   \
+  DegreeKernels<double> degree_kernels_double(); \
+  }
+DKMP_FOR_EACH_LEVEL(DKMP_DECLARE)
+#undef DKMP_DECLARE
+
+namespace {
+
+using at::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+// Below this many components a call is faster than waking a second thread.
+constexpr int64_t kSerialWork = 200000;
+
+template <class Scalar>
+DegreeKernels<Scalar> kernels_of(int level) {
+  constexpr bool single = std::is_same<Scalar, float>::value;
+#ifdef DKMP_X86_LEVELS
+  if constexpr (single) {
+    if (level == 4) return isa_v4::degree_kernels_float();
+    if (level == 3) return isa_v3::degree_kernels_float();
+  } else {
+    if (level == 4) return isa_v4::degree_kernels_double();
+    if (level == 3) return isa_v3::degree_kernels_double();
+  }
+#endif
+  if constexpr (single) {
+    return isa_v2::degree_kernels_float();
+  } else {
+    return isa_v2::degree_kernels_double();
+  }
+}
+
+// Numbers of atoms and channels, from the first input: (N, components d) in memory, whatever its shape.
+struct Size {
+  c10::SymInt num_atoms, num_channels;
+};
+
+Size size_of(const DegreeMapShape& shape, at::TensorList inputs) {
+  TORCH_CHECK_VALUE(
+      int64_t(inputs.size()) == shape.num_inputs, shape.name, ": ", inputs.size(), " tensors given, expected ",
+      shape.num_inputs);
+  const Tensor& first = inputs[0];
+  TORCH_CHECK_VALUE(first.dim() >= 2, shape.name, ": a tensor has shape ", first.sym_sizes(), ", expected atoms first");
+  c10::SymInt components = 1;
+  for (int64_t k = 1; k < first.dim(); ++k) components = components * first.sym_size(k);
+  return {first.sym_size(0), components / shape.inputs[0]};
+}
+
+void check_inputs(const DegreeMapShape& shape, at::TensorList inputs, at::TensorList directions, const Size& size) {
+  for (int64_t k = 0; k < shape.num_inputs; ++k) {
+    const Tensor& x = inputs[k];
+    TORCH_CHECK_VALUE(
+        x.dim() >= 2 && x.sym_size(0) == size.num_atoms &&
+            x.sym_numel() == size.num_atoms * size.num_channels * shape.inputs[k],
+        shape.name, ": tensor ", k, " has shape ", x.sym_sizes(), ", expected ", shape.inputs[k], " components of ",
+        size.num_channels, " channels for ", size.num_atoms, " atoms");
+    TORCH_CHECK_VALUE(
+        x.scalar_type() == inputs[0].scalar_type() && x.device() == inputs[0].device(), shape.name, ": tensor ", k,
+        " is ", x.scalar_type(), " on ", x.device(), ", the first one ", inputs[0].scalar_type(), " on ",
+        inputs[0].device());
+  }
+  TORCH_CHECK_VALUE(
+      int64_t(directions.size()) <= shape.num_inputs, shape.name, ": more directions than tensors are given");
+  for (size_t k = 0; k < directions.size(); ++k)
+    TORCH_CHECK_VALUE(
+        directions[k].sym_sizes() == inputs[k].sym_sizes() && directions[k].scalar_type() == inputs[k].scalar_type(),
+        shape.name, ": direction ", k, " differs in shape or dtype from its tensor");
+}
+
+bool is_backward(int64_t map) { return map % 2 == 1; }
+
+// Results of a backward have the shapes of the map's inputs.
+std::vector<Tensor> empty_results(int64_t map, at::TensorList inputs, const Size& size) {
+  const DegreeMapShape& shape = kDegreeMaps[map];
+  std::vector<Tensor> results;
+  for (int64_t k = 0; k < shape.num_results; ++k) {
+    if (is_backward(map)) {
+      results.push_back(at::empty_symint(inputs[k].sym_sizes(), inputs[k].options()));
+    } else if (shape.results[k] == 1) {
+      results.push_back(at::empty_symint({size.num_atoms, size.num_channels}, inputs[0].options()));
+    } else {
+      const c10::SymInt components = shape.results[k];
+      results.push_back(at::empty_symint({size.num_atoms, components, size.num_channels}, inputs[0].options()));
+    }
+  }
+  return results;
+}
+
+const DegreeMapShape& shape_of(int64_t map) {
+  TORCH_CHECK_VALUE(map >= 0 && map < kNumMaps, "degree_map: there is no map ", map);
+  return kDegreeMaps[map];
+}
+
+std::vector<Tensor> map_meta(int64_t map, at::TensorList inputs, at::TensorList directions) {
+  const DegreeMapShape& shape = shape_of(map);
+  const Size size = size_of(shape, inputs);
+  check_inputs(shape, inputs, directions, size);
+  return empty_results(map, inputs, size);
+}
+
+std::vector<Tensor> map_cpu(int64_t map, at::TensorList inputs, at::TensorList directions) {
+  const DegreeMapShape& shape = shape_of(map);
+  const Size size = size_of(shape, inputs);
+  check_inputs(shape, inputs, directions, size);
+  std::vector<Tensor> results = empty_results(map, inputs, size), kept;
+  const int64_t num_atoms = size.num_atoms.expect_int(), num_channels = size.num_channels.expect_int();
+  AT_DISPATCH_FLOATING_TYPES(inputs[0].scalar_type(), "degree_map", [&] {
+    const scalar_t *from[kMaxTensors] = {}, *direction[kMaxTensors] = {};
+    scalar_t* to[kMaxTensors] = {};
+    for (size_t k = 0; k < inputs.size(); ++k) {
+      kept.push_back(inputs[k].contiguous());
+      from[k] = kept.back().const_data_ptr<scalar_t>();
+    }
+    for (size_t k = 0; k < directions.size(); ++k) {
+      kept.push_back(directions[k].contiguous());
+      direction[k] = kept.back().const_data_ptr<scalar_t>();
+    }
+    for (size_t k = 0; k < results.size(); ++k) to[k] = results[k].data_ptr<scalar_t>();
+    const DegreeKernels<scalar_t> kernels = kernels_of<scalar_t>(isa_level());
+    const int64_t work = 40 * num_channels;  // components read and written per atom, about
+    at::parallel_for(0, num_atoms, kSerialWork / std::max<int64_t>(work, 1) + 1, [&](int64_t begin, int64_t end) {
+      kernels.run(DegreeMap(map), from, directions.empty() ? nullptr : direction, to, num_channels, begin, end);
+    });
+  });
+  return results;
+}
+
+// ---- autograd ------------------------------------------------------------------------------------------------
+
+std::vector<Tensor> call_map(int64_t map, at::TensorList inputs, at::TensorList directions) {
+  static auto op = c10::Dispatcher::singleton()
+                       .findSchemaOrThrow("dkmp_plugin::degree_map", "")
+                       .typed<std::vector<Tensor>(int64_t, at::TensorList, at::TensorList)>();
+  return op.call(map, inputs, directions);
+}
+
+// What backward returns: nothing for the argument `map`, then the gradients.
+variable_list after_map(const std::vector<Tensor>& gradients) {
+  variable_list all{Tensor()};
+  all.insert(all.end(), gradients.begin(), gradients.end());
+  return all;
+}
+
+struct MapBackward : torch::autograd::Function<MapBackward> {
+  static variable_list forward(AutogradContext* context, int64_t map, at::TensorList inputs) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    context->save_for_backward(inputs.vec());
+    context->saved_data["map"] = map;
+    return call_map(map, inputs, {});
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list cotangents) {
+    const variable_list inputs = context->get_saved_variables();
+    const int64_t map = context->saved_data["map"].toInt(), of_map = map - 1;
+    const at::TensorList primal = at::TensorList(inputs).slice(0, kDegreeMaps[of_map].num_inputs);
+    std::vector<Tensor> gradients = call_map(map, inputs, cotangents);
+    const std::vector<Tensor> by_upstream = call_map(of_map, primal, cotangents);
+    gradients.insert(gradients.end(), by_upstream.begin(), by_upstream.end());
+    return after_map(gradients);
+  }
+};
+
+struct MapForward : torch::autograd::Function<MapForward> {
+  static variable_list forward(AutogradContext* context, int64_t map, at::TensorList inputs) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    context->save_for_backward(inputs.vec());
+    context->saved_data["map"] = map;
+    return call_map(map, inputs, {});
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list upstream) {
+    variable_list inputs = context->get_saved_variables();
+    inputs.insert(inputs.end(), upstream.begin(), upstream.end());
+    return after_map(call_map(context->saved_data["map"].toInt() + 1, inputs, {}));
+  }
+};
+
+std::vector<Tensor> map_autograd(int64_t map, at::TensorList inputs, at::TensorList directions) {
+  if (directions.empty()) {
+    shape_of(map);
+    return is_backward(map) ? MapBackward::apply(map, inputs) : MapForward::apply(map, inputs);
+  }
+  for (const at::TensorList tensors : {inputs, directions})
+    for (const Tensor& x : tensors)
+      TORCH_CHECK_NOT_IMPLEMENTED(
+          !(at::GradMode::is_enabled() && x.requires_grad()), "degree_map: third derivatives are not implemented");
+  at::AutoDispatchBelowADInplaceOrView guard;
+  return call_map(map, inputs, directions);
+}
+
+// ---- the ops of the layers -----------------------------------------------------------------------------------
+
+std::tuple<Tensor, Tensor> degree_products(const Tensor& first, const Tensor& second) {
+  TORCH_CHECK_VALUE(
+      first.dim() == 3 && first.sym_size(1) == 3 && second.dim() == 3 && second.sym_size(1) == 5 &&
+          first.sym_size(2) % 2 == 0,
+      "degree_products: features have shapes ", first.sym_sizes(), " and ", second.sym_sizes(),
+      ", expected (N, 3, 2 d) and (N, 5, 2 d)");
+  const std::vector<Tensor> results = call_map(kProducts, {first, second}, {});
+  return {results[0], results[1]};
+}
+
+std::tuple<Tensor, Tensor> degree_gates(
+    const Tensor& gates, const Tensor& invariants, const Tensor& first, const Tensor& second, const Tensor& product) {
+  TORCH_CHECK_VALUE(
+      gates.dim() == 2 && gates.sym_size(1) % 9 == 0, "degree_gates: gates have shape ", gates.sym_sizes(),
+      ", expected (N, 9 d)");
+  const std::vector<Tensor> results = call_map(kGates, {gates, invariants, first, second, product}, {});
+  return {results[0], results[1]};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(dkmp_plugin, library) {
+  library.def("degree_map(int map, Tensor[] inputs, Tensor[] directions) -> Tensor[]");
+  library.def("degree_products(Tensor first, Tensor second) -> (Tensor, Tensor)", degree_products);
+  library.def(
+      "degree_gates(Tensor gates, Tensor invariants, Tensor first, Tensor second, Tensor product)"
+      " -> (Tensor, Tensor)",
+      degree_gates);
+}
+TORCH_LIBRARY_IMPL(dkmp_plugin, DKMP_CPU_KEY, library) { library.impl("degree_map", map_cpu); }
+TORCH_LIBRARY_IMPL(dkmp_plugin, Meta, library) { library.impl("degree_map", map_meta); }
+TORCH_LIBRARY_IMPL(dkmp_plugin, Autograd, library) { library.impl("degree_map", map_autograd); }
+
+}  // namespace dkmp

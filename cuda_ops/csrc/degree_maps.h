@@ -1,0 +1,41 @@
+// What degree_maps.cpp (tensors, autograd, threads) hands to degree_maps.isa.cpp (inner loops).
+//
+// A map computes, for every atom and channel on its own, some components from others. Its tensors are (N, C, d) in
+// memory: C components of d channels. Every map is followed by its backward, J^T u for the map's Jacobian J, whose
+// inputs are those of the map and u, and whose results are the gradients of the map's inputs.
+#pragma once
+
+#include <cstdint>
+
+namespace dkmp {
+
+enum DegreeMap : int64_t { kProducts, kProductsBackward, kGates, kGatesBackward, kNumMaps };
+
+constexpr int kMaxTensors = 7;
+
+struct DegreeMapShape {
+  const char* name;
+  int num_inputs, num_results;
+  int inputs[kMaxTensors], results[kMaxTensors];  // components of each
+};
+
+// kProducts: pairs of features of degree 1 and of degree 2 -> their products (degrees 1 and 2), invariants.
+// kGates: gates, invariants, pairs, products -> change of the scalars, change of the spherical features.
+constexpr DegreeMapShape kDegreeMaps[kNumMaps] = {
+    {"degree_products", 2, 2, {6, 10}, {8, 4}},
+    {"degree_products", 4, 2, {6, 10, 8, 4}, {6, 10}},
+    {"degree_gates", 5, 2, {9, 4, 6, 10, 8}, {1, 8}},
+    {"degree_gates", 7, 5, {9, 4, 6, 10, 8, 1, 8}, {9, 4, 6, 10, 8}},
+};
+
+template <class Scalar>
+struct DegreeKernels {
+  int lanes;
+  // Atoms [begin, end) of a map. With directions (null for those that are zero) the results are directional
+  // derivatives.
+  void (*run)(
+      DegreeMap map, const Scalar* const* inputs, const Scalar* const* directions, Scalar* const* results,
+      int64_t num_channels, int64_t begin, int64_t end);
+};
+
+}  // namespace dkmp

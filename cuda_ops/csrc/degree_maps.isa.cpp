@@ -1,0 +1,316 @@
+// Inner loops of degree_products and degree_gates, compiled once per instruction-set level into the namespace
+// DKMP_ISA. Nothing here includes ATen or standard containers (see dilated_message.isa.cpp).
+//
+// Components of degree 2, in the order of the harmonics, stand for symmetric traceless matrices of the same length:
+// T(c) = sum_k c_k B_k with orthonormal B_k (dkmp_plugin/models/spherical.py). The way back, components_of, is the
+// transpose of T and keeps the symmetric traceless part of any matrix.
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#include "degree_maps.h"
+
+namespace dkmp {
+namespace DKMP_ISA {
+namespace {
+
+#include "dual.h"
+#include "lanes.h"
+#include "dual_arrays.h"
+
+#define DKMP_INLINE __attribute__((always_inline)) inline
+
+constexpr double kRootHalf = 0.70710678118654752440, kRootSixth = 0.40824829046386301637;
+
+template <class Wide>
+struct Matrix {
+  Wide at[3][3];
+};
+
+template <class Scalar, class Wide>
+DKMP_INLINE Matrix<Wide> matrix_of(const Wide* c) {
+  const Wide xz = Scalar(kRootHalf) * c[0], xy = Scalar(kRootHalf) * c[1], yy = Scalar(kRootSixth) * c[2],
+             yz = Scalar(kRootHalf) * c[3], difference = Scalar(kRootHalf) * c[4];
+  return {{{Scalar(-1) * yy - difference, xy, xz}, {xy, Scalar(2) * yy, yz}, {xz, yz, difference - yy}}};
+}
+
+template <class Scalar, class Wide>
+DKMP_INLINE void components_of(const Matrix<Wide>& m, Wide* c) {
+  c[0] = Scalar(kRootHalf) * (m.at[0][2] + m.at[2][0]);
+  c[1] = Scalar(kRootHalf) * (m.at[0][1] + m.at[1][0]);
+  c[2] = Scalar(kRootSixth) * (Scalar(2) * m.at[1][1] - (m.at[0][0] + m.at[2][2]));
+  c[3] = Scalar(kRootHalf) * (m.at[1][2] + m.at[2][1]);
+  c[4] = Scalar(kRootHalf) * (m.at[2][2] - m.at[0][0]);
+}
+
+// a_i b_j added to m_ij.
+template <class Wide>
+DKMP_INLINE void add_outer(Matrix<Wide>& m, const Wide* a, const Wide* b) {
+#pragma GCC unroll 3
+  for (int i = 0; i < 3; ++i)
+#pragma GCC unroll 3
+    for (int j = 0; j < 3; ++j) m.at[i][j] += a[i] * b[j];
+}
+
+template <class Wide>
+DKMP_INLINE Matrix<Wide> multiply(const Matrix<Wide>& a, const Matrix<Wide>& b) {
+  Matrix<Wide> m;
+#pragma GCC unroll 3
+  for (int i = 0; i < 3; ++i)
+#pragma GCC unroll 3
+    for (int j = 0; j < 3; ++j)
+      m.at[i][j] = a.at[i][0] * b.at[0][j] + a.at[i][1] * b.at[1][j] + a.at[i][2] * b.at[2][j];
+  return m;
+}
+
+// m b added to c; for symmetric m also its transpose times b.
+template <class Wide>
+DKMP_INLINE void add_applied(const Matrix<Wide>& m, const Wide* b, Wide* c) {
+#pragma GCC unroll 3
+  for (int i = 0; i < 3; ++i) c[i] += m.at[i][0] * b[0] + m.at[i][1] * b[1] + m.at[i][2] * b[2];
+}
+
+// Left and right features: components stand as left, right, left, right, ... in memory.
+template <class Wide>
+struct Pair {
+  Wide left[5], right[5];
+};
+
+template <int size, class Wide>
+DKMP_INLINE Pair<Wide> unzip(const Wide* components) {
+  Pair<Wide> pair;
+#pragma GCC unroll 5
+  for (int m = 0; m < size; ++m) {
+    pair.left[m] = components[2 * m];
+    pair.right[m] = components[2 * m + 1];
+  }
+  return pair;
+}
+
+template <int size, class Wide>
+DKMP_INLINE Wide dot(const Wide* a, const Wide* b) {
+  Wide sum = a[0] * b[0];
+#pragma GCC unroll 5
+  for (int m = 1; m < size; ++m) sum += a[m] * b[m];
+  return sum;
+}
+
+template <class Scalar, class Wide>
+DKMP_INLINE void multiply_degrees(const Pair<Wide>& first, const Pair<Wide>& second, Wide* product) {
+  const Matrix<Wide> a = matrix_of<Scalar>(second.left);
+  Matrix<Wide> m = multiply(a, matrix_of<Scalar>(second.right));
+  add_outer(m, first.left, first.right);
+  product[0] = product[1] = product[2] = Wide{};
+  add_applied(a, first.right, product);
+  components_of<Scalar>(m, product + 3);
+}
+
+template <DegreeMap map>
+struct Map;
+
+template <>
+struct Map<kProducts> {
+  template <class Scalar, class Wide>
+  DKMP_INLINE static void run(const Wide* in, Wide* out) {
+    const Pair<Wide> first = unzip<3>(in), second = unzip<5>(in + 6);
+    multiply_degrees<Scalar>(first, second, out);
+    out[8] = dot<3>(first.left, first.right);
+    out[9] = dot<5>(second.left, second.right);
+    out[10] = dot<3>(out, first.left);
+    out[11] = dot<5>(out + 3, second.left);
+  }
+};
+
+template <>
+struct Map<kProductsBackward> {
+  template <class Scalar, class Wide>
+  DKMP_INLINE static void run(const Wide* in, Wide* out) {
+    const Pair<Wide> first = unzip<3>(in), second = unzip<5>(in + 6);
+    const Wide *by_product = in + 16, *by_invariant = in + 24;
+    Wide product[8], by_first[3], by_second[5];
+    multiply_degrees<Scalar>(first, second, product);
+    Pair<Wide> to_first, to_second;
+    // The invariants.
+#pragma GCC unroll 3
+    for (int m = 0; m < 3; ++m) {
+      by_first[m] = by_product[m] + by_invariant[2] * first.left[m];
+      to_first.left[m] = by_invariant[0] * first.right[m] + by_invariant[2] * product[m];
+      to_first.right[m] = by_invariant[0] * first.left[m];
+    }
+#pragma GCC unroll 5
+    for (int m = 0; m < 5; ++m) {
+      by_second[m] = by_product[3 + m] + by_invariant[3] * second.left[m];
+      to_second.left[m] = by_invariant[1] * second.right[m] + by_invariant[3] * product[3 + m];
+      to_second.right[m] = by_invariant[1] * second.left[m];
+    }
+    // The products: A b and the components of A B + a b^T.
+    const Matrix<Wide> a = matrix_of<Scalar>(second.left), b = matrix_of<Scalar>(second.right),
+                       by_matrix = matrix_of<Scalar>(by_second);
+    Matrix<Wide> to_a = multiply(by_matrix, b);
+    const Matrix<Wide> to_b = multiply(a, by_matrix);
+    add_outer(to_a, by_first, first.right);
+    add_applied(a, by_first, to_first.right);
+    add_applied(by_matrix, first.right, to_first.left);
+    add_applied(by_matrix, first.left, to_first.right);
+    Wide left[5], right[5];
+    components_of<Scalar>(to_a, left);
+    components_of<Scalar>(to_b, right);
+#pragma GCC unroll 3
+    for (int m = 0; m < 3; ++m) {
+      out[2 * m] = to_first.left[m];
+      out[2 * m + 1] = to_first.right[m];
+    }
+#pragma GCC unroll 5
+    for (int m = 0; m < 5; ++m) {
+      out[6 + 2 * m] = to_second.left[m] + left[m];
+      out[6 + 2 * m + 1] = to_second.right[m] + right[m];
+    }
+  }
+};
+
+// Of the nine gates: shift; scales of the four invariants; factors of first, second, and of their products.
+template <>
+struct Map<kGates> {
+  template <class Scalar, class Wide>
+  DKMP_INLINE static void run(const Wide* in, Wide* out) {
+    const Wide *gate = in, *invariant = in + 9, *first = in + 13, *second = in + 19, *product = in + 29;
+    out[0] = gate[0] + dot<4>(gate + 1, invariant);
+#pragma GCC unroll 3
+    for (int m = 0; m < 3; ++m) out[1 + m] = gate[5] * first[2 * m] + gate[7] * product[m];
+#pragma GCC unroll 5
+    for (int m = 0; m < 5; ++m) out[4 + m] = gate[6] * second[2 * m] + gate[8] * product[3 + m];
+  }
+};
+
+template <>
+struct Map<kGatesBackward> {
+  template <class Scalar, class Wide>
+  DKMP_INLINE static void run(const Wide* in, Wide* out) {
+    const Wide *gate = in, *invariant = in + 9, *first = in + 13, *second = in + 19, *product = in + 29;
+    const Wide &by_scalar = in[37], *by_vector = in + 38;
+    Wide *to_gate = out, *to_invariant = out + 9, *to_first = out + 13, *to_second = out + 19, *to_product = out + 29;
+    to_gate[0] = by_scalar;
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; ++k) {
+      to_gate[1 + k] = by_scalar * invariant[k];
+      to_invariant[k] = by_scalar * gate[1 + k];
+    }
+    to_gate[5] = to_gate[6] = to_gate[7] = to_gate[8] = Wide{};
+#pragma GCC unroll 3
+    for (int m = 0; m < 3; ++m) {
+      to_gate[5] += by_vector[m] * first[2 * m];
+      to_gate[7] += by_vector[m] * product[m];
+      to_first[2 * m] = gate[5] * by_vector[m];
+      to_first[2 * m + 1] = Wide{};
+      to_product[m] = gate[7] * by_vector[m];
+    }
+#pragma GCC unroll 5
+    for (int m = 0; m < 5; ++m) {
+      to_gate[6] += by_vector[3 + m] * second[2 * m];
+      to_gate[8] += by_vector[3 + m] * product[3 + m];
+      to_second[2 * m] = gate[6] * by_vector[3 + m];
+      to_second[2 * m + 1] = Wide{};
+      to_product[3 + m] = gate[8] * by_vector[3 + m];
+    }
+  }
+};
+
+// The first `count` lanes; the rest are zero.
+template <class Scalar>
+DKMP_INLINE Lane<Scalar> load_part(const Scalar* from, int64_t count) {
+  Lane<Scalar> lane{};
+  std::memcpy(&lane, from, count * sizeof(Scalar));
+  return lane;
+}
+
+// As `result` of numbers: the value of a plain kernel, the derivative of a dual one.
+template <class Scalar>
+DKMP_INLINE Lane<Scalar> result_lane(const Lane<Scalar>& x) {
+  return x;
+}
+template <class Scalar>
+DKMP_INLINE Lane<Scalar> result_lane(const Dual<Lane<Scalar>>& x) {
+  return x.t;
+}
+
+constexpr int sum_of(const int* numbers, int count) {
+  int sum = 0;
+  for (int k = 0; k < count; ++k) sum += numbers[k];
+  return sum;
+}
+
+template <class Scalar, bool dual, DegreeMap map, bool whole>
+DKMP_INLINE void run_lanes(
+    const Scalar* const* inputs, const Scalar* const* directions, Scalar* const* results, int64_t num_channels,
+    int64_t atom, int64_t channel, int64_t count) {
+  using Wide = typename Types<Scalar, dual>::Wide;
+  constexpr DegreeMapShape shape = kDegreeMaps[map];
+  Wide in[sum_of(shape.inputs, shape.num_inputs)], out[sum_of(shape.results, shape.num_results)];
+  int at = 0;
+#pragma GCC unroll 7
+  for (int k = 0; k < shape.num_inputs; ++k) {
+    const int64_t first = atom * shape.inputs[k] * num_channels + channel;
+#pragma GCC unroll 10
+    for (int m = 0; m < shape.inputs[k]; ++m, ++at) {
+      const int64_t from = first + m * num_channels;
+      const Lane<Scalar> value = whole ? load(inputs[k] + from) : load_part(inputs[k] + from, count);
+      if constexpr (dual) {
+        in[at].v = value;
+        in[at].t = !directions[k] ? Lane<Scalar>{}
+                   : whole        ? load(directions[k] + from)
+                                  : load_part(directions[k] + from, count);
+      } else {
+        in[at] = value;
+      }
+    }
+  }
+  Map<map>::template run<Scalar>(in, out);
+  at = 0;
+#pragma GCC unroll 7
+  for (int k = 0; k < shape.num_results; ++k) {
+    const int64_t first = atom * shape.results[k] * num_channels + channel;
+#pragma GCC unroll 10
+    for (int m = 0; m < shape.results[k]; ++m, ++at) {
+      const Lane<Scalar> lane = result_lane<Scalar>(out[at]);
+      std::memcpy(results[k] + first + m * num_channels, &lane, whole ? sizeof(lane) : count * sizeof(Scalar));
+    }
+  }
+}
+
+template <class Scalar, bool dual, DegreeMap map>
+void run_map(
+    const Scalar* const* inputs, const Scalar* const* directions, Scalar* const* results, int64_t num_channels,
+    int64_t begin, int64_t end) {
+  constexpr int64_t lanes = kLanes<Scalar>;
+  for (int64_t atom = begin; atom < end; ++atom) {
+    int64_t c = 0;
+    for (; c + lanes <= num_channels; c += lanes)
+      run_lanes<Scalar, dual, map, true>(inputs, directions, results, num_channels, atom, c, lanes);
+    if (c < num_channels)
+      run_lanes<Scalar, dual, map, false>(inputs, directions, results, num_channels, atom, c, num_channels - c);
+  }
+}
+
+template <class Scalar>
+void run(
+    DegreeMap map, const Scalar* const* inputs, const Scalar* const* directions, Scalar* const* results,
+    int64_t num_channels, int64_t begin, int64_t end) {
+#define DKMP_RUN(MAP)                                                                                             \
+  if (map == MAP)                                                                                                 \
+    return (directions ? run_map<Scalar, true, MAP> : run_map<Scalar, false, MAP>)(                               \
+        inputs, directions, results, num_channels, begin, end);
+  DKMP_RUN(kProducts)
+  DKMP_RUN(kProductsBackward)
+  DKMP_RUN(kGates)
+  DKMP_RUN(kGatesBackward)
+#undef DKMP_RUN
+}
+
+}  // namespace
+
+DegreeKernels<float> degree_kernels_float() { return {kLanes<float>, run<float>}; }
+DegreeKernels<double> degree_kernels_double() { return {kLanes<double>, run<double>}; }
+
+}  // namespace DKMP_ISA
+}  // namespace dkmp

@@ -1,0 +1,168 @@
+"""degree_products and degree_gates: the reference's algebra, native against the reference, refusals."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dkmp_plugin import ops
+from dkmp_plugin.ops import degrees_reference, fallback
+from dkmp_plugin.ops.degrees_reference import from_matrices, to_matrices
+from dkmp_plugin.ops.reference import spherical_harmonics
+
+OPS = ("degree_products", "degree_gates")
+
+
+def unit_vectors(count):
+    pos = torch.randn(count, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return torch.nn.functional.normalize(pos, dim=1)
+
+
+def test_harmonics_of_degree_two_are_traceless_outer_products():
+    unit = unit_vectors(20)
+    matrices = to_matrices(spherical_harmonics(unit)[:, 3:].unsqueeze(2)).squeeze(3)
+    outer = unit.unsqueeze(2) * unit.unsqueeze(1) - torch.eye(3, dtype=torch.float64) / 3
+    assert torch.allclose(matrices, 1.5**0.5 * outer)
+
+
+def test_matrices_and_features_are_the_same_thing():
+    features = torch.randn(7, 5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    matrices = to_matrices(features)
+    assert torch.allclose(matrices.square().sum(dim=(1, 2)), features.square().sum(dim=1))
+    assert torch.allclose(from_matrices(matrices), features)
+    antisymmetric = matrices.new_zeros(7, 3, 3, 4)
+    antisymmetric[:, 0, 1], antisymmetric[:, 1, 0] = 1.0, -1.0
+    trace = torch.eye(3, dtype=torch.float64).view(1, 3, 3, 1)
+    assert torch.allclose(from_matrices(matrices + antisymmetric + 2.0 * trace), features)
+
+
+def inputs_of(name, num_atoms, width, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {
+        "degree_products": [(3, 2 * width), (5, 2 * width)],
+        "degree_gates": [(9 * width,), (4, width), (3, 2 * width), (5, 2 * width), (8, width)],
+    }
+    return [
+        torch.randn((num_atoms, *shape), generator=generator, dtype=torch.float64).to(dtype)
+        for shape in shapes[name]
+    ]
+
+
+def test_products_are_those_of_matrices():
+    first, second = inputs_of("degree_products", 6, 5)
+    product, invariants = degrees_reference.degree_products(first, second)
+    (a, b), (left, right) = first.chunk(2, dim=2), second.chunk(2, dim=2)
+    matrix, other = to_matrices(left), to_matrices(right)
+    applied = torch.einsum("nijc,njc->nic", matrix, b)
+    square = torch.einsum("nijc,njkc->nikc", matrix, other) + torch.einsum("nic,nkc->nikc", a, b)
+    symmetric = 0.5 * (square + square.transpose(1, 2))
+    symmetric = symmetric - torch.einsum("niic,jk->njkc", symmetric, torch.eye(3, dtype=a.dtype)) / 3
+    torch.testing.assert_close(product[:, :3], applied)
+    torch.testing.assert_close(to_matrices(product[:, 3:]), symmetric)
+    expected = [
+        (a * b).sum(1),
+        (matrix * other).sum((1, 2)),
+        (applied * a).sum(1),
+        (symmetric * matrix).sum((1, 2)),
+    ]
+    torch.testing.assert_close(invariants, torch.stack(expected, dim=1))
+
+
+def derivatives(op, arguments, seed):
+    """Values, gradients, and gradients of a random combination of the gradients."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def weights(x):
+        return torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.dtype)
+
+    leaves = [x.clone().requires_grad_() for x in arguments]
+    values = op(*leaves)
+    upstream = [weights(x).requires_grad_() for x in values]
+    first = torch.autograd.grad(values, leaves, upstream, create_graph=True)
+    total = sum((x * weights(x)).sum() for x in first)
+    second = torch.autograd.grad(total, leaves + upstream)
+    return [x.detach() for x in (*values, *first, *second)]
+
+
+@pytest.mark.parametrize("name", OPS)
+@given(
+    num_atoms=st.integers(0, 9),
+    width=st.integers(1, 40),
+    single=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+@settings(deadline=None, max_examples=40)
+def test_equals_the_reference_to_the_second_derivative(name, num_atoms, width, single, seed):
+    dtype, tolerance = (torch.float32, 2e-5) if single else (torch.float64, 1e-12)
+    arguments = inputs_of(name, num_atoms, width, dtype, seed)
+    ours = derivatives(getattr(ops, name), arguments, seed)
+    exact = derivatives(getattr(degrees_reference, name), [x.double() for x in arguments], seed)
+    for a, b in zip(ours, exact, strict=True):
+        assert a.shape == b.shape and a.dtype == dtype
+        scale = float(b.abs().max()) if b.numel() else 0.0
+        torch.testing.assert_close(a.double(), b, rtol=0.0, atol=tolerance * max(scale, 1.0))
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_derivatives(native, name):
+    arguments = [x.requires_grad_() for x in inputs_of(name, 2, 3)]
+    assert torch.autograd.gradcheck(getattr(native, name), arguments)
+    assert torch.autograd.gradgradcheck(getattr(native, name), arguments)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_layout_in_memory_and_threads_change_nothing(native, name):
+    arguments = inputs_of(name, 3000, 20)
+    expected = getattr(native, name)(*arguments)
+    strided = [torch.stack([x, x], dim=-1)[..., 0] for x in arguments]
+    assert not any(x.is_contiguous() for x in strided)
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            for a, b in zip(getattr(native, name)(*strided), expected, strict=True):
+                assert torch.equal(a, b)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("name", OPS)
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+def test_opcheck(native, name):
+    arguments = tuple(x.requires_grad_() for x in inputs_of(name, 3, 5))
+    torch.library.opcheck(getattr(native, name).default, arguments)
+
+
+def test_third_derivatives_are_refused(native):
+    first, second = (x.requires_grad_() for x in inputs_of("degree_products", 2, 3))
+    product, invariants = native.degree_products(first, second)
+    (gradient,) = torch.autograd.grad((product**2).sum() + (invariants**2).sum(), first, create_graph=True)
+    with pytest.raises(NotImplementedError, match="third derivatives"):
+        torch.autograd.grad((gradient**2).sum(), first, create_graph=True)
+
+
+@pytest.mark.parametrize("implementation", ["native", "reference"])
+def test_bad_input_is_refused(native, implementation):
+    op = native if implementation == "native" else degrees_reference
+    first, second = inputs_of("degree_products", 4, 6)
+    with pytest.raises(ValueError, match=r"expected \(N, 3, 2 d\)"):
+        op.degree_products(second, first)
+    with pytest.raises(ValueError, match="degree_products"):
+        op.degree_products(first, second[:2])
+    with pytest.raises(ValueError, match="degree_gates"):
+        gates, *rest = inputs_of("degree_gates", 4, 6)
+        op.degree_gates(gates[:, 1:], *rest)
+
+
+def test_one_dtype_is_expected(native):
+    first, second = inputs_of("degree_products", 4, 6)
+    with pytest.raises(ValueError, match="Double"):
+        native.degree_products(first, second.float())
+    with pytest.raises(ValueError, match="no map 7"):
+        native.degree_map(7, [first, second], [])
+    with pytest.raises(ValueError, match="direction 0"):
+        native.degree_map(0, [first, second], [second])
+
+
+def test_the_fallback_knows_them():
+    assert set(OPS) <= set(fallback._SCHEMAS)
