@@ -1,6 +1,6 @@
-// dkmp_plugin::degree_products and dkmp_plugin::degree_gates: what the layers of DKMP^C's revision 3 compute for
-// every atom and channel on its own, on CPUs. One pass over memory instead of dozens of small operations, each of
-// which would have derivatives of its own.
+// dkmp_plugin::degree_invariants, degree_products and degree_gates: what the layers of DKMP^C (revisions 2 and 3)
+// compute for every atom and channel on its own, on CPUs. One pass over memory instead of dozens of small operations,
+// each of which would have derivatives of its own.
 //
 // All of it is one op on the maps of degree_maps.h. For the double backward of J^T u with cotangents p: the gradient
 // with respect to u is J p, the tangent of the map; the gradient with respect to the map's inputs is the tangent of
@@ -214,22 +214,36 @@ std::vector<Tensor> map_autograd(int64_t map, at::TensorList inputs, at::TensorL
 
 // ---- the ops of the layers -----------------------------------------------------------------------------------
 
-std::tuple<Tensor, Tensor> degree_products(const Tensor& first, const Tensor& second) {
+void check_pairs(const char* name, const Tensor& first, const Tensor& second) {
   TORCH_CHECK_VALUE(
       first.dim() == 3 && first.sym_size(1) == 3 && second.dim() == 3 && second.sym_size(1) == 5 &&
           first.sym_size(2) % 2 == 0,
-      "degree_products: features have shapes ", first.sym_sizes(), " and ", second.sym_sizes(),
+      name, ": features have shapes ", first.sym_sizes(), " and ", second.sym_sizes(),
       ", expected (N, 3, 2 d) and (N, 5, 2 d)");
+}
+
+Tensor degree_invariants(const Tensor& first, const Tensor& second) {
+  check_pairs("degree_invariants", first, second);
+  return call_map(kInvariants, {first, second}, {})[0];
+}
+
+std::tuple<Tensor, Tensor> degree_products(const Tensor& first, const Tensor& second) {
+  check_pairs("degree_products", first, second);
   const std::vector<Tensor> results = call_map(kProducts, {first, second}, {});
   return {results[0], results[1]};
 }
 
 std::tuple<Tensor, Tensor> degree_gates(
-    const Tensor& gates, const Tensor& invariants, const Tensor& first, const Tensor& second, const Tensor& product) {
+    const Tensor& gates, const Tensor& invariants, const Tensor& first, const Tensor& second,
+    const std::optional<Tensor>& product) {
+  check_pairs("degree_gates", first, second);
+  const int64_t per_channel = product ? 9 : 5;
   TORCH_CHECK_VALUE(
-      gates.dim() == 2 && gates.sym_size(1) % 9 == 0, "degree_gates: gates have shape ", gates.sym_sizes(),
-      ", expected (N, 9 d)");
-  const std::vector<Tensor> results = call_map(kGates, {gates, invariants, first, second, product}, {});
+      gates.dim() == 2 && gates.sym_size(1) * 2 == first.sym_size(2) * per_channel, "degree_gates: gates have shape ",
+      gates.sym_sizes(), " beside features of shape ", first.sym_sizes(), ", expected (N, ", per_channel, " d)");
+  const std::vector<Tensor> results = product
+      ? call_map(kProductGates, {gates, invariants, first, second, *product}, {})
+      : call_map(kGates, {gates, invariants, first, second}, {});
   return {results[0], results[1]};
 }
 
@@ -238,8 +252,9 @@ std::tuple<Tensor, Tensor> degree_gates(
 TORCH_LIBRARY_FRAGMENT(dkmp_plugin, library) {
   library.def("degree_map(int map, Tensor[] inputs, Tensor[] directions) -> Tensor[]");
   library.def("degree_products(Tensor first, Tensor second) -> (Tensor, Tensor)", degree_products);
+  library.def("degree_invariants(Tensor first, Tensor second) -> Tensor", degree_invariants);
   library.def(
-      "degree_gates(Tensor gates, Tensor invariants, Tensor first, Tensor second, Tensor product)"
+      "degree_gates(Tensor gates, Tensor invariants, Tensor first, Tensor second, Tensor? product=None)"
       " -> (Tensor, Tensor)",
       degree_gates);
 }

@@ -9,7 +9,17 @@
 
 namespace dkmp {
 
-enum DegreeMap : int64_t { kProducts, kProductsBackward, kGates, kGatesBackward, kNumMaps };
+enum DegreeMap : int64_t {
+  kInvariants,
+  kInvariantsBackward,
+  kGates,
+  kGatesBackward,
+  kProducts,
+  kProductsBackward,
+  kProductGates,
+  kProductGatesBackward,
+  kNumMaps
+};
 
 constexpr int kMaxTensors = 7;
 
@@ -19,9 +29,15 @@ struct DegreeMapShape {
   int inputs[kMaxTensors], results[kMaxTensors];  // components of each
 };
 
-// kProducts: pairs of features of degree 1 and of degree 2 -> their products (degrees 1 and 2), invariants.
-// kGates: gates, invariants, pairs, products -> change of the scalars, change of the spherical features.
+// kInvariants: pairs of features of degree 1 and of degree 2 -> their invariants.
+// kGates: gates, invariants, pairs -> change of the scalars, change of the spherical features.
+// kProducts: pairs -> their products (degrees 1 and 2), invariants of pairs and products.
+// kProductGates: gates, invariants, pairs, products -> changes.
 constexpr DegreeMapShape kDegreeMaps[kNumMaps] = {
+    {"degree_invariants", 2, 1, {6, 10}, {2}},
+    {"degree_invariants", 3, 2, {6, 10, 2}, {6, 10}},
+    {"degree_gates", 4, 2, {5, 2, 6, 10}, {1, 8}},
+    {"degree_gates", 6, 4, {5, 2, 6, 10, 1, 8}, {5, 2, 6, 10}},
     {"degree_products", 2, 2, {6, 10}, {8, 4}},
     {"degree_products", 4, 2, {6, 10, 8, 4}, {6, 10}},
     {"degree_gates", 5, 2, {9, 4, 6, 10, 8}, {1, 8}},

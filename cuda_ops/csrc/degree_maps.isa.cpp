@@ -1,4 +1,4 @@
-// Inner loops of degree_products and degree_gates, compiled once per instruction-set level into the namespace
+// Inner loops of degree_invariants, degree_products and degree_gates, compiled once per instruction-set level into the namespace
 // DKMP_ISA. Nothing here includes ATen or standard containers (see dilated_message.isa.cpp).
 //
 // Components of degree 2, in the order of the harmonics, stand for symmetric traceless matrices of the same length:
@@ -106,8 +106,112 @@ DKMP_INLINE void multiply_degrees(const Pair<Wide>& first, const Pair<Wide>& sec
   components_of<Scalar>(m, product + 3);
 }
 
+// An invariant up to the limit, levelling off beyond it (dkmp_plugin/ops/degrees_reference.py), and the slope.
+template <class Wide>
+struct Bounded {
+  Wide value, slope;
+};
+
+inline float arc_tangent(float x) { return __builtin_atanf(x); }
+inline double arc_tangent(double x) { return __builtin_atan(x); }
+
+template <class Scalar>
+DKMP_INLINE Bounded<Lane<Scalar>> bounded(const Lane<Scalar>& x) {
+  const Lane<Scalar> limit = Lane<Scalar>{} + Scalar(100);
+  Lane<Scalar> inner = x > limit ? limit : x;
+  inner = inner < -limit ? -limit : inner;
+  const Lane<Scalar> beyond = (x - inner) * Scalar(0.01);
+  bool any = false;
+  for (int k = 0; k < kLanes<Scalar>; ++k) any |= beyond[k] != Scalar(0);
+  if (any)
+    for (int k = 0; k < kLanes<Scalar>; ++k) inner[k] += Scalar(100) * arc_tangent(beyond[k]);
+  return {inner, Scalar(1) / (Scalar(1) + beyond * beyond)};
+}
+template <class Scalar>
+DKMP_INLINE Bounded<Dual<Lane<Scalar>>> bounded(const Dual<Lane<Scalar>>& x) {
+  const Bounded<Lane<Scalar>> b = bounded<Scalar>(x.v);
+  const Lane<Scalar> limit = Lane<Scalar>{} + Scalar(100);
+  Lane<Scalar> inner = x.v > limit ? limit : x.v;
+  inner = inner < -limit ? -limit : inner;
+  const Lane<Scalar> beyond = (x.v - inner) * Scalar(0.01);
+  return {{b.value, b.slope * x.t}, {b.slope, Scalar(-0.02) * beyond * b.slope * b.slope * x.t}};
+}
+
 template <DegreeMap map>
 struct Map;
+
+template <>
+struct Map<kInvariants> {
+  template <class Scalar, class Wide>
+  DKMP_INLINE static void run(const Wide* in, Wide* out) {
+    const Pair<Wide> first = unzip<3>(in), second = unzip<5>(in + 6);
+    out[0] = bounded<Scalar>(dot<3>(first.left, first.right)).value;
+    out[1] = bounded<Scalar>(dot<5>(second.left, second.right)).value;
+  }
+};
+
+template <>
+struct Map<kInvariantsBackward> {
+  template <class Scalar, class Wide>
+  DKMP_INLINE static void run(const Wide* in, Wide* out) {
+    const Pair<Wide> first = unzip<3>(in), second = unzip<5>(in + 6);
+    const Wide by_first = in[16] * bounded<Scalar>(dot<3>(first.left, first.right)).slope,
+               by_second = in[17] * bounded<Scalar>(dot<5>(second.left, second.right)).slope;
+#pragma GCC unroll 3
+    for (int m = 0; m < 3; ++m) {
+      out[2 * m] = by_first * first.right[m];
+      out[2 * m + 1] = by_first * first.left[m];
+    }
+#pragma GCC unroll 5
+    for (int m = 0; m < 5; ++m) {
+      out[6 + 2 * m] = by_second * second.right[m];
+      out[6 + 2 * m + 1] = by_second * second.left[m];
+    }
+  }
+};
+
+// Of the five gates: shift; scales of the two invariants; factors of first and second.
+template <>
+struct Map<kGates> {
+  template <class Scalar, class Wide>
+  DKMP_INLINE static void run(const Wide* in, Wide* out) {
+    const Wide *gate = in, *invariant = in + 5, *first = in + 7, *second = in + 13;
+    out[0] = gate[0] + dot<2>(gate + 1, invariant);
+#pragma GCC unroll 3
+    for (int m = 0; m < 3; ++m) out[1 + m] = gate[3] * first[2 * m];
+#pragma GCC unroll 5
+    for (int m = 0; m < 5; ++m) out[4 + m] = gate[4] * second[2 * m];
+  }
+};
+
+template <>
+struct Map<kGatesBackward> {
+  template <class Scalar, class Wide>
+  DKMP_INLINE static void run(const Wide* in, Wide* out) {
+    const Wide *gate = in, *invariant = in + 5, *first = in + 7, *second = in + 13;
+    const Wide &by_scalar = in[23], *by_vector = in + 24;
+    Wide *to_gate = out, *to_invariant = out + 5, *to_first = out + 7, *to_second = out + 13;
+    to_gate[0] = by_scalar;
+#pragma GCC unroll 2
+    for (int k = 0; k < 2; ++k) {
+      to_gate[1 + k] = by_scalar * invariant[k];
+      to_invariant[k] = by_scalar * gate[1 + k];
+    }
+    to_gate[3] = to_gate[4] = Wide{};
+#pragma GCC unroll 3
+    for (int m = 0; m < 3; ++m) {
+      to_gate[3] += by_vector[m] * first[2 * m];
+      to_first[2 * m] = gate[3] * by_vector[m];
+      to_first[2 * m + 1] = Wide{};
+    }
+#pragma GCC unroll 5
+    for (int m = 0; m < 5; ++m) {
+      to_gate[4] += by_vector[3 + m] * second[2 * m];
+      to_second[2 * m] = gate[4] * by_vector[3 + m];
+      to_second[2 * m + 1] = Wide{};
+    }
+  }
+};
 
 template <>
 struct Map<kProducts> {
@@ -171,7 +275,7 @@ struct Map<kProductsBackward> {
 
 // Of the nine gates: shift; scales of the four invariants; factors of first, second, and of their products.
 template <>
-struct Map<kGates> {
+struct Map<kProductGates> {
   template <class Scalar, class Wide>
   DKMP_INLINE static void run(const Wide* in, Wide* out) {
     const Wide *gate = in, *invariant = in + 9, *first = in + 13, *second = in + 19, *product = in + 29;
@@ -184,7 +288,7 @@ struct Map<kGates> {
 };
 
 template <>
-struct Map<kGatesBackward> {
+struct Map<kProductGatesBackward> {
   template <class Scalar, class Wide>
   DKMP_INLINE static void run(const Wide* in, Wide* out) {
     const Wide *gate = in, *invariant = in + 9, *first = in + 13, *second = in + 19, *product = in + 29;
@@ -300,10 +404,14 @@ void run(
   if (map == MAP)                                                                                                 \
     return (directions ? run_map<Scalar, true, MAP> : run_map<Scalar, false, MAP>)(                               \
         inputs, directions, results, num_channels, begin, end);
-  DKMP_RUN(kProducts)
-  DKMP_RUN(kProductsBackward)
+  DKMP_RUN(kInvariants)
+  DKMP_RUN(kInvariantsBackward)
   DKMP_RUN(kGates)
   DKMP_RUN(kGatesBackward)
+  DKMP_RUN(kProducts)
+  DKMP_RUN(kProductsBackward)
+  DKMP_RUN(kProductGates)
+  DKMP_RUN(kProductGatesBackward)
 #undef DKMP_RUN
 }
 

@@ -145,7 +145,8 @@ def run_nve(
         The drifts over the whole run.
 
     Raises:
-        ValueError: the folder holds a run with other settings, or the energy is no longer finite.
+        ValueError: the folder holds a run with other settings or of another version, or the energy is no
+            longer finite.
     """
     if save_interval % record_interval:
         raise ValueError(f"save_interval {save_interval} is no multiple of record_interval {record_interval}")
@@ -173,7 +174,10 @@ def run_nve(
 def summarise(folder: Union[str, Path], num_atoms: int) -> Conservation:
     """Drifts of the run in a folder so far; writes ``drift.json`` and ``energies.png`` beside it."""
     folder = Path(folder)
-    columns = read_columns(folder / "energies.csv")
+    log = folder / "energies.csv"
+    with log.open() as lines:
+        _check_columns(log, lines.readline().strip())
+    columns = read_columns(log)
     drifts = Conservation(
         *(nve_drift(columns["time_ps"], columns[f"{name}_energy_mev"], num_atoms) for name in _CONSERVED)
     )
@@ -192,6 +196,14 @@ def summarise(folder: Union[str, Path], num_atoms: int) -> Conservation:
     ]
     plot_over_time(folder / "energies.png", columns, "time_ps", "time, ps", panels)
     return drifts
+
+
+def _check_columns(log: Path, header: str) -> None:
+    if header != ",".join(COLUMNS):
+        raise ValueError(
+            f"{log} has the columns {header}, {','.join(COLUMNS)} are expected: another version wrote it; "
+            "give another folder"
+        )
 
 
 def _check_settings(folder: Path, settings: Dict[str, Any]) -> None:
@@ -255,11 +267,7 @@ def _restore(dynamics: VerletDynamics, folder: Path) -> Optional[int]:
         dynamics.set_state(state["positions"], state["velocities"])
     log = folder / "energies.csv"
     header, *rows = log.read_text().splitlines()
-    if header != ",".join(COLUMNS):
-        raise ValueError(
-            f"{log} has the columns {header}, {','.join(COLUMNS)} are expected: another version wrote it; "
-            "give another folder"
-        )
+    _check_columns(log, header)
     # A kill may have cut the last row short; it then comes after the saved state.
     complete = [row for row in rows if row.count(",") == len(COLUMNS) - 1]
     kept = [row for row in complete if int(row.split(",")[0]) <= step]

@@ -10,23 +10,17 @@ from torchmdnet.models.utils import act_class_mapping
 from dkmp_plugin.models.layer_settings import LayerSettings
 from dkmp_plugin.models.radial import RadialFilters
 from dkmp_plugin.models.radius_shell import RadiusShell
+from dkmp_plugin.ops import degree_gates, degree_invariants
 
 
-def bounded(invariant: Tensor, limit: float = 100.0) -> Tensor:
-    """The same up to the limit, then levelling off at 2.6 times it; twice continuously differentiable.
-
-    Invariants are squares of features that they scale in turn: where atoms nearly coincide, as in the first
-    steps of a minimiser, a few layers would otherwise leave the range of single precision. Those of trained
-    models are of order ten.
-    """
-    inner = invariant.clamp(-limit, limit)
-    return inner + limit * torch.atan((invariant - inner) / limit)
+def project_pairs(vector: Tensor, weight: Tensor) -> Tensor:
+    """Left and right projections, (N, m, 2 d), of spherical features (N, m, d) by weights (2 d, d)."""
+    # A copy where rows are apart in memory: torch would multiply atom by atom, which takes far longer.
+    return linear(vector.contiguous(), weight)
 
 
 def project(vector: Tensor, weight: Tensor) -> Tuple[Tensor, Tensor]:
     """Left projections of spherical features (N, m, d) by weights (2 d, d), and invariants left . right."""
-    # A copy where rows are apart in memory: torch would multiply atom by atom, which takes far longer.
-    vector = vector.contiguous()
     # Two products with half the weights: the gradient of one product's halves would be copied together.
     left_weight, right_weight = weight.chunk(2)
     left, right = linear(vector, left_weight), linear(vector, right_weight)
@@ -189,13 +183,11 @@ class DegreeUpdateLayer(DilatedMessages):
         message, vector_message = self.messages(normed, vector, edge_vector, edge_index, ptr)
         vector = vector + vector_message
         # Three components of degree 1, five of degree 2.
-        degrees = vector.split([3, 5], dim=1)
-        first, first_invariant = project(degrees[0], self.first_projection.weight)
-        second, second_invariant = project(degrees[1], self.second_projection.weight)
-        first_invariant, second_invariant = bounded(first_invariant), bounded(second_invariant)
-        features = torch.cat([message, first_invariant, second_invariant, normed], dim=-1)
-        update = self.update_output(self.activation(self.update_input(features)))
-        shift, first_scale, second_scale, first_gate, second_gate = update.chunk(5, dim=-1)
-        x = x + shift + first_scale * first_invariant + second_scale * second_invariant
-        change = [first_gate.unsqueeze(1) * first, second_gate.unsqueeze(1) * second]
-        return x, vector + torch.cat(change, dim=1)
+        first, second = vector.split([3, 5], dim=1)
+        first = project_pairs(first, self.first_projection.weight)
+        second = project_pairs(second, self.second_projection.weight)
+        invariants = degree_invariants(first, second)
+        features = torch.cat([message, invariants.flatten(1), normed], dim=-1)
+        gates = self.update_output(self.activation(self.update_input(features)))
+        scalar_change, vector_change = degree_gates(gates, invariants, first, second)
+        return x + scalar_change, vector + vector_change

@@ -4,10 +4,9 @@ from typing import Tuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 from torchmdnet.models.utils import act_class_mapping
 
-from dkmp_plugin.models.dilated_layer import DilatedMessages
+from dkmp_plugin.models.dilated_layer import DilatedMessages, project_pairs
 from dkmp_plugin.models.layer_settings import LayerSettings
 from dkmp_plugin.models.radius_shell import RadiusShell
 from dkmp_plugin.models.spherical import DegreeNorm
@@ -66,9 +65,8 @@ class ProductUpdateLayer(DilatedMessages):
         message, vector_message = self.messages(normed, self.sent_norm(vector), edge_vector, edge_index, ptr)
         vector = vector + vector_message
         first, second = self.received_norm(vector).split([3, 5], dim=1)
-        # Copies where rows are apart in memory: torch would multiply atom by atom, which takes far longer.
-        first = linear(first.contiguous(), self.first_projection.weight)
-        second = linear(second.contiguous(), self.second_projection.weight)
+        first = project_pairs(first, self.first_projection.weight)
+        second = project_pairs(second, self.second_projection.weight)
         product, invariants = degree_products(first, second)
         features = torch.cat([message, invariants.flatten(1), normed], dim=-1)
         gates = self.update_output(self.activation(self.update_input(features)))

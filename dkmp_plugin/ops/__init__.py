@@ -16,6 +16,7 @@ from dkmp_plugin.ops.status import OpsStatus
 __all__ = [
     "OpsStatus",
     "degree_gates",
+    "degree_invariants",
     "degree_products",
     "dilated_attention",
     "dilated_message",
@@ -216,6 +217,25 @@ def dilated_attention(
     return _attention.dilated_attention(query, key, value, neighbors, bias, scale)
 
 
+def degree_invariants(first: Tensor, second: Tensor) -> Tensor:
+    """Invariants of pairs of spherical features: left . right for each degree, channel by channel.
+
+    Up to 100 they are what they are, then they level off at 260: squares of features that they scale in turn
+    must not leave the range of single precision where atoms nearly coincide.
+
+    Args:
+        first: (N, 3, 2 d) features of degree 1 as [left | right].
+        second: (N, 5, 2 d) features of degree 2 as [left | right].
+
+    Returns:
+        (N, 2, d), one per degree. Differentiable twice.
+
+    Raises:
+        ValueError: shapes or dtypes do not fit.
+    """
+    return _degrees.degree_invariants(first, second)
+
+
 def degree_products(first: Tensor, second: Tensor) -> Tuple[Tensor, Tensor]:
     """Products of spherical features of degrees 1 and 2, and their invariants, channel by channel.
 
@@ -237,17 +257,18 @@ def degree_products(first: Tensor, second: Tensor) -> Tuple[Tensor, Tensor]:
 
 
 def degree_gates(
-    gates: Tensor, invariants: Tensor, first: Tensor, second: Tensor, product: Tensor
+    gates: Tensor, invariants: Tensor, first: Tensor, second: Tensor, product: Optional[Tensor] = None
 ) -> Tuple[Tensor, Tensor]:
     """Changes of scalar and spherical features: invariants and features times gates, channel by channel.
 
     Args:
-        gates: (N, 9 d) as [shift | four scales of the invariants | factors of left first, left second, and of
-            the products of degree 1 and 2].
-        invariants: (N, 4, d) of :func:`degree_products`.
+        gates: (N, 5 d) as [shift | two scales of the invariants | factors of left first, left second]; with
+            products (N, 9 d) as [shift | four scales | factors of left first, left second, products of
+            degree 1, of degree 2].
+        invariants: (N, 2, d) of :func:`degree_invariants`, or (N, 4, d) of :func:`degree_products`.
         first: (N, 3, 2 d), its argument.
         second: (N, 5, 2 d), its argument.
-        product: (N, 8, d), its result.
+        product: (N, 8, d), the result of :func:`degree_products`; None without products.
 
     Returns:
         changes of the scalars (N, d) and of the spherical features (N, 8, d). Differentiable twice.

@@ -5,7 +5,7 @@ of :func:`dkmp_plugin.ops.reference.spherical_harmonics`.
 """
 
 import math
-from typing import Tuple
+from typing import Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -32,7 +32,18 @@ def from_matrices(matrices: Tensor) -> Tensor:
     return torch.stack([xz, xy, yy, yz, difference], dim=1) / math.sqrt(1.5)
 
 
-def check_pairs(first: Tensor, second: Tensor) -> None:
+def bounded(invariant: Tensor, limit: float = 100.0) -> Tensor:
+    """The same up to the limit, then levelling off at 2.6 times it; twice continuously differentiable.
+
+    Invariants are squares of features that they scale in turn: where atoms nearly coincide, as in the first
+    steps of a minimiser, a few layers would otherwise leave the range of single precision. Those of trained
+    models are of order ten.
+    """
+    inner = invariant.clamp(-limit, limit)
+    return inner + limit * torch.atan((invariant - inner) / limit)
+
+
+def check_pairs(name: str, first: Tensor, second: Tensor) -> None:
     """Raise ValueError unless the shapes are (N, 3, 2 d) and (N, 5, 2 d)."""
     if (
         first.dim() != 3
@@ -44,14 +55,22 @@ def check_pairs(first: Tensor, second: Tensor) -> None:
         or first.size(2) != second.size(2)
     ):
         raise ValueError(
-            f"degree_products: features have shapes {list(first.shape)} and {list(second.shape)}, expected "
+            f"{name}: features have shapes {list(first.shape)} and {list(second.shape)}, expected "
             "(N, 3, 2 d) and (N, 5, 2 d)"
         )
 
 
+def degree_invariants(first: Tensor, second: Tensor) -> Tensor:
+    """Reference of :func:`dkmp_plugin.ops.degree_invariants`."""
+    check_pairs("degree_invariants", first, second)
+    left, right = first.chunk(2, dim=-1)
+    second_left, second_right = second.chunk(2, dim=-1)
+    return bounded(torch.stack([(left * right).sum(dim=1), (second_left * second_right).sum(dim=1)], dim=1))
+
+
 def degree_products(first: Tensor, second: Tensor) -> Tuple[Tensor, Tensor]:
     """Reference of :func:`dkmp_plugin.ops.degree_products`."""
-    check_pairs(first, second)
+    check_pairs("degree_products", first, second)
     left, right = first.chunk(2, dim=-1)
     second_left, second_right = second.chunk(2, dim=-1)
     matrix, matrix_right = to_matrices(second_left), to_matrices(second_right)
@@ -71,21 +90,25 @@ def degree_products(first: Tensor, second: Tensor) -> Tuple[Tensor, Tensor]:
 
 
 def degree_gates(
-    gates: Tensor, invariants: Tensor, first: Tensor, second: Tensor, product: Tensor
+    gates: Tensor, invariants: Tensor, first: Tensor, second: Tensor, product: Optional[Tensor] = None
 ) -> Tuple[Tensor, Tensor]:
     """Reference of :func:`dkmp_plugin.ops.degree_gates`."""
-    num_channels = invariants.size(2)
-    if gates.dim() != 2 or gates.size(1) != 9 * num_channels:
+    check_pairs("degree_gates", first, second)
+    num_channels = first.size(2) // 2
+    per_channel = 5 if product is None else 9
+    if gates.dim() != 2 or gates.size(1) != per_channel * num_channels:
         raise ValueError(
-            f"degree_gates: gates have shape {list(gates.shape)}, expected (N, {9 * num_channels}) beside "
-            f"invariants of shape {list(invariants.shape)}"
+            f"degree_gates: gates have shape {list(gates.shape)} beside features of shape "
+            f"{list(first.shape)}, expected (N, {per_channel} d)"
         )
-    check_pairs(first, second)
-    shift, scales, factors = gates.view(gates.size(0), 9, num_channels).split([1, 4, 4], dim=1)
+    num_invariants = per_channel // 2
+    gates = gates.view(gates.size(0), per_channel, num_channels)
+    shift, scales, factors = gates.split([1, num_invariants, num_invariants], dim=1)
     scalar = shift.squeeze(1) + (scales * invariants).sum(dim=1)
-    first_product, second_product = product.split([3, 5], dim=1)
-    vector = [
-        factors[:, :1] * first[:, :, :num_channels] + factors[:, 2:3] * first_product,
-        factors[:, 1:2] * second[:, :, :num_channels] + factors[:, 3:] * second_product,
-    ]
-    return scalar, torch.cat(vector, dim=1)
+    left = first[:, :, :num_channels]
+    second_left = second[:, :, :num_channels]
+    change, second_change = factors[:, :1] * left, factors[:, 1:2] * second_left
+    if product is not None:
+        change = change + factors[:, 2:3] * product[:, :3]
+        second_change = second_change + factors[:, 3:] * product[:, 3:]
+    return scalar, torch.cat([change, second_change], dim=1)

@@ -19,12 +19,14 @@ _SCHEMAS = {
     "dilated_attention": "(Tensor query, Tensor key, Tensor value, Tensor neighbors, Tensor? bias=None, "
     "float? scale=None) -> Tensor",
     "degree_products": "(Tensor first, Tensor second) -> (Tensor, Tensor)",
-    "degree_gates": "(Tensor gates, Tensor invariants, Tensor first, Tensor second, Tensor product) "
+    "degree_invariants": "(Tensor first, Tensor second) -> Tensor",
+    "degree_gates": "(Tensor gates, Tensor invariants, Tensor first, Tensor second, Tensor? product=None) "
     "-> (Tensor, Tensor)",
 }
 _MODULES = {
     "dilated_attention": attention_reference,
     "degree_products": degrees_reference,
+    "degree_invariants": degrees_reference,
     "degree_gates": degrees_reference,
 }
 # Registrations last as long as this object.

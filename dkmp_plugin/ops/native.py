@@ -1,7 +1,7 @@
 """The ops of the native library, one plain function each, so that TorchScript can compile their callers.
 
 CPU and CUDA tensors take the native kernels; tensors elsewhere take the reference, which runs on any device.
-degree_products and degree_gates have kernels for CPUs alone.
+degree_invariants, degree_products and degree_gates have kernels for CPUs alone.
 """
 
 from typing import Optional, Tuple
@@ -118,6 +118,13 @@ def dilated_attention(
     return torch.ops.dkmp_plugin.dilated_attention(query, key, value, neighbors, bias, scale)
 
 
+def degree_invariants(first: Tensor, second: Tensor) -> Tensor:
+    """Native :func:`dkmp_plugin.ops.degree_invariants`."""
+    if first.device.type != "cpu":
+        return degrees_reference.degree_invariants(first, second)
+    return torch.ops.dkmp_plugin.degree_invariants(first, second)
+
+
 def degree_products(first: Tensor, second: Tensor) -> Tuple[Tensor, Tensor]:
     """Native :func:`dkmp_plugin.ops.degree_products`."""
     if first.device.type != "cpu":
@@ -126,7 +133,7 @@ def degree_products(first: Tensor, second: Tensor) -> Tuple[Tensor, Tensor]:
 
 
 def degree_gates(
-    gates: Tensor, invariants: Tensor, first: Tensor, second: Tensor, product: Tensor
+    gates: Tensor, invariants: Tensor, first: Tensor, second: Tensor, product: Optional[Tensor] = None
 ) -> Tuple[Tensor, Tensor]:
     """Native :func:`dkmp_plugin.ops.degree_gates`."""
     if gates.device.type != "cpu":

@@ -125,7 +125,7 @@ class Training:
         average = get_ema_multi_avg_fn(settings["ema_decay"])
         self.averaged = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=learning_rate, weight_decay=settings["weight_decay"]
+            self.model.parameters(), lr=learning_rate, weight_decay=settings["weight_decay"], fused=True
         )
         self.steps_per_epoch = math.ceil(len(self.data) / batch_size)
         if checkpoint is not None and checkpoint.is_file():

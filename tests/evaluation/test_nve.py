@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dkmp_plugin import cli
-from dkmp_plugin.evaluation.nve import run_nve, simulate_nve
+from dkmp_plugin.evaluation.nve import run_nve, simulate_nve, summarise
 from dkmp_plugin.evaluation.report import read_columns
 from dkmp_plugin.evaluation.verlet import OpenMMVerlet, molecular_dynamics
 from dkmp_plugin.simulation.stack import prepare_backend
@@ -134,6 +134,8 @@ def test_a_run_of_another_version_is_not_continued(model_path, structure, tmp_pa
     log.write_text(log.read_text().replace(",shadow_energy_mev", ""))
     with pytest.raises(ValueError, match="another version wrote it"):
         run(model_path, structure, tmp_path, engine="ase", duration=0.02)
+    with pytest.raises(ValueError, match="another version wrote it"):
+        summarise(tmp_path, 9)
 
 
 def test_another_run_in_the_same_folder_is_refused(model_path, structure, tmp_path):

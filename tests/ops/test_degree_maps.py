@@ -1,4 +1,4 @@
-"""degree_products and degree_gates: the reference's algebra, native against the reference, refusals."""
+"""degree_invariants, degree_products, degree_gates: algebra, native against the reference, refusals."""
 
 import pytest
 import torch
@@ -10,7 +10,22 @@ from dkmp_plugin.ops import degrees_reference, fallback
 from dkmp_plugin.ops.degrees_reference import from_matrices, to_matrices
 from dkmp_plugin.ops.reference import spherical_harmonics
 
-OPS = ("degree_products", "degree_gates")
+# Arguments by the name of a case: shapes beside the number of atoms, for width d.
+SHAPES = {
+    "degree_invariants": lambda d: [(3, 2 * d), (5, 2 * d)],
+    "degree_products": lambda d: [(3, 2 * d), (5, 2 * d)],
+    "degree_gates": lambda d: [(5 * d,), (2, d), (3, 2 * d), (5, 2 * d)],
+    "degree_gates with products": lambda d: [(9 * d,), (4, d), (3, 2 * d), (5, 2 * d), (8, d)],
+}
+CASES = tuple(SHAPES)
+
+
+def op_of(case, home=ops):
+    """The op of a case, with a tuple of results."""
+    op = getattr(home, case.split()[0])
+    if case == "degree_invariants":
+        return lambda *arguments: (op(*arguments),)
+    return op
 
 
 def unit_vectors(count):
@@ -36,16 +51,15 @@ def test_matrices_and_features_are_the_same_thing():
     assert torch.allclose(from_matrices(matrices + antisymmetric + 2.0 * trace), features)
 
 
-def inputs_of(name, num_atoms, width, dtype=torch.float64, seed=0):
+def inputs_of(case, num_atoms, width, dtype=torch.float64, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    shapes = {
-        "degree_products": [(3, 2 * width), (5, 2 * width)],
-        "degree_gates": [(9 * width,), (4, width), (3, 2 * width), (5, 2 * width), (8, width)],
-    }
-    return [
-        torch.randn((num_atoms, *shape), generator=generator, dtype=torch.float64).to(dtype)
-        for shape in shapes[name]
+    inputs = [
+        torch.randn((num_atoms, *shape), generator=generator, dtype=torch.float64)
+        for shape in SHAPES[case](width)
     ]
+    if case == "degree_invariants":  # some beyond the bound
+        inputs[0] = inputs[0] * 10.0
+    return [x.to(dtype) for x in inputs]
 
 
 def test_products_are_those_of_matrices():
@@ -84,7 +98,7 @@ def derivatives(op, arguments, seed):
     return [x.detach() for x in (*values, *first, *second)]
 
 
-@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("name", CASES)
 @given(
     num_atoms=st.integers(0, 9),
     width=st.integers(1, 40),
@@ -95,42 +109,42 @@ def derivatives(op, arguments, seed):
 def test_equals_the_reference_to_the_second_derivative(name, num_atoms, width, single, seed):
     dtype, tolerance = (torch.float32, 2e-5) if single else (torch.float64, 1e-12)
     arguments = inputs_of(name, num_atoms, width, dtype, seed)
-    ours = derivatives(getattr(ops, name), arguments, seed)
-    exact = derivatives(getattr(degrees_reference, name), [x.double() for x in arguments], seed)
+    ours = derivatives(op_of(name), arguments, seed)
+    exact = derivatives(op_of(name, degrees_reference), [x.double() for x in arguments], seed)
     for a, b in zip(ours, exact, strict=True):
         assert a.shape == b.shape and a.dtype == dtype
         scale = float(b.abs().max()) if b.numel() else 0.0
         torch.testing.assert_close(a.double(), b, rtol=0.0, atol=tolerance * max(scale, 1.0))
 
 
-@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("name", CASES)
 def test_derivatives(native, name):
     arguments = [x.requires_grad_() for x in inputs_of(name, 2, 3)]
-    assert torch.autograd.gradcheck(getattr(native, name), arguments)
-    assert torch.autograd.gradgradcheck(getattr(native, name), arguments)
+    assert torch.autograd.gradcheck(op_of(name, native), arguments)
+    assert torch.autograd.gradgradcheck(op_of(name, native), arguments)
 
 
-@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("name", CASES)
 def test_layout_in_memory_and_threads_change_nothing(native, name):
     arguments = inputs_of(name, 3000, 20)
-    expected = getattr(native, name)(*arguments)
+    expected = op_of(name, native)(*arguments)
     strided = [torch.stack([x, x], dim=-1)[..., 0] for x in arguments]
     assert not any(x.is_contiguous() for x in strided)
     threads = torch.get_num_threads()
     try:
         for count in (1, 2):
             torch.set_num_threads(count)
-            for a, b in zip(getattr(native, name)(*strided), expected, strict=True):
+            for a, b in zip(op_of(name, native)(*strided), expected, strict=True):
                 assert torch.equal(a, b)
     finally:
         torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("name", CASES)
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 def test_opcheck(native, name):
     arguments = tuple(x.requires_grad_() for x in inputs_of(name, 3, 5))
-    torch.library.opcheck(getattr(native, name).default, arguments)
+    torch.library.opcheck(getattr(native, name.split()[0]).default, arguments)
 
 
 def test_third_derivatives_are_refused(native):
@@ -152,17 +166,19 @@ def test_bad_input_is_refused(native, implementation):
     with pytest.raises(ValueError, match="degree_gates"):
         gates, *rest = inputs_of("degree_gates", 4, 6)
         op.degree_gates(gates[:, 1:], *rest)
+    with pytest.raises(ValueError, match=r"\(N, 9 d\)"):
+        op.degree_gates(gates, *rest, torch.zeros(4, 8, 6, dtype=torch.float64))
 
 
 def test_one_dtype_is_expected(native):
     first, second = inputs_of("degree_products", 4, 6)
     with pytest.raises(ValueError, match="Double"):
         native.degree_products(first, second.float())
-    with pytest.raises(ValueError, match="no map 7"):
-        native.degree_map(7, [first, second], [])
+    with pytest.raises(ValueError, match="no map 8"):
+        native.degree_map(8, [first, second], [])
     with pytest.raises(ValueError, match="direction 0"):
         native.degree_map(0, [first, second], [second])
 
 
 def test_the_fallback_knows_them():
-    assert set(OPS) <= set(fallback._SCHEMAS)
+    assert {case.split()[0] for case in CASES} <= set(fallback._SCHEMAS)
