@@ -14,7 +14,6 @@
 
 #include "degree_maps.h"
 #include "isa.h"
-#include "keys.h"
 
 namespace dkmp {
 
@@ -258,7 +257,9 @@ TORCH_LIBRARY_FRAGMENT(dkmp_plugin, library) {
       " -> (Tensor, Tensor)",
       degree_gates);
 }
-TORCH_LIBRARY_IMPL(dkmp_plugin, DKMP_CPU_KEY, library) { library.impl("degree_map", map_cpu); }
+// Not DKMP_CPU_KEY: there is no CUDA kernel that could take CPU tensors instead. On GPUs the layers compute with ATen
+// (dkmp_plugin/ops/native.py).
+TORCH_LIBRARY_IMPL(dkmp_plugin, CPU, library) { library.impl("degree_map", map_cpu); }
 TORCH_LIBRARY_IMPL(dkmp_plugin, Meta, library) { library.impl("degree_map", map_meta); }
 TORCH_LIBRARY_IMPL(dkmp_plugin, Autograd, library) { library.impl("degree_map", map_autograd); }
 
