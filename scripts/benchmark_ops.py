@@ -7,6 +7,8 @@ Tables (choose with --tables):
   message   dilated_message summed over 6 shells of chignolin (166 atoms, 12 Å, overlap 1 Å, d = 128, 8 heads,
             float32): forward, forward + backward, and a training step's double backward; 18 atoms as well;
             and the models of scripts/s2ef/protocol.yaml (two shells to 8 Å, d = 48, 8 heads), both precisions
+  degrees   degree_invariants (or degree_products) and degree_gates, the update of one dkmp-c layer of
+            revision 2 (or 3): forward, forward + backward, and a training step's double backward
   ranks     distance_ranks, M = 192, 41,693 atoms (protein in water, Amber restart) beside scipy's cKDTree
 
 All timings: rounds of all contestants in turn, median [minimum, maximum]. The structures are torchmd-net's
@@ -26,7 +28,7 @@ import torch
 from benchmark_main import DATA, GRAPH_STRUCTURES, interleaved, load_structure, resident_memory, row
 
 from dkmp_plugin import ops
-from dkmp_plugin.ops import reference
+from dkmp_plugin.ops import degrees_reference, reference
 
 CUTOFF, NUM_SHELLS, OVERLAP = 12.0, 6, 1.0
 
@@ -218,6 +220,65 @@ def benchmark_message(rounds: int) -> None:
             print(f"  reference / native: {other / native:.1f}")
 
 
+# --- degree maps -----------------------------------------------------------------------------------------
+
+
+class UpdateProblem:
+    """Random pairs and gates of one layer; ``op`` is a module that has the degree ops."""
+
+    def __init__(self, num_atoms: int, width: int, products: bool) -> None:
+        per_channel = 9 if products else 5
+        shapes = [(num_atoms, per_channel * width), (num_atoms, 3, 2 * width), (num_atoms, 5, 2 * width)]
+        self.products = products
+        self.inputs = [torch.randn(shape) for shape in shapes]
+
+    def run(self, op: Any, inputs: List[torch.Tensor]) -> Any:
+        gates, first, second = inputs
+        if self.products:
+            product, invariants = op.degree_products(first, second)
+            return op.degree_gates(gates, invariants, first, second, product)
+        return op.degree_gates(gates, op.degree_invariants(first, second), first, second)
+
+    def forward(self, op: Any) -> Callable[[], Any]:
+        return lambda: self.run(op, self.inputs)
+
+    def backward(self, op: Any) -> Callable[[], Any]:
+        inputs = [x.clone().requires_grad_() for x in self.inputs]
+
+        def run() -> Any:
+            results = self.run(op, inputs)
+            return torch.autograd.grad(results, inputs, [torch.ones_like(x) for x in results])
+
+        return run
+
+    def training(self, op: Any) -> Callable[[], Any]:
+        inputs = [x.clone().requires_grad_() for x in self.inputs]
+
+        def run() -> Any:
+            results = self.run(op, inputs)
+            ones = [torch.ones_like(x) for x in results]
+            gradients = torch.autograd.grad(results, inputs, ones, create_graph=True)
+            return torch.autograd.grad([(x**2).sum() for x in gradients], inputs)
+
+        return run
+
+
+def benchmark_degrees(rounds: int) -> None:
+    for num_atoms, width in ((75, 48), (332, 48), (166, 128)):
+        for revision in (2, 3):
+            problem = UpdateProblem(num_atoms, width, products=revision == 3)
+            print(f"\nupdate of one layer, revision {revision}: {num_atoms} atoms, d = {width}")
+            for label in ("forward", "backward", "training"):
+                make = getattr(problem, label)
+                times = interleaved(
+                    {f"native {label}": make(ops), f"reference {label}": make(degrees_reference)}, rounds
+                )
+                for contestant, values in times.items():
+                    print("  " + row(contestant, values))
+                native, other = (statistics.median(v) for v in times.values())
+                print(f"  reference / native: {other / native:.1f}")
+
+
 # --- distance_ranks --------------------------------------------------------------------------------------
 
 
@@ -241,7 +302,12 @@ def benchmark_ranks(rounds: int) -> None:
     print(f"  distance_ranks / scipy: {ours / scipys:.2f}")
 
 
-TABLES = {"shells": benchmark_shells, "message": benchmark_message, "ranks": benchmark_ranks}
+TABLES = {
+    "shells": benchmark_shells,
+    "message": benchmark_message,
+    "degrees": benchmark_degrees,
+    "ranks": benchmark_ranks,
+}
 
 
 def main() -> None:
