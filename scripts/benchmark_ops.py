@@ -31,6 +31,12 @@ from dkmp_plugin import ops
 from dkmp_plugin.ops import degrees_reference, reference
 
 CUTOFF, NUM_SHELLS, OVERLAP = 12.0, 6, 1.0
+# Methods of MessageProblem and UpdateProblem: what the tables call them.
+PASSES = {
+    "forward": "forward",
+    "backward": "forward + backward",
+    "training": "step with double backward",
+}
 
 
 def positions_of(name: str) -> torch.Tensor:
@@ -126,6 +132,17 @@ def benchmark_shells(rounds: int) -> None:
     print(f"  {large / small / atoms:.2f} x linear in atoms")
 
 
+def print_native_beside_reference(problem: Any, native: Any, formulas: Any, rounds: int) -> None:
+    """Times of a problem's passes with the native op, or module of ops, and with its reference."""
+    for method, what in PASSES.items():
+        make = getattr(problem, method)
+        times = interleaved({f"native {what}": make(native), f"reference {what}": make(formulas)}, rounds)
+        for contestant, values in times.items():
+            print("  " + row(contestant, values))
+        ours, other = (statistics.median(v) for v in times.values())
+        print(f"  reference / native: {other / ours:.1f}")
+
+
 # --- dilated_message -------------------------------------------------------------------------------------
 
 
@@ -202,22 +219,7 @@ def benchmark_message(rounds: int) -> None:
     for name, problem in cases.items():
         edges = problem.edge_index.shape[1]
         print(f"\ndilated_message, {name}: {edges} edges, {torch.get_num_threads()} threads")
-        for label in ("forward", "backward", "training"):
-            make = getattr(problem, label)
-            what = {"backward": "forward + backward", "training": "step with double backward"}.get(
-                label, label
-            )
-            times = interleaved(
-                {
-                    f"native {what}": make(ops.dilated_message),
-                    f"reference {what}": make(reference.dilated_message),
-                },
-                rounds,
-            )
-            for contestant, values in times.items():
-                print("  " + row(contestant, values))
-            native, other = (statistics.median(v) for v in times.values())
-            print(f"  reference / native: {other / native:.1f}")
+        print_native_beside_reference(problem, ops.dilated_message, reference.dilated_message, rounds)
 
 
 # --- degree maps -----------------------------------------------------------------------------------------
@@ -268,15 +270,7 @@ def benchmark_degrees(rounds: int) -> None:
         for revision in (2, 3):
             problem = UpdateProblem(num_atoms, width, products=revision == 3)
             print(f"\nupdate of one layer, revision {revision}: {num_atoms} atoms, d = {width}")
-            for label in ("forward", "backward", "training"):
-                make = getattr(problem, label)
-                times = interleaved(
-                    {f"native {label}": make(ops), f"reference {label}": make(degrees_reference)}, rounds
-                )
-                for contestant, values in times.items():
-                    print("  " + row(contestant, values))
-                native, other = (statistics.median(v) for v in times.values())
-                print(f"  reference / native: {other / native:.1f}")
+            print_native_beside_reference(problem, ops, degrees_reference, rounds)
 
 
 # --- distance_ranks --------------------------------------------------------------------------------------

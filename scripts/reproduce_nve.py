@@ -30,7 +30,7 @@ from matplotlib.figure import Figure
 from openmm import app, unit
 
 from dkmp_plugin.datasets.label_file import read_label_file
-from dkmp_plugin.evaluation.nve import simulate_nve, summarise
+from dkmp_plugin.evaluation.nve import energy_change, kinetic_temperature, simulate_nve, summarise
 from dkmp_plugin.evaluation.prediction import best_checkpoint
 from dkmp_plugin.evaluation.report import read_columns
 from dkmp_plugin.files import replaced_on_success
@@ -39,26 +39,19 @@ from dkmp_plugin.simulation import export_model, read_model_info
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGURATION = ROOT / "examples/dkmp_chignolin.yaml"
-# name: what the figure calls it, potential, program. Order: cheap and most wanted first.
+# name: what the figure calls it, potential, program, time step in fs. Order: cheap and most wanted first.
 RUNS: Dict[str, Dict[str, Any]] = {
-    "classical": {"label": "classical force field", "model": "classical.xml", "time_step_fs": 0.5},
-    "smooth": {"label": "dkmp-c, smooth shells", "model": "smooth.pt", "time_step_fs": 0.5},
-    "hard": {"label": "dkmp-c, hard shells", "model": "hard.pt", "time_step_fs": 0.5},
-    "classical-0.25fs": {
-        "label": "classical force field, 0.25 fs",
-        "model": "classical.xml",
-        "time_step_fs": 0.25,
-    },
-    "smooth-0.25fs": {"label": "dkmp-c, smooth shells, 0.25 fs", "model": "smooth.pt", "time_step_fs": 0.25},
-    "smooth-ase": {
-        "label": "dkmp-c, smooth shells (ASE)",
-        "model": "smooth.pt",
-        "time_step_fs": 0.5,
-        "engine": "ase",
-    },
+    name: {"label": label, "model": model, "engine": engine, "time_step_fs": time_step}
+    for name, label, model, engine, time_step in (
+        ("classical", "classical force field", "classical.xml", "openmm", 0.5),
+        ("smooth", "dkmp-c, smooth shells", "smooth.pt", "openmm", 0.5),
+        ("hard", "dkmp-c, hard shells", "hard.pt", "openmm", 0.5),
+        ("classical-0.25fs", "classical force field, 0.25 fs", "classical.xml", "openmm", 0.25),
+        ("smooth-0.25fs", "dkmp-c, smooth shells, 0.25 fs", "smooth.pt", "openmm", 0.25),
+        ("smooth-ase", "dkmp-c, smooth shells (ASE)", "smooth.pt", "ase", 0.5),
+    )
 }
 THINNED_ROWS = 400  # of each run in the CSV under version control
-BOLTZMANN = 0.08617333262  # meV/K
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -152,7 +145,7 @@ def simulate(name: str, arguments: argparse.Namespace) -> None:
             folder / RUNS[name]["model"],
             folder / "start.pdb",
             folder / f"run-{name}",
-            engine=RUNS[name].get("engine", "openmm"),
+            engine=RUNS[name]["engine"],
             duration=arguments.duration,
             time_step=RUNS[name]["time_step_fs"],
         )
@@ -161,18 +154,10 @@ def simulate(name: str, arguments: argparse.Namespace) -> None:
         print(f"{name}: {error}", file=sys.stderr)
 
 
-def energy_change(columns: Dict[str, np.ndarray], name: str, num_atoms: int) -> np.ndarray:
-    """Total or shadow energy since the start, meV per atom."""
-    energy = columns[f"{name}_energy_mev"]
-    return (energy - energy[0]) / num_atoms
-
-
 def collect(arguments: argparse.Namespace) -> List[Dict[str, Any]]:
     """Numbers of every run so far; writes the JSON and the thinned CSV."""
-    results, curves = (
-        [],
-        ["run,time_ps,total_energy_change_mev_per_atom,shadow_energy_change_mev_per_atom,temperature_k"],
-    )
+    results: List[Dict[str, Any]] = []
+    curves = ["run,time_ps,total_energy_change_mev_per_atom,shadow_energy_change_mev_per_atom,temperature_k"]
     for name, run in RUNS.items():
         folder = arguments.output / f"run-{name}"
         if not (folder / "state.npz").is_file():
@@ -187,12 +172,12 @@ def collect(arguments: argparse.Namespace) -> List[Dict[str, Any]]:
         columns = read_columns(folder / "energies.csv")
         change = energy_change(columns, "total", num_atoms)
         shadow = energy_change(columns, "shadow", num_atoms)
-        kelvin = 2.0 * columns["kinetic_energy_mev"] / (3 * num_atoms * BOLTZMANN)
+        kelvin = kinetic_temperature(columns, num_atoms)
         for row in np.unique(np.linspace(0, len(change) - 1, THINNED_ROWS).astype(int)):
             curves.append(
                 f"{name},{columns['time_ps'][row]:.3f},{change[row]:.5f},{shadow[row]:.5f},{kelvin[row]:.1f}"
             )
-        result = {"molecule": arguments.molecule, "atoms": num_atoms, "run": name, "engine": "openmm", **run}
+        result = {"molecule": arguments.molecule, "atoms": num_atoms, "run": name, **run}
         if run["model"].endswith(".pt"):
             result["labels"] = read_model_info(arguments.output / run["model"]).level_of_theory
         result.update({"precision": "double", **asdict(drifts.total)})

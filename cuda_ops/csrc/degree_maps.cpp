@@ -19,8 +19,8 @@ namespace dkmp {
 
 #define DKMP_DECLARE(LEVEL)                      \
   namespace LEVEL {                              \
-  DegreeKernels<float> degree_kernels_float();   \
-  DegreeKernels<double> degree_kernels_double(); \
+  RunDegreeMap<float> degree_kernels_float();    \
+  RunDegreeMap<double> degree_kernels_double();  \
   }
 DKMP_FOR_EACH_LEVEL(DKMP_DECLARE)
 #undef DKMP_DECLARE
@@ -35,7 +35,7 @@ using torch::autograd::variable_list;
 constexpr int64_t kSerialWork = 200000;
 
 template <class Scalar>
-DegreeKernels<Scalar> kernels_of(int level) {
+RunDegreeMap<Scalar> kernels_of(int level) {
   constexpr bool single = std::is_same<Scalar, float>::value;
 #ifdef DKMP_X86_LEVELS
   if constexpr (single) {
@@ -139,10 +139,10 @@ std::vector<Tensor> map_cpu(int64_t map, at::TensorList inputs, at::TensorList d
       direction[k] = kept.back().const_data_ptr<scalar_t>();
     }
     for (size_t k = 0; k < results.size(); ++k) to[k] = results[k].data_ptr<scalar_t>();
-    const DegreeKernels<scalar_t> kernels = kernels_of<scalar_t>(isa_level());
+    const RunDegreeMap<scalar_t> run = kernels_of<scalar_t>(isa_level());
     const int64_t work = 40 * num_channels;  // components read and written per atom, about
     at::parallel_for(0, num_atoms, kSerialWork / std::max<int64_t>(work, 1) + 1, [&](int64_t begin, int64_t end) {
-      kernels.run(DegreeMap(map), from, directions.empty() ? nullptr : direction, to, num_channels, begin, end);
+      run(DegreeMap(map), from, directions.empty() ? nullptr : direction, to, num_channels, begin, end);
     });
   });
   return results;
@@ -164,12 +164,17 @@ variable_list after_map(const std::vector<Tensor>& gradients) {
   return all;
 }
 
+// The forward of both functions below.
+variable_list run_and_save(AutogradContext* context, int64_t map, at::TensorList inputs) {
+  at::AutoDispatchBelowADInplaceOrView guard;
+  context->save_for_backward(inputs.vec());
+  context->saved_data["map"] = map;
+  return call_map(map, inputs, {});
+}
+
 struct MapBackward : torch::autograd::Function<MapBackward> {
   static variable_list forward(AutogradContext* context, int64_t map, at::TensorList inputs) {
-    at::AutoDispatchBelowADInplaceOrView guard;
-    context->save_for_backward(inputs.vec());
-    context->saved_data["map"] = map;
-    return call_map(map, inputs, {});
+    return run_and_save(context, map, inputs);
   }
 
   static variable_list backward(AutogradContext* context, variable_list cotangents) {
@@ -185,10 +190,7 @@ struct MapBackward : torch::autograd::Function<MapBackward> {
 
 struct MapForward : torch::autograd::Function<MapForward> {
   static variable_list forward(AutogradContext* context, int64_t map, at::TensorList inputs) {
-    at::AutoDispatchBelowADInplaceOrView guard;
-    context->save_for_backward(inputs.vec());
-    context->saved_data["map"] = map;
-    return call_map(map, inputs, {});
+    return run_and_save(context, map, inputs);
   }
 
   static variable_list backward(AutogradContext* context, variable_list upstream) {

@@ -44,14 +44,10 @@ constexpr DegreeMapShape kDegreeMaps[kNumMaps] = {
     {"degree_gates", 7, 5, {9, 4, 6, 10, 8, 1, 8}, {9, 4, 6, 10, 8}},
 };
 
+// Atoms [begin, end) of a map. With directions (null for those that are zero) the results are directional derivatives.
 template <class Scalar>
-struct DegreeKernels {
-  int lanes;
-  // Atoms [begin, end) of a map. With directions (null for those that are zero) the results are directional
-  // derivatives.
-  void (*run)(
-      DegreeMap map, const Scalar* const* inputs, const Scalar* const* directions, Scalar* const* results,
-      int64_t num_channels, int64_t begin, int64_t end);
-};
+using RunDegreeMap = void (*)(
+    DegreeMap map, const Scalar* const* inputs, const Scalar* const* directions, Scalar* const* results,
+    int64_t num_channels, int64_t begin, int64_t end);
 
 }  // namespace dkmp

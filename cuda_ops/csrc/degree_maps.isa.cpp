@@ -1,8 +1,8 @@
-// Inner loops of degree_invariants, degree_products and degree_gates, compiled once per instruction-set level into the namespace
-// DKMP_ISA. Nothing here includes ATen or standard containers (see dilated_message.isa.cpp).
+// Inner loops of degree_invariants, degree_products and degree_gates, compiled once per instruction-set level into the
+// namespace DKMP_ISA. Nothing here includes ATen or standard containers (see dilated_message.isa.cpp).
 //
 // Components of degree 2, in the order of the harmonics, stand for symmetric traceless matrices of the same length:
-// T(c) = sum_k c_k B_k with orthonormal B_k (dkmp_plugin/models/spherical.py). The way back, components_of, is the
+// T(c) = sum_k c_k B_k with orthonormal B_k (dkmp_plugin/ops/degrees_reference.py). The way back, components_of, is the
 // transpose of T and keeps the symmetric traceless part of any matrix.
 #include <cstdint>
 #include <cstring>
@@ -106,35 +106,44 @@ DKMP_INLINE void multiply_degrees(const Pair<Wide>& first, const Pair<Wide>& sec
   components_of<Scalar>(m, product + 3);
 }
 
-// An invariant up to the limit, levelling off beyond it (dkmp_plugin/ops/degrees_reference.py), and the slope.
+inline float arc_tangent(float x) { return __builtin_atanf(x); }
+inline double arc_tangent(double x) { return __builtin_atan(x); }
+
+// An invariant up to the limit, levelling off beyond it (dkmp_plugin/ops/degrees_reference.py), with its derivatives.
+template <class Scalar>
+struct Bend {
+  Lane<Scalar> value, slope, curvature;
+};
+
+template <class Scalar>
+DKMP_INLINE Bend<Scalar> bend(const Lane<Scalar>& x) {
+  const Lane<Scalar> limit = Lane<Scalar>{} + Scalar(100);
+  Lane<Scalar> value = x > limit ? limit : x;
+  value = value < -limit ? -limit : value;
+  const Lane<Scalar> beyond = (x - value) * Scalar(0.01);
+  bool any = false;
+  for (int k = 0; k < kLanes<Scalar>; ++k) any |= beyond[k] != Scalar(0);
+  if (any)
+    for (int k = 0; k < kLanes<Scalar>; ++k) value[k] += Scalar(100) * arc_tangent(beyond[k]);
+  const Lane<Scalar> slope = Scalar(1) / (Scalar(1) + beyond * beyond);
+  return {value, slope, Scalar(-0.02) * beyond * slope * slope};
+}
+
+// The bounded invariant and its slope, as plain or dual numbers.
 template <class Wide>
 struct Bounded {
   Wide value, slope;
 };
 
-inline float arc_tangent(float x) { return __builtin_atanf(x); }
-inline double arc_tangent(double x) { return __builtin_atan(x); }
-
 template <class Scalar>
 DKMP_INLINE Bounded<Lane<Scalar>> bounded(const Lane<Scalar>& x) {
-  const Lane<Scalar> limit = Lane<Scalar>{} + Scalar(100);
-  Lane<Scalar> inner = x > limit ? limit : x;
-  inner = inner < -limit ? -limit : inner;
-  const Lane<Scalar> beyond = (x - inner) * Scalar(0.01);
-  bool any = false;
-  for (int k = 0; k < kLanes<Scalar>; ++k) any |= beyond[k] != Scalar(0);
-  if (any)
-    for (int k = 0; k < kLanes<Scalar>; ++k) inner[k] += Scalar(100) * arc_tangent(beyond[k]);
-  return {inner, Scalar(1) / (Scalar(1) + beyond * beyond)};
+  const Bend<Scalar> b = bend<Scalar>(x);
+  return {b.value, b.slope};
 }
 template <class Scalar>
 DKMP_INLINE Bounded<Dual<Lane<Scalar>>> bounded(const Dual<Lane<Scalar>>& x) {
-  const Bounded<Lane<Scalar>> b = bounded<Scalar>(x.v);
-  const Lane<Scalar> limit = Lane<Scalar>{} + Scalar(100);
-  Lane<Scalar> inner = x.v > limit ? limit : x.v;
-  inner = inner < -limit ? -limit : inner;
-  const Lane<Scalar> beyond = (x.v - inner) * Scalar(0.01);
-  return {{b.value, b.slope * x.t}, {b.slope, Scalar(-0.02) * beyond * b.slope * b.slope * x.t}};
+  const Bend<Scalar> b = bend<Scalar>(x.v);
+  return {{b.value, b.slope * x.t}, {b.slope, b.curvature * x.t}};
 }
 
 template <DegreeMap map>
@@ -166,49 +175,6 @@ struct Map<kInvariantsBackward> {
     for (int m = 0; m < 5; ++m) {
       out[6 + 2 * m] = by_second * second.right[m];
       out[6 + 2 * m + 1] = by_second * second.left[m];
-    }
-  }
-};
-
-// Of the five gates: shift; scales of the two invariants; factors of first and second.
-template <>
-struct Map<kGates> {
-  template <class Scalar, class Wide>
-  DKMP_INLINE static void run(const Wide* in, Wide* out) {
-    const Wide *gate = in, *invariant = in + 5, *first = in + 7, *second = in + 13;
-    out[0] = gate[0] + dot<2>(gate + 1, invariant);
-#pragma GCC unroll 3
-    for (int m = 0; m < 3; ++m) out[1 + m] = gate[3] * first[2 * m];
-#pragma GCC unroll 5
-    for (int m = 0; m < 5; ++m) out[4 + m] = gate[4] * second[2 * m];
-  }
-};
-
-template <>
-struct Map<kGatesBackward> {
-  template <class Scalar, class Wide>
-  DKMP_INLINE static void run(const Wide* in, Wide* out) {
-    const Wide *gate = in, *invariant = in + 5, *first = in + 7, *second = in + 13;
-    const Wide &by_scalar = in[23], *by_vector = in + 24;
-    Wide *to_gate = out, *to_invariant = out + 5, *to_first = out + 7, *to_second = out + 13;
-    to_gate[0] = by_scalar;
-#pragma GCC unroll 2
-    for (int k = 0; k < 2; ++k) {
-      to_gate[1 + k] = by_scalar * invariant[k];
-      to_invariant[k] = by_scalar * gate[1 + k];
-    }
-    to_gate[3] = to_gate[4] = Wide{};
-#pragma GCC unroll 3
-    for (int m = 0; m < 3; ++m) {
-      to_gate[3] += by_vector[m] * first[2 * m];
-      to_first[2 * m] = gate[3] * by_vector[m];
-      to_first[2 * m + 1] = Wide{};
-    }
-#pragma GCC unroll 5
-    for (int m = 0; m < 5; ++m) {
-      to_gate[4] += by_vector[3 + m] * second[2 * m];
-      to_second[2 * m] = gate[4] * by_vector[3 + m];
-      to_second[2 * m + 1] = Wide{};
     }
   }
 };
@@ -273,52 +239,82 @@ struct Map<kProductsBackward> {
   }
 };
 
-// Of the nine gates: shift; scales of the four invariants; factors of first, second, and of their products.
-template <>
-struct Map<kProductGates> {
+// Gates: shift; scales of the invariants; factors of left first and left second and, with products, of theirs.
+template <bool products>
+struct GateMap {
+  static constexpr int invariants = products ? 4 : 2, factors = 1 + invariants, gates = factors + invariants;
+  static constexpr int first_at = gates + invariants, second_at = first_at + 6, product_at = second_at + 10;
+
   template <class Scalar, class Wide>
   DKMP_INLINE static void run(const Wide* in, Wide* out) {
-    const Wide *gate = in, *invariant = in + 9, *first = in + 13, *second = in + 19, *product = in + 29;
-    out[0] = gate[0] + dot<4>(gate + 1, invariant);
+    const Wide *gate = in, *factor = in + factors, *first = in + first_at, *second = in + second_at,
+               *product = in + product_at;
+    out[0] = gate[0] + dot<invariants>(gate + 1, in + gates);
 #pragma GCC unroll 3
-    for (int m = 0; m < 3; ++m) out[1 + m] = gate[5] * first[2 * m] + gate[7] * product[m];
+    for (int m = 0; m < 3; ++m) {
+      out[1 + m] = factor[0] * first[2 * m];
+      if constexpr (products) out[1 + m] += factor[2] * product[m];
+    }
 #pragma GCC unroll 5
-    for (int m = 0; m < 5; ++m) out[4 + m] = gate[6] * second[2 * m] + gate[8] * product[3 + m];
+    for (int m = 0; m < 5; ++m) {
+      out[4 + m] = factor[1] * second[2 * m];
+      if constexpr (products) out[4 + m] += factor[3] * product[3 + m];
+    }
+  }
+};
+
+template <bool products>
+struct GateBackwardMap {
+  using Forward = GateMap<products>;
+
+  template <class Scalar, class Wide>
+  DKMP_INLINE static void run(const Wide* in, Wide* out) {
+    constexpr int invariants = Forward::invariants, upstream = Forward::product_at + (products ? 8 : 0);
+    const Wide *gate = in, *factor = in + Forward::factors, *invariant = in + Forward::gates,
+               *first = in + Forward::first_at, *second = in + Forward::second_at,
+               *product = in + Forward::product_at, *by_vector = in + upstream + 1;
+    const Wide& by_scalar = in[upstream];
+    Wide *to_gate = out, *to_factor = out + Forward::factors, *to_invariant = out + Forward::gates,
+         *to_first = out + Forward::first_at, *to_second = out + Forward::second_at,
+         *to_product = out + Forward::product_at;
+    to_gate[0] = by_scalar;
+#pragma GCC unroll 4
+    for (int k = 0; k < invariants; ++k) {
+      to_gate[1 + k] = by_scalar * invariant[k];
+      to_invariant[k] = by_scalar * gate[1 + k];
+      to_factor[k] = Wide{};
+    }
+#pragma GCC unroll 3
+    for (int m = 0; m < 3; ++m) {
+      to_factor[0] += by_vector[m] * first[2 * m];
+      to_first[2 * m] = factor[0] * by_vector[m];
+      to_first[2 * m + 1] = Wide{};
+      if constexpr (products) {
+        to_factor[2] += by_vector[m] * product[m];
+        to_product[m] = factor[2] * by_vector[m];
+      }
+    }
+#pragma GCC unroll 5
+    for (int m = 0; m < 5; ++m) {
+      to_factor[1] += by_vector[3 + m] * second[2 * m];
+      to_second[2 * m] = factor[1] * by_vector[3 + m];
+      to_second[2 * m + 1] = Wide{};
+      if constexpr (products) {
+        to_factor[3] += by_vector[3 + m] * product[3 + m];
+        to_product[3 + m] = factor[3] * by_vector[3 + m];
+      }
+    }
   }
 };
 
 template <>
-struct Map<kProductGatesBackward> {
-  template <class Scalar, class Wide>
-  DKMP_INLINE static void run(const Wide* in, Wide* out) {
-    const Wide *gate = in, *invariant = in + 9, *first = in + 13, *second = in + 19, *product = in + 29;
-    const Wide &by_scalar = in[37], *by_vector = in + 38;
-    Wide *to_gate = out, *to_invariant = out + 9, *to_first = out + 13, *to_second = out + 19, *to_product = out + 29;
-    to_gate[0] = by_scalar;
-#pragma GCC unroll 4
-    for (int k = 0; k < 4; ++k) {
-      to_gate[1 + k] = by_scalar * invariant[k];
-      to_invariant[k] = by_scalar * gate[1 + k];
-    }
-    to_gate[5] = to_gate[6] = to_gate[7] = to_gate[8] = Wide{};
-#pragma GCC unroll 3
-    for (int m = 0; m < 3; ++m) {
-      to_gate[5] += by_vector[m] * first[2 * m];
-      to_gate[7] += by_vector[m] * product[m];
-      to_first[2 * m] = gate[5] * by_vector[m];
-      to_first[2 * m + 1] = Wide{};
-      to_product[m] = gate[7] * by_vector[m];
-    }
-#pragma GCC unroll 5
-    for (int m = 0; m < 5; ++m) {
-      to_gate[6] += by_vector[3 + m] * second[2 * m];
-      to_gate[8] += by_vector[3 + m] * product[3 + m];
-      to_second[2 * m] = gate[6] * by_vector[3 + m];
-      to_second[2 * m + 1] = Wide{};
-      to_product[3 + m] = gate[8] * by_vector[3 + m];
-    }
-  }
-};
+struct Map<kGates> : GateMap<false> {};
+template <>
+struct Map<kGatesBackward> : GateBackwardMap<false> {};
+template <>
+struct Map<kProductGates> : GateMap<true> {};
+template <>
+struct Map<kProductGatesBackward> : GateBackwardMap<true> {};
 
 // The first `count` lanes; the rest are zero.
 template <class Scalar>
@@ -417,8 +413,8 @@ void run(
 
 }  // namespace
 
-DegreeKernels<float> degree_kernels_float() { return {kLanes<float>, run<float>}; }
-DegreeKernels<double> degree_kernels_double() { return {kLanes<double>, run<double>}; }
+RunDegreeMap<float> degree_kernels_float() { return run<float>; }
+RunDegreeMap<double> degree_kernels_double() { return run<double>; }
 
 }  // namespace DKMP_ISA
 }  // namespace dkmp

@@ -185,9 +185,8 @@ def summarise(folder: Union[str, Path], num_atoms: int) -> Conservation:
         values = {name: asdict(drift) for name, drift in zip(_CONSERVED, drifts, strict=True)}
         temporary.write_text(json.dumps(values, indent=1))
     for name in _CONSERVED:
-        energy = columns[f"{name}_energy_mev"]
-        columns[name] = (energy - energy[0]) / num_atoms
-    columns["temperature"] = 2.0 * columns["kinetic_energy_mev"] / (3 * num_atoms * _BOLTZMANN)
+        columns[name] = energy_change(columns, name, num_atoms)
+    columns["temperature"] = kinetic_temperature(columns, num_atoms)
     panels = [
         Panel(
             "change since the start, meV/atom", {"total energy": "total", "velocity Verlet's own": "shadow"}
@@ -196,6 +195,17 @@ def summarise(folder: Union[str, Path], num_atoms: int) -> Conservation:
     ]
     plot_over_time(folder / "energies.png", columns, "time_ps", "time, ps", panels)
     return drifts
+
+
+def energy_change(columns: Dict[str, np.ndarray], name: str, num_atoms: int) -> np.ndarray:
+    """Change of the ``total`` or ``shadow`` energy since the start, meV per atom, from ``energies.csv``."""
+    energy = columns[f"{name}_energy_mev"]
+    return (energy - energy[0]) / num_atoms
+
+
+def kinetic_temperature(columns: Dict[str, np.ndarray], num_atoms: int) -> np.ndarray:
+    """Temperature in kelvin of all degrees of freedom, from ``energies.csv``."""
+    return 2.0 * columns["kinetic_energy_mev"] / (3 * num_atoms * _BOLTZMANN)
 
 
 def _check_columns(log: Path, header: str) -> None:

@@ -125,19 +125,14 @@ def test_derivatives(native, name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_layout_in_memory_and_threads_change_nothing(native, name):
+def test_layout_in_memory_and_threads_change_nothing(native, two_threads, name):
     arguments = inputs_of(name, 3000, 20)
     expected = op_of(name, native)(*arguments)
     strided = [torch.stack([x, x], dim=-1)[..., 0] for x in arguments]
     assert not any(x.is_contiguous() for x in strided)
-    threads = torch.get_num_threads()
-    try:
-        for count in (1, 2):
-            torch.set_num_threads(count)
-            for a, b in zip(op_of(name, native)(*strided), expected, strict=True):
-                assert torch.equal(a, b)
-    finally:
-        torch.set_num_threads(threads)
+    for results in two_threads(lambda: op_of(name, native)(*strided)):
+        for a, b in zip(results, expected, strict=True):
+            assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("name", CASES)
