@@ -121,9 +121,8 @@ DKMP_INLINE Bend<Scalar> bend(const Lane<Scalar>& x) {
   Lane<Scalar> value = x > limit ? limit : x;
   value = value < -limit ? -limit : value;
   const Lane<Scalar> beyond = (x - value) * Scalar(0.01);
-  bool any = false;
-  for (int k = 0; k < kLanes<Scalar>; ++k) any |= beyond[k] != Scalar(0);
-  if (any)
+  // The sum tells in one number whether any lane is beyond, a NaN included.
+  if (sum_lanes(beyond * beyond) != Scalar(0))
     for (int k = 0; k < kLanes<Scalar>; ++k) value[k] += Scalar(100) * arc_tangent(beyond[k]);
   const Lane<Scalar> slope = Scalar(1) / (Scalar(1) + beyond * beyond);
   return {value, slope, Scalar(-0.02) * beyond * slope * slope};

@@ -49,17 +49,6 @@ inline Dual<Lane<Scalar>> weight_of(const Dual<Lane<Scalar>>& x) {
   return {weight, x.v < zero - ExpConstants<Scalar>::limit ? zero : weight * x.t};
 }
 
-// x where lane numbers are below `count`, zero in the others.
-template <class Scalar>
-inline Lane<Scalar> first_lanes(const Lane<Scalar>& x, int64_t count) {
-  constexpr Scalar kNumbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  return load(kNumbers) < Lane<Scalar>{} + Scalar(count) ? x : Lane<Scalar>{};
-}
-template <class Scalar>
-inline Dual<Lane<Scalar>> first_lanes(const Dual<Lane<Scalar>>& x, int64_t count) {
-  return {first_lanes<Scalar>(x.v, count), first_lanes<Scalar>(x.t, count)};
-}
-
 // Largest lane, by halving; a NaN lane is passed over.
 template <class Scalar, int bytes = DKMP_LANE_BYTES, class Vector>
 inline Scalar largest_lane(const Vector& lane) {

@@ -2,8 +2,9 @@
 //
 // Nothing here includes ATen or standard containers: inline functions compiled for a high level must never be
 // the copy that the linker keeps for everyone. Channels are processed one lane vector at a time over all edges of
-// a row, so a row's sums stay in registers. Kernels are templates on Number (plain or dual scalars): the dual
-// instances are directional derivatives, from which the double backward is built without a third kernel.
+// a row, so a row's sums stay in registers; numbers that belong to an edge, one lane vector of edges at a time.
+// Kernels are templates on plain or dual numbers: the dual instances are directional derivatives, from which the
+// double backward is built without a third kernel.
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -18,6 +19,7 @@ namespace {
 #include "dual.h"
 #include "lanes.h"
 #include "dual_arrays.h"
+#include "transpose_sum.h"
 
 constexpr int kBlock = 32;  // edges whose geometry is held at once
 constexpr int kHarmonics = 8;
@@ -36,127 +38,180 @@ struct Arrays {
 };
 
 // A smooth function of the distance and its slope.
-template <class Number>
+template <class Wide>
 struct Slope {
-  Number value, slope;
+  Wide value, slope;
 };
 
-template <class Scalar, class Number>
-inline Slope<Number> smootherstep(const Number& r, Scalar border, Scalar overlap) {
-  const Number zero = r * Scalar(0), one = zero + Scalar(1);
-  if (overlap == Scalar(0)) return {plain(r) >= border ? one : zero, zero};
-  const Number x = (r - (border - Scalar(0.5) * overlap)) * (Scalar(1) / overlap);
-  if (plain(x) <= Scalar(0)) return {zero, zero};
-  if (plain(x) >= Scalar(1)) return {one, zero};
-  const Number left = Scalar(1) - x;
-  return {x * x * x * (Scalar(10) - x * (Scalar(15) - Scalar(6) * x)),
-          (Scalar(30) / overlap) * (x * x * left * left)};
+template <class Scalar, class Wide>
+inline Slope<Wide> smootherstep(const Wide& r, Scalar border, Scalar overlap) {
+  const Wide zero = r * Scalar(0), one = zero + Scalar(1);
+  if (overlap == Scalar(0)) return {choose(plain(r) >= border, one, zero), zero};
+  const Wide x = (r - (border - Scalar(0.5) * overlap)) * (Scalar(1) / overlap), left = Scalar(1) - x;
+  const auto before = plain(x) <= Scalar(0), beyond = plain(x) >= Scalar(1);
+  const Wide value = x * x * x * (Scalar(10) - x * (Scalar(15) - Scalar(6) * x)),
+             slope = (Scalar(30) / overlap) * (x * x * left * left);
+  return {choose(before, zero, choose(beyond, one, value)), choose(before | beyond, zero, slope)};
 }
 
-template <class Scalar, class Number>
-inline Slope<Number> window(const MessageSetup& setup, const Number& r) {
+template <class Scalar, class Wide>
+inline Slope<Wide> window(const MessageSetup& setup, const Wide& r) {
   const Scalar cutoff = Scalar(setup.cutoff), lower = Scalar(setup.lower), upper = Scalar(setup.upper),
                overlap = Scalar(setup.overlap);
-  const Number zero = r * Scalar(0), x = r * (Scalar(1) / cutoff);
-  if (!(plain(x) < Scalar(1))) return {zero, zero};
-  const Number x2 = x * x, x5 = x2 * x2 * x, left = Scalar(1) - x;
-  Slope<Number> w{Scalar(1) - x5 * x * (Scalar(28) - x * (Scalar(48) - Scalar(21) * x)),
-                  (Scalar(-168) / cutoff) * (x5 * left * left)};
+  const Wide zero = r * Scalar(0), x = r * (Scalar(1) / cutoff);
+  const Wide x2 = x * x, x5 = x2 * x2 * x, left = Scalar(1) - x;
+  Slope<Wide> w{Scalar(1) - x5 * x * (Scalar(28) - x * (Scalar(48) - Scalar(21) * x)),
+                (Scalar(-168) / cutoff) * (x5 * left * left)};
   if (setup.lower > 0) {
-    const Slope<Number> s = smootherstep<Scalar>(r, lower, overlap);
+    const Slope<Wide> s = smootherstep<Scalar>(r, lower, overlap);
     w = {w.value * s.value, w.slope * s.value + w.value * s.slope};
   }
   if (setup.upper < setup.cutoff) {
-    const Slope<Number> s = smootherstep<Scalar>(r, upper, overlap);
-    const Number falls = Scalar(1) - s.value;
+    const Slope<Wide> s = smootherstep<Scalar>(r, upper, overlap);
+    const Wide falls = Scalar(1) - s.value;
     w = {w.value * falls, w.slope * falls - w.value * s.slope};
   }
-  return w;
+  const auto within = plain(x) < Scalar(1);
+  return {choose(within, w.value, zero), choose(within, w.slope, zero)};
 }
 
-// Everything about an edge that depends on its vector alone.
+// What the loops over channels need of an edge.
 template <class Number>
-struct Geometry {
-  Number weight, weight_slope;
-  Number tap[4], tap_slope[4];  // B-spline weights and their derivatives with respect to the distance
+struct Edge {
+  Number weight, tap[4], tap_slope[4];  // B-spline weights and their derivatives with respect to the distance
   Number harmonic[kHarmonics];
-  Number unit[3], inverse_distance;
-  int64_t edge, first_row;  // first of the four table rows
+  int64_t index, first_row;  // first of the four table rows
   int other;
 };
 
-template <class Scalar, class Number>
-inline void set_taps(const MessageSetup& setup, const Number& r, Geometry<Number>& g) {
-  const double start = setup.lower - 0.5 * setup.overlap > 0 ? setup.lower - 0.5 * setup.overlap : 0.0;
-  const double stop =
-      setup.upper + 0.5 * setup.overlap < setup.cutoff ? setup.upper + 0.5 * setup.overlap : setup.cutoff;
-  const Scalar per_step = Scalar(double(setup.num_splines - 3) / (stop - start));
-  const Number x = (r - Scalar(start)) * per_step;
-  // Compared before converting: a NaN or huge distance must not become an index.
-  const Scalar last = Scalar(setup.num_splines - 4);
-  const Scalar at = plain(x) > Scalar(0) ? (plain(x) < last ? plain(x) : last) : Scalar(0);
-  g.first_row = int64_t(at);
-  const Number s = x - Scalar(g.first_row), left = Scalar(1) - s;
-  const Scalar sixth = Scalar(1) / Scalar(6), half = per_step * Scalar(0.5);
-  g.tap[0] = left * left * left * sixth;
-  g.tap[1] = (s * s * (Scalar(3) * s - Scalar(6)) + Scalar(4)) * sixth;
-  g.tap[2] = (s * (s * (Scalar(3) - Scalar(3) * s) + Scalar(3)) + Scalar(1)) * sixth;
-  g.tap[3] = s * s * s * sixth;
-  g.tap_slope[0] = left * left * (-half);
-  g.tap_slope[1] = s * (Scalar(3) * s - Scalar(4)) * half;
-  g.tap_slope[2] = (s * (Scalar(2) - Scalar(3) * s) + Scalar(1)) * half;
-  g.tap_slope[3] = s * s * half;
-}
+// What only the chain rule back to the edge vectors needs, of as many edges as a vector has lanes.
+template <class Wide>
+struct Direction {
+  Wide unit[3], inverse_distance, weight_slope;
+};
 
-template <class Scalar, bool dual, class Number = typename Types<Scalar, dual>::Number>
-inline void set_geometry(
-    const MessageSetup& setup, const Array<Scalar, dual>& edge_vector, int64_t edge, int other, Geometry<Number>& g) {
-  const Number x = edge_vector.number(3 * edge), y = edge_vector.number(3 * edge + 1),
-               z = edge_vector.number(3 * edge + 2);
-  const Number squared = x * x + y * y + z * z, zero = squared * Scalar(0);
-  g.edge = edge;
-  g.other = other;
-  Number r = zero;
-  g.inverse_distance = zero;
-  // Coincident atoms have no direction: distance, unit vector and their gradients are zero.
-  if (plain(squared) != Scalar(0)) {
-    r = square_root(squared);
-    g.inverse_distance = reciprocal(r);
+// Everything about the edges of one block that depends on their vectors alone, computed one lane vector of edges at a
+// time.
+template <class Scalar, bool dual>
+struct Geometry {
+  using Number = typename Types<Scalar, dual>::Number;
+  using Wide = typename Types<Scalar, dual>::Wide;
+  static constexpr int lanes = kLanes<Scalar>;
+  static_assert(kBlock % lanes == 0, "blocks are whole lane vectors of edges");
+  Edge<Number> edges[kBlock];
+  Direction<Wide> directions[kBlock / lanes];
+
+  const Edge<Number>& operator[](int e) const { return edges[e]; }
+
+  void set(
+      const MessageSetup& setup, const Array<Scalar, dual>& edge_vector, const EdgeRows& rows, int64_t begin,
+      int count) {
+    for (int e = 0; e < count; ++e) {
+      edges[e].index = rows.edge[begin + e];
+      edges[e].other = rows.other[begin + e];
+    }
+    for (int first = 0; first < count; first += lanes) {
+      const int here = count - first < lanes ? count - first : lanes;
+      // The lanes of no edge hold zero vectors, which are valid.
+      Scalar values[3][lanes] = {}, tangents[3][lanes] = {};
+      for (int e = 0; e < here; ++e)
+        for (int k = 0; k < 3; ++k) {
+          const Number number = edge_vector.number(3 * edges[first + e].index + k);
+          values[k][e] = plain(number);
+          if constexpr (dual) tangents[k][e] = number.t;
+        }
+      Wide x[3];
+      for (int k = 0; k < 3; ++k)
+        x[k] = Buffer<Scalar, dual>{values[k], tangents[k]}.wide(0);
+      set_lanes(setup, x, first, here);
+    }
   }
-  const Number ux = x * g.inverse_distance, uy = y * g.inverse_distance, uz = z * g.inverse_distance;
-  g.unit[0] = ux, g.unit[1] = uy, g.unit[2] = uz;
-  const Scalar root3 = Scalar(1.7320508075688772935);
-  g.harmonic[0] = ux, g.harmonic[1] = uy, g.harmonic[2] = uz;
-  g.harmonic[3] = root3 * (ux * uz);
-  g.harmonic[4] = root3 * (ux * uy);
-  g.harmonic[5] = uy * uy - Scalar(0.5) * (ux * ux + uz * uz);
-  g.harmonic[6] = root3 * (uy * uz);
-  g.harmonic[7] = (Scalar(0.5) * root3) * (uz * uz - ux * ux);
-  const Slope<Number> w = window<Scalar>(setup, r);
-  g.weight = w.value;
-  g.weight_slope = w.slope;
-  set_taps<Scalar>(setup, r, g);
-}
 
-// Chain rule from weight slope, filter slope and harmonics back to the edge vector.
-template <class Scalar, class Number>
-inline void put_edge_gradient(
-    const Geometry<Number>& g, const Number& by_weight, const Number& by_filters, const Number* h, Scalar* out) {
+ private:
+  void set_lanes(const MessageSetup& setup, const Wide* x, int first, int here) {
+    const Wide squared = x[0] * x[0] + x[1] * x[1] + x[2] * x[2], zero = squared * Scalar(0);
+    // Coincident atoms have no direction: distance, unit vector and their gradients are zero.
+    const auto apart = plain(squared) != Scalar(0);
+    const Wide root = root_lane<Scalar>(squared), r = choose(apart, root, zero),
+               inverse = choose(apart, reciprocal_lane<Scalar>(root), zero);
+    const Wide ux = x[0] * inverse, uy = x[1] * inverse, uz = x[2] * inverse;
+    const Slope<Wide> w = window<Scalar>(setup, r);
+    directions[first / lanes] = {{ux, uy, uz}, inverse, w.slope};
+
+    // The numbers of an Edge, in their order.
+    constexpr int kNumbers = 9 + kHarmonics;
+    Scalar values[kNumbers][lanes], tangents[kNumbers][lanes];
+    const auto keep = [&](int part, const Wide& wide) {
+      Buffer<Scalar, dual>{values[part], tangents[part]}.set_wide(0, wide);
+    };
+    keep(0, w.value);
+    keep_taps(setup, r, first, here, keep);
+    const Scalar root3 = Scalar(1.7320508075688772935);
+    keep(9, ux), keep(10, uy), keep(11, uz);
+    keep(12, root3 * (ux * uz));
+    keep(13, root3 * (ux * uy));
+    keep(14, uy * uy - Scalar(0.5) * (ux * ux + uz * uz));
+    keep(15, root3 * (uy * uz));
+    keep(16, (Scalar(0.5) * root3) * (uz * uz - ux * ux));
+    for (int e = 0; e < here; ++e) {
+      const auto part = [&](int number) { return Buffer<Scalar, dual>{values[number], tangents[number]}.number(e); };
+      Edge<Number>& edge = edges[first + e];
+      edge.weight = part(0);
+      for (int m = 0; m < 4; ++m) edge.tap[m] = part(1 + m);
+      for (int m = 0; m < 4; ++m) edge.tap_slope[m] = part(5 + m);
+      for (int m = 0; m < kHarmonics; ++m) edge.harmonic[m] = part(9 + m);
+    }
+  }
+
+  template <class Keep>
+  void keep_taps(const MessageSetup& setup, const Wide& r, int first, int here, const Keep& keep) {
+    const double start = setup.lower - 0.5 * setup.overlap > 0 ? setup.lower - 0.5 * setup.overlap : 0.0;
+    const double stop =
+        setup.upper + 0.5 * setup.overlap < setup.cutoff ? setup.upper + 0.5 * setup.overlap : setup.cutoff;
+    const Scalar per_step = Scalar(double(setup.num_splines - 3) / (stop - start));
+    const Wide x = (r - Scalar(start)) * per_step;
+    // Compared before converting: a NaN or huge distance must not become an index.
+    const Lane<Scalar> zero{}, last = zero + Scalar(setup.num_splines - 4);
+    const Lane<Scalar> inside = plain(x) < last ? plain(x) : last, at = plain(x) > zero ? inside : zero;
+    Lane<Scalar> cell;
+    for (int e = 0; e < lanes; ++e) {
+      const int64_t row = int64_t(at[e]);
+      cell[e] = Scalar(row);
+      if (e < here) edges[first + e].first_row = row;
+    }
+    const Wide s = x - cell, left = Scalar(1) - s;
+    const Scalar sixth = Scalar(1) / Scalar(6), half = per_step * Scalar(0.5);
+    keep(1, left * left * left * sixth);
+    keep(2, (s * s * (Scalar(3) * s - Scalar(6)) + Scalar(4)) * sixth);
+    keep(3, (s * (s * (Scalar(3) - Scalar(3) * s) + Scalar(3)) + Scalar(1)) * sixth);
+    keep(4, s * s * s * sixth);
+    keep(5, left * left * (-half));
+    keep(6, s * (Scalar(3) * s - Scalar(4)) * half);
+    keep(7, (s * (Scalar(2) - Scalar(3) * s) + Scalar(1)) * half);
+    keep(8, s * s * half);
+  }
+};
+
+// Chain rule from weight slope, filter slope and harmonics back to the vectors of a lane vector of edges.
+template <class Scalar, class Wide>
+inline void edge_gradient(
+    const Direction<Wide>& g, const Wide& by_weight, const Wide& by_filters, const Wide* h, Wide* out) {
   const Scalar root3 = Scalar(1.7320508075688772935);
-  const Number ux = g.unit[0], uy = g.unit[1], uz = g.unit[2];
-  const Number radial = by_weight * g.weight_slope + by_filters;
-  const Number gx = h[0] + root3 * (h[3] * uz + h[4] * uy) - (h[5] + root3 * h[7]) * ux;
-  const Number gy = h[1] + root3 * (h[4] * ux + h[6] * uz) + Scalar(2) * (h[5] * uy);
-  const Number gz = h[2] + root3 * (h[3] * ux + h[6] * uy) + (root3 * h[7] - h[5]) * uz;
-  const Number along = radial - (gx * ux + gy * uy + gz * uz) * g.inverse_distance;
-  out[0] = result(gx * g.inverse_distance + along * ux);
-  out[1] = result(gy * g.inverse_distance + along * uy);
-  out[2] = result(gz * g.inverse_distance + along * uz);
+  const Wide ux = g.unit[0], uy = g.unit[1], uz = g.unit[2];
+  const Wide radial = by_weight * g.weight_slope + by_filters;
+  const Wide gx = h[0] + root3 * (h[3] * uz + h[4] * uy) - (h[5] + root3 * h[7]) * ux;
+  const Wide gy = h[1] + root3 * (h[4] * ux + h[6] * uz) + Scalar(2) * (h[5] * uy);
+  const Wide gz = h[2] + root3 * (h[3] * ux + h[6] * uy) + (root3 * h[7] - h[5]) * uz;
+  const Wide along = radial - (gx * ux + gy * uy + gz * uz) * g.inverse_distance;
+  out[0] = gx * g.inverse_distance + along * ux;
+  out[1] = gy * g.inverse_distance + along * uy;
+  out[2] = gz * g.inverse_distance + along * uz;
 }
 
 // Radial filter at channel `at`: four table rows blended with the given weights.
+// Always inline, as the next one: a call would put all vector registers, which hold the caller's sums, into memory.
 template <class Scalar, bool dual, class Number>
-inline typename Types<Scalar, dual>::Wide blend(
+__attribute__((always_inline)) inline typename Types<Scalar, dual>::Wide blend(
     const Array<Scalar, dual>& table, const Number* tap, int64_t at, int64_t stride) {
   if constexpr (!dual) {
     return (tap[0] * load(table.values + at) + tap[1] * load(table.values + at + stride)) +
@@ -181,10 +236,9 @@ struct Filter {
   Wide value, slope;
 };
 
-// Always inline: a call would put all vector registers, which hold the caller's sums, into memory and back.
 template <class Scalar, bool dual, class Number, class Wide = typename Types<Scalar, dual>::Wide>
 __attribute__((always_inline)) inline Filter<Wide> blend_with_slope(
-    const Array<Scalar, dual>& table, const Geometry<Number>& g, int64_t at, int64_t stride) {
+    const Array<Scalar, dual>& table, const Edge<Number>& g, int64_t at, int64_t stride) {
   if constexpr (!dual) {
     const Lane<Scalar> r0 = load(table.values + at), r1 = load(table.values + at + stride),
                        r2 = load(table.values + at + 2 * stride), r3 = load(table.values + at + 3 * stride);
@@ -205,47 +259,59 @@ struct Attention {
   const int64_t num_heads, head_width, width;
   const bool whole;  // each lane vector lies within one head
   const int64_t numbers, channels;
-  Buffer<Scalar, dual> score, gate, weight, gradient, weight_of_channel, gradient_of_channel, products;
+  int32_t *edge_of, *first_of;  // of each number, its edge and the first channel of its head
+  Buffer<Scalar, dual> score, gate, weight, sum, gradient, weight_of_channel, gradient_of_channel, products;
 
   Attention(const MessageSetup& setup, Scalar* memory)
       : num_heads(setup.num_heads),
         head_width(setup.head_width),
         width(setup.width),
         whole(setup.head_width % lanes == 0),
-        numbers(kBlock * setup.num_heads + lanes),
+        numbers(numbers_of(setup)),
         channels(setup.width + lanes) {
-    for (Buffer<Scalar, dual>* buffer : {&score, &gate, &weight, &gradient}) memory = cut(memory, numbers, *buffer);
-    memory = cut(memory, channels, products);
+    edge_of = reinterpret_cast<int32_t*>(memory);
+    first_of = reinterpret_cast<int32_t*>(memory + numbers);
+    for (int64_t at = 0; at < kBlock * num_heads; ++at) {
+      edge_of[at] = int32_t(at / num_heads);
+      first_of[at] = int32_t(at % num_heads * head_width);
+    }
+    memory += 2 * numbers;
+    for (Buffer<Scalar, dual>* buffer : {&score, &gate, &weight, &sum, &gradient})
+      memory = cut(memory, numbers, *buffer);
     if (whole) return;
-    memory = cut(memory, kBlock * channels, weight_of_channel);
-    memory = cut(memory, kBlock * channels, gradient_of_channel);
+    for (Buffer<Scalar, dual>* buffer : {&products, &weight_of_channel, &gradient_of_channel})
+      memory = cut(memory, kBlock * channels, *buffer);
   }
   static int64_t size(const MessageSetup& setup) {
-    const int64_t rows_of_channels = setup.head_width % lanes == 0 ? 1 : 2 * kBlock + 1;
-    return 2 * (4 * (kBlock * setup.num_heads + lanes) + rows_of_channels * (setup.width + lanes));
+    const int64_t of_channels = setup.head_width % lanes == 0 ? 0 : 3 * kBlock * (setup.width + lanes);
+    return 2 * numbers_of(setup) + 2 * (5 * numbers_of(setup) + of_channels);
   }
+  static int64_t numbers_of(const MessageSetup& setup) { return kBlock * setup.num_heads + lanes; }
 
-  // Sums products(c), a lane vector, over the channels of each head.
+  // Sums products(e, c), lane vectors, over the channels of each head of `count` edges.
   template <class Products>
-  void sum_heads(int e, const Buffer<Scalar, dual>& to, const Products& of_channels) const {
-    if (whole) {
-      for (int64_t head = 0; head < num_heads; ++head) {
-        Wide sum{};
-        for (int64_t c = head * head_width; c < (head + 1) * head_width; c += lanes) sum += of_channels(c);
-        to.set(e * num_heads + head, sum_lanes(sum));
+  void sum_heads(int count, const Buffer<Scalar, dual>& to, const Products& of_channels) const {
+    if (!whole)
+      for (int e = 0; e < count; ++e)
+        for (int64_t c = 0; c < width; c += lanes) products.set_wide(e * channels + c, of_channels(e, c));
+    const auto sum_head = [&](int e, int64_t first) __attribute__((always_inline)) {
+      Wide sum{};
+      if (whole) {
+        for (int64_t c = first; c < first + head_width; c += lanes) sum += of_channels(e, c);
+        return sum;
       }
-      return;
-    }
-    for (int64_t c = 0; c < width; c += lanes) products.set_wide(c, of_channels(c));
-    for (int64_t head = 0; head < num_heads; ++head) {
-      const int64_t first = head * head_width;
-      const Scalar sum = sum_part(products.values + first);
-      if constexpr (dual) {
-        to.set(e * num_heads + head, Number{sum, sum_part(products.tangents + first)});
-      } else {
-        to.set(e * num_heads + head, sum);
-      }
-    }
+      const int64_t from = e * channels + first;
+      int64_t c = 0;
+      for (; c + lanes <= head_width; c += lanes) sum += products.wide(from + c);
+      // Reads on beyond the head, and takes what belongs to it.
+      if (c < head_width) sum += first_lanes<Scalar>(products.wide(from + c), head_width - c);
+      return sum;
+    };
+    // Beyond the last edge stand sums that nobody reads.
+    for (int64_t at = 0; at < count * num_heads; at += lanes)
+      to.set_wide(at, transpose_sum<Scalar>([&](int number) __attribute__((always_inline)) {
+                    return sum_head(edge_of[at + number], first_of[at + number]);
+                  }));
   }
   // The gates: sigmoids of the scores.
   void open_gates(int count) const {
@@ -254,6 +320,12 @@ struct Attention {
       store<Scalar>(gate.values + at, s);
       if (dual) store<Scalar>(gate.tangents + at, load(score.tangents + at) * s * (Scalar(1) - s));
     }
+  }
+  // Sets the numbers of edge e to to_number(at), lane vectors. The last one reaches into the next edge, whose own
+  // follow: edges come in ascending order, and to_number reads nothing of `to`.
+  template <class ToNumber>
+  void of_edge(int e, const Buffer<Scalar, dual>& to, const ToNumber& to_number) const {
+    for (int64_t at = e * num_heads; at < (e + 1) * num_heads; at += lanes) to.set_wide(at, to_number(at));
   }
   void lay_out(int count, const Buffer<Scalar, dual>& numbers_of_heads, const Buffer<Scalar, dual>& to) const {
     if (whole) return;
@@ -273,25 +345,6 @@ struct Attention {
   }
 
  private:
-  // The sum of head_width numbers, in lane vectors of half the size: heads are narrower than whole ones. Reads on
-  // beyond them.
-  Scalar sum_part(const Scalar* from) const {
-    constexpr int kPart = lanes > 4 ? lanes / 2 : lanes;
-    typedef Scalar Part __attribute__((vector_size(kPart * sizeof(Scalar))));
-    constexpr Scalar kNumbers[8] = {0, 1, 2, 3, 4, 5, 6, 7};
-    Part sum{}, number, part;
-    __builtin_memcpy(&number, kNumbers, sizeof(number));
-    int64_t c = 0;
-    for (; c + kPart <= head_width; c += kPart) {
-      __builtin_memcpy(&part, from + c, sizeof(part));
-      sum += part;
-    }
-    if (c < head_width) {
-      __builtin_memcpy(&part, from + c, sizeof(part));
-      sum += number < Part{} + Scalar(head_width - c) ? part : Part{};
-    }
-    return sum_rotated<kPart>(sum);
-  }
   static Scalar* cut(Scalar* memory, int64_t size, Buffer<Scalar, dual>& buffer) {
     buffer = {memory, memory + size};
     return memory + 2 * size;
@@ -310,7 +363,7 @@ void forward(
   const Arrays<Scalar, dual> x(inputs, directions);
   const int64_t d = kWidth ? kWidth : setup.width, stride = 4 * d;
   const Attention<Scalar, dual> attention(setup, workspace);
-  Geometry<Number> geometry[kBlock];
+  Geometry<Scalar, dual> geometry{};  // zero: indices of a first block that is not full must be valid ones
   for (int64_t i = begin; i < end; ++i) {
     if (rows.start[i] == rows.start[i + 1]) {
       std::memset(scalar + i * d, 0, d * sizeof(Scalar));
@@ -319,29 +372,26 @@ void forward(
     for (int64_t b = rows.start[i]; b < rows.start[i + 1]; b += kBlock) {
       const bool add = b > rows.start[i];
       const int count = int(rows.start[i + 1] - b < kBlock ? rows.start[i + 1] - b : kBlock);
-      for (int e = 0; e < count; ++e)
-        set_geometry<Scalar, dual>(setup, x.edge_vector, rows.edge[b + e], rows.other[b + e], geometry[e]);
+      geometry.set(setup, x.edge_vector, rows, b, count);
       if (setup.attention) {
-        for (int e = 0; e < count; ++e) {
-          const Geometry<Number>& g = geometry[e];
-          attention.sum_heads(e, attention.score, [&](int64_t c) __attribute__((always_inline)) {
-            return x.query.wide(i * d + c) * x.key.wide(g.other * d + c) *
-                   blend<Scalar, dual>(x.table, g.tap, g.first_row * stride + c, stride);
-          });
-        }
+        attention.sum_heads(count, attention.score, [&](int e, int64_t c) __attribute__((always_inline)) {
+          const Edge<Number>& g = geometry[e];
+          return x.query.wide(i * d + c) * x.key.wide(g.other * d + c) *
+                 blend<Scalar, dual>(x.table, g.tap, g.first_row * stride + c, stride);
+        });
         attention.open_gates(count);
       }
       for (int e = 0; e < count; ++e)
-        for (int64_t at = e * setup.num_heads; at < (e + 1) * setup.num_heads; ++at)
-          attention.weight.set(
-              at, setup.attention ? geometry[e].weight * (attention.score.number(at) * attention.gate.number(at))
-                                  : geometry[e].weight);
+        attention.of_edge(e, attention.weight, [&](int64_t at) {
+          const Wide one = spread<Scalar>(Number(geometry[e].weight));
+          return setup.attention ? one * (attention.score.wide(at) * attention.gate.wide(at)) : one;
+        });
       attention.lay_out(count, attention.weight, attention.weight_of_channel);
       for (int64_t c = 0; c < d; c += lanes) {
         const int64_t head = c / setup.head_width;
         Wide to_scalar{}, to_vector[kHarmonics] = {};
         for (int e = 0; e < count; ++e) {
-          const Geometry<Number>& g = geometry[e];
+          const Edge<Number>& g = geometry[e];
           const int64_t row = g.first_row * stride + c, sent = g.other * 3 * d + c;
           const Wide f1 = blend<Scalar, dual>(x.table, g.tap, row + d, stride);
           const Wide f3 = blend<Scalar, dual>(x.table, g.tap, row + 3 * d, stride);
@@ -350,9 +400,9 @@ void forward(
           if (setup.carries_vector) {
             const Wide f2 = blend<Scalar, dual>(x.table, g.tap, row + 2 * d, stride);
             const Wide carried = g.weight * (x.value.wide(sent + d) * f2);
-            const int64_t from = int64_t(g.other) * kHarmonics * d + c;
+            const Array<Scalar, dual> vector_sent = x.vector.from(int64_t(g.other) * kHarmonics * d + c);
             for (int m = 0; m < kHarmonics; ++m)
-              to_vector[m] += x.vector.wide(from + m * d) * carried + g.harmonic[m] * turned;
+              to_vector[m] += vector_sent.wide(m * d) * carried + g.harmonic[m] * turned;
           } else {
             for (int m = 0; m < kHarmonics; ++m) to_vector[m] += g.harmonic[m] * turned;
           }
@@ -377,41 +427,62 @@ struct BackwardBlock {
   using Number = typename Types<Scalar, dual>::Number;
   using Wide = typename Types<Scalar, dual>::Wide;
   int count;
-  Geometry<Number> geometry[kBlock];
+  Geometry<Scalar, dual> geometry;
   EdgeSums<Wide> sums[kBlock];
 };
+
+// Gradients of the vectors of edges first.. of a block, as many as a vector has lanes.
+template <class Scalar, bool dual>
+inline void put_edge_gradients(const BackwardBlock<Scalar, dual>& block, int first, Scalar* edge_vector) {
+  using Wide = typename Types<Scalar, dual>::Wide;
+  constexpr int lanes = kLanes<Scalar>;
+  // Sums of edges beyond the last one are left over from other blocks, and not read.
+  const EdgeSums<Wide>* sums = block.sums + first;
+  Wide by_harmonic[kHarmonics], gradient[3];
+  for (int m = 0; m < kHarmonics; ++m)
+    by_harmonic[m] = transpose_sum<Scalar>([&](int e) { return sums[e].by_harmonic[m]; });
+  edge_gradient<Scalar>(
+      block.geometry.directions[first / lanes], transpose_sum<Scalar>([&](int e) { return sums[e].by_weight; }),
+      transpose_sum<Scalar>([&](int e) { return sums[e].by_filters; }), by_harmonic, gradient);
+  for (int e = 0; e < lanes && first + e < block.count; ++e)
+    for (int k = 0; k < 3; ++k) edge_vector[3 * block.geometry[first + e].index + k] = result_at(gradient[k], e);
+}
 
 // Recomputes the attention and the gradients of its scores.
 template <class Scalar, bool dual, int kWidth>
 inline void differentiate_scores(
     const MessageSetup& setup, const Arrays<Scalar, dual>& x, const Scalar* grad_scalar, int64_t sender,
     const BackwardBlock<Scalar, dual>& block, const Attention<Scalar, dual>& attention, Scalar* score_gradient) {
-  using Number = typename Types<Scalar, dual>::Number;
+  using Wide = typename Types<Scalar, dual>::Wide;
   const int64_t d = kWidth ? kWidth : setup.width, stride = 4 * d;
-  for (int e = 0; e < block.count; ++e) {
+  attention.sum_heads(block.count, attention.score, [&](int e, int64_t c) __attribute__((always_inline)) {
     const auto& g = block.geometry[e];
-    attention.sum_heads(e, attention.score, [&](int64_t c) __attribute__((always_inline)) {
-      return x.query.wide(g.other * d + c) * x.key.wide(sender * d + c) *
-             blend<Scalar, dual>(x.table, g.tap, g.first_row * stride + c, stride);
-    });
-    attention.sum_heads(e, attention.gradient, [&](int64_t c) __attribute__((always_inline)) {
-      return load(grad_scalar + g.other * d + c) *
-             (x.value.wide(sender * 3 * d + c) *
-              blend<Scalar, dual>(x.table, g.tap, g.first_row * stride + c + d, stride));
-    });
-  }
+    return x.query.wide(g.other * d + c) * x.key.wide(sender * d + c) *
+           blend<Scalar, dual>(x.table, g.tap, g.first_row * stride + c, stride);
+  });
+  attention.sum_heads(block.count, attention.sum, [&](int e, int64_t c) __attribute__((always_inline)) {
+    const auto& g = block.geometry[e];
+    return load(grad_scalar + g.other * d + c) *
+           (x.value.wide(sender * 3 * d + c) *
+            blend<Scalar, dual>(x.table, g.tap, g.first_row * stride + c + d, stride));
+  });
   attention.open_gates(block.count);
   for (int e = 0; e < block.count; ++e) {
-    Scalar* out = score_gradient + block.geometry[e].edge * 2 * setup.num_heads;
+    attention.of_edge(e, attention.weight, [&](int64_t at) {
+      return Wide(attention.score.wide(at) * attention.gate.wide(at));
+    });
+    attention.of_edge(e, attention.gradient, [&](int64_t at) {
+      const Wide a = attention.score.wide(at), sigmoid = attention.gate.wide(at);
+      const Wide slope = sigmoid * (Scalar(1) + a * (Scalar(1) - sigmoid));
+      return Wide(block.geometry[e].weight * (attention.sum.wide(at) * slope));
+    });
+  }
+  for (int e = 0; e < block.count; ++e) {
+    Scalar* out = score_gradient + block.geometry[e].index * 2 * setup.num_heads;
+    const int64_t first = e * setup.num_heads;
     for (int64_t head = 0; head < setup.num_heads; ++head) {
-      const int64_t at = e * setup.num_heads + head;
-      const Number a = attention.score.number(at), sigmoid = attention.gate.number(at);
-      const Number slope = sigmoid * (Scalar(1) + a * (Scalar(1) - sigmoid));
-      const Number by_score = block.geometry[e].weight * (attention.gradient.number(at) * slope);
-      attention.weight.set(at, a * sigmoid);
-      attention.gradient.set(at, by_score);
-      out[head] = plain(by_score);
-      if (dual) out[setup.num_heads + head] = result(by_score);
+      out[head] = attention.gradient.values[first + head];
+      if (dual) out[setup.num_heads + head] = attention.gradient.tangents[first + head];
     }
   }
   attention.lay_out(block.count, attention.weight, attention.weight_of_channel);
@@ -428,12 +499,14 @@ inline void differentiate_channels(
   using Plain = Lane<Scalar>;
   const int64_t d = kWidth ? kWidth : setup.width, stride = 4 * d, sent = sender * 3 * d + c;
   const int64_t from = sender * kHarmonics * d + c, head = c / setup.head_width;
+  const Array<Scalar, dual> vector_sent = x.vector.from(setup.carries_vector ? from : 0);
   const Wide v0 = x.value.wide(sent), v1 = x.value.wide(sent + d), v2 = x.value.wide(sent + 2 * d);
   Wide to_key{}, to_v0{}, to_v1{}, to_v2{}, to_vector[kHarmonics] = {};
   for (int e = 0; e < block.count; ++e) {
     const auto& g = block.geometry[e];
     EdgeSums<Wide>& sums = block.sums[e];
-    const int64_t row = g.first_row * stride + c, received = int64_t(g.other) * kHarmonics * d + c;
+    const int64_t row = g.first_row * stride + c;
+    const Scalar* grad_received = grad_vector + int64_t(g.other) * kHarmonics * d + c;
     const Filter<Wide> f1 = blend_with_slope<Scalar, dual>(x.table, g, row + d, stride);
     const Filter<Wide> f3 = blend_with_slope<Scalar, dual>(x.table, g, row + 3 * d, stride);
     const Plain grad = load(grad_scalar + g.other * d + c);
@@ -447,8 +520,8 @@ inline void differentiate_channels(
       const Filter<Wide> f2 = blend_with_slope<Scalar, dual>(x.table, g, row + 2 * d, stride);
       const Wide carried = g.weight * (v1 * f2.value);
       for (int m = 0; m < kHarmonics; ++m) {
-        const Plain grad_m = load(grad_vector + received + m * d);
-        along += grad_m * x.vector.wide(from + m * d);
+        const Plain grad_m = load(grad_received + m * d);
+        along += grad_m * vector_sent.wide(m * d);
         projected += g.harmonic[m] * grad_m;
         to_vector[m] += grad_m * carried;
         sums.by_harmonic[m] += grad_m * turned;
@@ -460,7 +533,7 @@ inline void differentiate_channels(
       to_v1 += g.weight * (along * f2.value);
     } else {
       for (int m = 0; m < kHarmonics; ++m) {
-        const Plain grad_m = load(grad_vector + received + m * d);
+        const Plain grad_m = load(grad_received + m * d);
         projected += g.harmonic[m] * grad_m;
         sums.by_harmonic[m] += grad_m * turned;
       }
@@ -496,32 +569,24 @@ void backward(
     const MessageInputs<Scalar>* directions, const Scalar* grad_scalar, const Scalar* grad_vector,
     Scalar* edge_vector, Scalar* key, Scalar* value, Scalar* vector, Scalar* table, Scalar* score_gradient,
     Scalar* workspace, int64_t begin, int64_t end) {
-  using Number = typename Types<Scalar, dual>::Number;
+  constexpr int lanes = kLanes<Scalar>;
   const Arrays<Scalar, dual> x(inputs, directions);
   const Attention<Scalar, dual> attention(setup, workspace);
-  BackwardBlock<Scalar, dual> block;
+  BackwardBlock<Scalar, dual> block{};
   for (int64_t j = begin; j < end; ++j) {
     for (int64_t b = rows.start[j]; b < rows.start[j + 1]; b += kBlock) {
       const bool add = b > rows.start[j];
       block.count = int(rows.start[j + 1] - b < kBlock ? rows.start[j + 1] - b : kBlock);
       std::memset(static_cast<void*>(block.sums), 0, block.count * sizeof(block.sums[0]));
-      for (int e = 0; e < block.count; ++e) {
-        set_geometry<Scalar, dual>(setup, x.edge_vector, rows.edge[b + e], rows.other[b + e], block.geometry[e]);
-        if (!setup.attention) attention.weight.set(e, block.geometry[e].weight * Scalar(0) + Scalar(1));
-      }
+      block.geometry.set(setup, x.edge_vector, rows, b, block.count);
+      if (!setup.attention)
+        for (int e = 0; e < block.count; ++e) attention.weight.set(e, block.geometry[e].weight * Scalar(0) + Scalar(1));
       if (setup.attention)
         differentiate_scores<Scalar, dual, kWidth>(setup, x, grad_scalar, j, block, attention, score_gradient);
       for (int64_t c = 0; c < setup.width; c += kLanes<Scalar>)
         differentiate_channels<Scalar, dual, kWidth>(
             setup, x, grad_scalar, grad_vector, j, c, add, block, attention, key, value, vector, table);
-      for (int e = 0; e < block.count; ++e) {
-        const auto& sums = block.sums[e];
-        Number by_harmonic[kHarmonics];
-        for (int m = 0; m < kHarmonics; ++m) by_harmonic[m] = sum_lanes(sums.by_harmonic[m]);
-        put_edge_gradient<Scalar, Number>(
-            block.geometry[e], sum_lanes(sums.by_weight), sum_lanes(sums.by_filters), by_harmonic,
-            edge_vector + 3 * block.geometry[e].edge);
-      }
+      for (int first = 0; first < block.count; first += lanes) put_edge_gradients(block, first, edge_vector);
     }
   }
 }
@@ -536,13 +601,13 @@ void query_gradient(
   const Arrays<Scalar, dual> x(inputs, directions);
   const int64_t d = kWidth ? kWidth : setup.width, stride = 4 * d;
   const Attention<Scalar, dual> attention(setup, workspace);
-  Geometry<Number> geometry[kBlock];
+  Geometry<Scalar, dual> geometry{};
   for (int64_t i = begin; i < end; ++i) {
     for (int64_t b = rows.start[i]; b < rows.start[i + 1]; b += kBlock) {
       const bool add = b > rows.start[i];
       const int count = int(rows.start[i + 1] - b < kBlock ? rows.start[i + 1] - b : kBlock);
+      geometry.set(setup, x.edge_vector, rows, b, count);
       for (int e = 0; e < count; ++e) {
-        set_geometry<Scalar, dual>(setup, x.edge_vector, rows.edge[b + e], rows.other[b + e], geometry[e]);
         const Scalar* by = score_gradient + rows.edge[b + e] * 2 * setup.num_heads;
         const Array<Scalar, dual> by_score{by, by + setup.num_heads};
         for (int64_t head = 0; head < setup.num_heads; ++head)
@@ -553,7 +618,7 @@ void query_gradient(
         const int64_t head = c / setup.head_width;
         Wide sum{};
         for (int e = 0; e < count; ++e) {
-          const Geometry<Number>& g = geometry[e];
+          const Edge<Number>& g = geometry[e];
           sum += attention.gradient_at(e, head, c) *
                  (x.key.wide(g.other * d + c) *
                   blend<Scalar, dual>(x.table, g.tap, g.first_row * stride + c, stride));

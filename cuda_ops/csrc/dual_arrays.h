@@ -28,6 +28,8 @@ struct Array {
       return {values[at], direction ? direction[at] : Scalar(0)};
     }
   }
+  // The array from place `at` on. Loops over constant places in it then need one address, not one each.
+  Array from(int64_t at) const { return {values + at, dual && direction ? direction + at : nullptr}; }
 };
 
 // Numbers stored as values and tangents apart, so that both load as lane vectors.
@@ -78,6 +80,15 @@ inline double result(double x) { return x; }
 template <class T>
 inline T result(const Dual<T>& x) {
   return x.t;
+}
+// The same of one lane.
+template <class Vector>
+inline auto result_at(const Vector& x, int lane) {
+  return x[lane];
+}
+template <class Vector>
+inline auto result_at(const Dual<Vector>& x, int lane) {
+  return x.t[lane];
 }
 template <class Scalar>
 inline void put(Scalar* to, const Lane<Scalar>& x, bool add) {

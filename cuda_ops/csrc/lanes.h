@@ -102,3 +102,46 @@ template <class Scalar>
 inline Lane<Scalar> sigmoid_lane(const Lane<Scalar>& x) {
   return Scalar(1) / (Scalar(1) + exponential<Scalar>(-x));
 }
+
+// Square root and reciprocal, lane by lane.
+template <class Scalar>
+inline Lane<Scalar> root_lane(const Lane<Scalar>& x) {
+  Lane<Scalar> root;
+  for (int k = 0; k < kLanes<Scalar>; ++k) root[k] = square_root(Scalar(x[k]));
+  return root;
+}
+template <class Scalar>
+inline Dual<Lane<Scalar>> root_lane(const Dual<Lane<Scalar>>& x) {
+  const Lane<Scalar> root = root_lane<Scalar>(x.v);
+  return {root, x.t / (root + root)};
+}
+template <class Scalar>
+inline Lane<Scalar> reciprocal_lane(const Lane<Scalar>& x) {
+  return Scalar(1) / x;
+}
+template <class Scalar>
+inline Dual<Lane<Scalar>> reciprocal_lane(const Dual<Lane<Scalar>>& x) {
+  const Lane<Scalar> inverse = Scalar(1) / x.v;
+  return {inverse, -(inverse * inverse * x.t)};
+}
+
+// One of two numbers by the mask that a comparison of lanes gives.
+template <class Mask, class Vector>
+inline Vector choose(const Mask& mask, const Vector& yes, const Vector& no) {
+  return mask ? yes : no;
+}
+template <class Mask, class Vector>
+inline Dual<Vector> choose(const Mask& mask, const Dual<Vector>& yes, const Dual<Vector>& no) {
+  return {mask ? yes.v : no.v, mask ? yes.t : no.t};
+}
+
+// x where lane numbers are below `count`, zero in the others.
+template <class Scalar>
+inline Lane<Scalar> first_lanes(const Lane<Scalar>& x, int64_t count) {
+  constexpr Scalar kNumbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return load(kNumbers) < Lane<Scalar>{} + Scalar(count) ? x : Lane<Scalar>{};
+}
+template <class Scalar>
+inline Dual<Lane<Scalar>> first_lanes(const Dual<Lane<Scalar>>& x, int64_t count) {
+  return {first_lanes<Scalar>(x.v, count), first_lanes<Scalar>(x.t, count)};
+}
