@@ -86,14 +86,14 @@ def write_start(path: Path, topology: app.Topology, positions: np.ndarray) -> No
         app.PDBFile.writeFile(topology, positions * unit.angstrom, file)
 
 
-def prepare_chignolin(folder: Path) -> None:
-    """Labels, both trainings through the stock torchmd-train, both exports, Amber, the start."""
+def prepare_chignolin(folder: Path, runs: List[str]) -> None:
+    """Labels, the runs' models through the stock torchmd-train, their exports, Amber, the start."""
     if not (folder / "chignolin.h5").is_file():
         label = [sys.executable, str(ROOT / "scripts/label_chignolin.py"), "--output", str(folder)]
         subprocess.run(label, check=True)
     for name, overlap in (("smooth", "1.0"), ("hard", "0")):
-        trained = folder / name
-        if (folder / f"{name}.pt").is_file():
+        trained, model = folder / name, f"{name}.pt"
+        if (folder / model).is_file() or model not in [RUNS[run]["model"] for run in runs]:
             continue
         if not (trained / "finished").is_file():
             command = [str(Path(sys.executable).with_name("torchmd-train")), "--conf", str(CONFIGURATION)]
@@ -105,7 +105,7 @@ def prepare_chignolin(folder: Path) -> None:
                 command += ["--load-model", str(interrupted[-1])]
             subprocess.run(command, check=True)
             (trained / "finished").touch()
-        export_once(best_checkpoint(trained), folder / f"{name}.pt")
+        export_once(best_checkpoint(trained), folder / model)
     if not (folder / "start.pdb").is_file():
         data = Path(os.environ.get("DKMP_DATA", ROOT.parent / "shared/data")) / "chignolin"
         with (data / "chignolin.pdb").open() as file:
@@ -222,7 +222,7 @@ def main() -> None:
     arguments = parse_arguments()
     torch.set_num_threads(1)
     if arguments.molecule == "chignolin":
-        prepare_chignolin(arguments.output)
+        prepare_chignolin(arguments.output, arguments.runs)
     else:
         prepare_p_xylene(arguments.output, arguments.demo, arguments.hard_training)
     for name in arguments.runs:
