@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
 DKMP_MODELS: Tuple[str, ...] = ("dkmp-c", "dkmp-r")
-REVISIONS: Tuple[int, ...] = (1, 2, 3)
+REVISIONS: Tuple[int, ...] = (1, 2, 3, 4)
 CANONICAL_FRAMES: Tuple[str, ...] = ("none", "principal", "first", "mean")
 ATTENTION_VARIANTS: Tuple[str, ...] = ("split", "literal")
 PARTITIONS: Tuple[str, ...] = ("dilated", "one-shot", "random", "reuse-25")
@@ -61,9 +61,9 @@ HYPERPARAMETERS: Tuple[Hyperparameter, ...] = (
     Hyperparameter(
         "revision",
         int,
-        2,
-        "dkmp-c: 2; 1 for the layers and initial weights of checkpoints that lack this key; 3 for products "
-        "of spherical features: slower, more accurate",
+        4,
+        "dkmp-c: 4; 1 for the layers and initial weights of checkpoints that lack this key, 2 and 3 for those "
+        "of checkpoints that name them",
         REVISIONS,
     ),
     Hyperparameter(

@@ -315,14 +315,6 @@ struct Map<kProductGates> : GateMap<true> {};
 template <>
 struct Map<kProductGatesBackward> : GateBackwardMap<true> {};
 
-// The first `count` lanes; the rest are zero.
-template <class Scalar>
-DKMP_INLINE Lane<Scalar> load_part(const Scalar* from, int64_t count) {
-  Lane<Scalar> lane{};
-  std::memcpy(&lane, from, count * sizeof(Scalar));
-  return lane;
-}
-
 // As `result` of numbers: the value of a plain kernel, the derivative of a dual one.
 template <class Scalar>
 DKMP_INLINE Lane<Scalar> result_lane(const Lane<Scalar>& x) {

@@ -29,6 +29,14 @@ inline void store(Scalar* to, const Lane<Scalar>& lane) {
   __builtin_memcpy(to, &lane, sizeof(lane));
 }
 
+// The first `count` lanes; the rest are zero.
+template <class Scalar>
+inline Lane<Scalar> load_part(const Scalar* from, int64_t count) {
+  Lane<Scalar> lane{};
+  __builtin_memcpy(&lane, from, count * sizeof(Scalar));
+  return lane;
+}
+
 inline Lane<float> plain(const Lane<float>& x) { return x; }
 inline Lane<double> plain(const Lane<double>& x) { return x; }
 

@@ -1,6 +1,7 @@
 """DKMP^C: radius-shell dilation, equivariant, energies and forces (appendix D of the paper)."""
 
-from typing import Optional, Tuple
+from functools import partial
+from typing import Callable, Dict, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -149,7 +150,12 @@ class NeighborEmbedding(nn.Module):
         return self.combine(torch.cat([element, message], dim=-1)), vector
 
 
-_LAYERS = {1: SharedUpdateLayer, 2: DegreeUpdateLayer, 3: ProductUpdateLayer}
+_LAYERS: Dict[int, Callable[[LayerSettings, RadiusShell], DilatedMessages]] = {
+    1: SharedUpdateLayer,
+    2: DegreeUpdateLayer,
+    3: partial(ProductUpdateLayer, norm_offset=0.01),
+    4: partial(ProductUpdateLayer, norm_offset=1.0),
+}
 
 
 class DKMPC(nn.Module):
@@ -174,7 +180,7 @@ class DKMPC(nn.Module):
         max_z: Number of elements the embedding holds.
         max_num_neighbors: Largest number of neighbours of an atom within the cutoff; 0 for no limit.
         box_vecs: Constant box vectors as rows in Å, shape (3, 3), or None.
-        revision: 2 for :class:`DegreeUpdateLayer`, 1 for :class:`SharedUpdateLayer`, 3 for
+        revision: 1 for :class:`SharedUpdateLayer`, 2 for :class:`DegreeUpdateLayer`, 3 and 4 for
             :class:`ProductUpdateLayer`.
         dtype: torch.float32 or torch.float64.
 
@@ -199,7 +205,7 @@ class DKMPC(nn.Module):
         max_z: int = 100,
         max_num_neighbors: int = 0,
         box_vecs: Optional[Tensor] = None,
-        revision: int = 2,
+        revision: int = 4,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()

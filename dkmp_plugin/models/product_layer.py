@@ -1,4 +1,4 @@
-"""The layer of DKMP^C's revision 3: normalised spherical features, and products of their degrees."""
+"""The layer of DKMP^C's revisions 3 and 4: normalised spherical features, and products of their degrees."""
 
 from typing import Tuple
 
@@ -14,7 +14,7 @@ from dkmp_plugin.ops import degree_gates, degree_products
 
 
 class ProductUpdateLayer(DilatedMessages):
-    """The update of revision 3: as revision 2's, with products of spherical features.
+    """The update of revisions 3 and 4: as revision 2's, with products of spherical features.
 
     As in TensorNet (arXiv:2306.06482), two projections of an atom's features are multiplied: degrees 2 and 1
     to degree 1, degrees 1 and 1 and degrees 2 and 2 to degree 2. So one layer knows angles between three
@@ -24,13 +24,15 @@ class ProductUpdateLayer(DilatedMessages):
     Args:
         settings: What the layers of the model share.
         shell: The shell this layer sees.
+        norm_offset: Of :class:`DegreeNorm`. Far below the mean square lengths of untrained features, about 0.1
+            (revision 3), it lets the norm amplify them, and training is unstable at large learning rates.
     """
 
-    def __init__(self, settings: LayerSettings, shell: RadiusShell) -> None:
+    def __init__(self, settings: LayerSettings, shell: RadiusShell, norm_offset: float) -> None:
         super().__init__(settings, shell, amplified_filters=True)
         d, dtype = settings.hidden_channels, settings.dtype
-        self.sent_norm = DegreeNorm(d, dtype)
-        self.received_norm = DegreeNorm(d, dtype)
+        self.sent_norm = DegreeNorm(d, norm_offset, dtype)
+        self.received_norm = DegreeNorm(d, norm_offset, dtype)
         self.first_projection = nn.Linear(d, 2 * d, bias=False, dtype=dtype)
         self.second_projection = nn.Linear(d, 2 * d, bias=False, dtype=dtype)
         self.update_input = nn.Linear(6 * d, d, dtype=dtype)
@@ -64,7 +66,7 @@ class ProductUpdateLayer(DilatedMessages):
         normed = self.norm(x)
         message, vector_message = self.messages(normed, self.sent_norm(vector), edge_vector, edge_index, ptr)
         vector = vector + vector_message
-        first, second = self.received_norm(vector).split([3, 5], dim=1)
+        first, second = self.received_norm.apart(vector)
         first = project_pairs(first, self.first_projection.weight)
         second = project_pairs(second, self.second_projection.weight)
         product, invariants = degree_products(first, second)

@@ -1,21 +1,26 @@
 """Lengths of spherical features."""
 
+from typing import Tuple
+
 import torch
 from torch import Tensor, nn
+
+from dkmp_plugin.ops import degree_norm, degree_norm_apart
 
 
 class DegreeNorm(nn.Module):
     """Each degree's features over their root mean square length over the channels, times learned factors.
 
-    Features near zero stay near zero (the mean square is offset by 0.01), so the result is smooth.
-
     Args:
         hidden_channels: Width d.
+        offset: Added to the mean square: features much shorter than its root keep their length, so the result
+            is smooth where they vanish.
         dtype: Floating-point type.
     """
 
-    def __init__(self, hidden_channels: int, dtype: torch.dtype) -> None:
+    def __init__(self, hidden_channels: int, offset: float, dtype: torch.dtype) -> None:
         super().__init__()
+        self.offset = offset
         self.weight = nn.Parameter(torch.ones(2, hidden_channels, dtype=dtype))
 
     def reset_parameters(self) -> None:
@@ -24,9 +29,8 @@ class DegreeNorm(nn.Module):
 
     def forward(self, vector: Tensor) -> Tensor:
         """Normalised features, shape (N, 8, d) as the argument."""
-        first, second = vector.split([3, 5], dim=1)
-        power = torch.stack(
-            [first.square().sum(dim=1).mean(dim=1), second.square().sum(dim=1).mean(dim=1)], dim=1
-        )
-        factors = torch.rsqrt(power + 0.01).unsqueeze(2) * self.weight
-        return torch.cat([first * factors[:, :1], second * factors[:, 1:]], dim=1)
+        return degree_norm(vector, self.weight, self.offset)
+
+    def apart(self, vector: Tensor) -> Tuple[Tensor, Tensor]:
+        """Normalised features of degree 1, shape (N, 3, d), and of degree 2, shape (N, 5, d)."""
+        return degree_norm_apart(vector, self.weight, self.offset)

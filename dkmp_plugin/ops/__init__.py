@@ -17,6 +17,8 @@ __all__ = [
     "OpsStatus",
     "degree_gates",
     "degree_invariants",
+    "degree_norm",
+    "degree_norm_apart",
     "degree_products",
     "dilated_attention",
     "dilated_message",
@@ -277,3 +279,28 @@ def degree_gates(
         ValueError: shapes or dtypes do not fit.
     """
     return _degrees.degree_gates(gates, invariants, first, second, product)
+
+
+def degree_norm(vector: Tensor, weight: Tensor, offset: float) -> Tensor:
+    """Each degree's features over their root mean square length over the channels, times factors.
+
+    With the mean P over an atom's channels of the squared lengths of its features of one degree, these become
+    w v / sqrt(P + offset): smooth where features vanish, and none grows beyond sqrt(d) w.
+
+    Args:
+        vector: (N, 8, d) spherical features, three components of degree 1, five of degree 2.
+        weight: (2, d) factors of both degrees.
+        offset: mean square length far below which features keep their own length; above zero.
+
+    Returns:
+        (N, 8, d). Differentiable twice.
+
+    Raises:
+        ValueError: shapes or dtypes do not fit.
+    """
+    return _degrees.degree_norm(vector, weight, offset)
+
+
+def degree_norm_apart(vector: Tensor, weight: Tensor, offset: float) -> Tuple[Tensor, Tensor]:
+    """As :func:`degree_norm`, each degree for itself: (N, 3, d) and (N, 5, d), contiguous."""
+    return _degrees.degree_norm_apart(vector, weight, offset)

@@ -1,4 +1,4 @@
-"""Products of spherical features and their gates in pure ATen: the meaning of the native ops.
+"""Norms and products of spherical features and their gates in pure ATen: the meaning of the native ops.
 
 Degree 2 is multiplied as Cartesian tensors, symmetric traceless matrices. The order of the components is that
 of :func:`dkmp_plugin.ops.reference.spherical_harmonics`.
@@ -112,3 +112,33 @@ def degree_gates(
         change = change + factors[:, 2:3] * product[:, :3]
         second_change = second_change + factors[:, 3:] * product[:, 3:]
     return scalar, torch.cat([change, second_change], dim=1)
+
+
+def degree_norm_apart(vector: Tensor, weight: Tensor, offset: float) -> Tuple[Tensor, Tensor]:
+    """Reference of :func:`dkmp_plugin.ops.degree_norm_apart`."""
+    if (
+        vector.dim() != 3
+        or vector.size(1) != 8
+        or vector.size(2) == 0
+        or weight.dim() != 2
+        or weight.size(0) != 2
+        or weight.size(1) != vector.size(2)
+    ):
+        raise ValueError(
+            f"degree_norm: features have shape {list(vector.shape)} and weights {list(weight.shape)}, "
+            "expected (N, 8, d) and (2, d)"
+        )
+    if not offset > 0.0:
+        raise ValueError(f"degree_norm: offset is {offset}, expected a number above zero")
+    first, second = vector.split([3, 5], dim=1)
+    power = torch.stack(
+        [first.square().sum(dim=1).mean(dim=1), second.square().sum(dim=1).mean(dim=1)], dim=1
+    )
+    factors = torch.rsqrt(power + offset).unsqueeze(2) * weight
+    return first * factors[:, :1], second * factors[:, 1:]
+
+
+def degree_norm(vector: Tensor, weight: Tensor, offset: float) -> Tensor:
+    """Reference of :func:`dkmp_plugin.ops.degree_norm`."""
+    first, second = degree_norm_apart(vector, weight, offset)
+    return torch.cat([first, second], dim=1)

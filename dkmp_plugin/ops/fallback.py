@@ -22,12 +22,16 @@ _SCHEMAS = {
     "degree_invariants": "(Tensor first, Tensor second) -> Tensor",
     "degree_gates": "(Tensor gates, Tensor invariants, Tensor first, Tensor second, Tensor? product=None) "
     "-> (Tensor, Tensor)",
+    "degree_norm": "(Tensor vector, Tensor weight, float offset) -> Tensor",
+    "degree_norm_apart": "(Tensor vector, Tensor weight, float offset) -> (Tensor, Tensor)",
 }
 _MODULES = {
     "dilated_attention": attention_reference,
     "degree_products": degrees_reference,
     "degree_invariants": degrees_reference,
     "degree_gates": degrees_reference,
+    "degree_norm": degrees_reference,
+    "degree_norm_apart": degrees_reference,
 }
 # Registrations last as long as this object.
 _LIBRARY: list[torch.library.Library] = []

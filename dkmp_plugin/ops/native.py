@@ -1,7 +1,7 @@
 """The ops of the native library, one plain function each, so that TorchScript can compile their callers.
 
 CPU and CUDA tensors take the native kernels; tensors elsewhere take the reference, which runs on any device.
-degree_invariants, degree_products and degree_gates have kernels for CPUs alone.
+degree_norm, degree_invariants, degree_products and degree_gates have kernels for CPUs alone.
 """
 
 from typing import Optional, Tuple
@@ -139,3 +139,17 @@ def degree_gates(
     if gates.device.type != "cpu":
         return degrees_reference.degree_gates(gates, invariants, first, second, product)
     return torch.ops.dkmp_plugin.degree_gates(gates, invariants, first, second, product)
+
+
+def degree_norm(vector: Tensor, weight: Tensor, offset: float) -> Tensor:
+    """Native :func:`dkmp_plugin.ops.degree_norm`."""
+    if vector.device.type != "cpu":
+        return degrees_reference.degree_norm(vector, weight, offset)
+    return torch.ops.dkmp_plugin.degree_norm(vector, weight, offset)
+
+
+def degree_norm_apart(vector: Tensor, weight: Tensor, offset: float) -> Tuple[Tensor, Tensor]:
+    """Native :func:`dkmp_plugin.ops.degree_norm_apart`."""
+    if vector.device.type != "cpu":
+        return degrees_reference.degree_norm_apart(vector, weight, offset)
+    return torch.ops.dkmp_plugin.degree_norm_apart(vector, weight, offset)

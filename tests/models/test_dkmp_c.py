@@ -43,16 +43,25 @@ class TestRevisionOne(PotentialContract):
         return strong_potential(self.hyper_parameters(precision=64 if dtype == torch.float64 else 32))
 
 
-class TestRevisionThree(PotentialContract):
-    """Normalised features and products of degrees."""
+class TestRevisionTwo(PotentialContract):
+    """Features whose lengths have no bound, and no products of them."""
 
     borders = (2.0 - 0.4, 2.0, 2.0 + 0.4, 4.0 - 0.4, 4.0, 4.0 + 0.4, 6.0)
 
     def hyper_parameters(self, **changes):
-        return hyper_parameters(shell_overlap=0.8, revision=3, **changes)
+        return hyper_parameters(shell_overlap=0.8, revision=2, **changes)
 
     def create_model(self, dtype=torch.float64):
         return strong_potential(self.hyper_parameters(precision=64 if dtype == torch.float64 else 32))
+
+
+def test_revisions_three_and_four_differ_in_the_norm_of_features():
+    parts = [create_model(hyper_parameters(revision=revision)).representation_model for revision in (3, 4)]
+    assert [[layer.received_norm.offset for layer in part.layers] for part in parts] == [
+        [0.01] * 3,
+        [1.0] * 3,
+    ]
+    assert parts[0].state_dict().keys() == parts[1].state_dict().keys()
 
 
 def test_checkpoints_without_the_key_hold_revision_one():
@@ -63,10 +72,10 @@ def test_checkpoints_without_the_key_hold_revision_one():
 
 
 def test_unknown_revision_is_refused():
-    with pytest.raises(ValueError, match="revision: 4"):
-        create_model(hyper_parameters(revision=4))
-    with pytest.raises(ValueError, match="revision: 4"):
-        DKMPC(16, num_layers=1, num_heads=4, revision=4)
+    with pytest.raises(ValueError, match="revision: 5"):
+        create_model(hyper_parameters(revision=5))
+    with pytest.raises(ValueError, match="revision: 5"):
+        DKMPC(16, num_layers=1, num_heads=4, revision=5)
 
 
 class TestHardShells(PotentialContract):
@@ -175,3 +184,19 @@ def test_too_many_neighbours_is_an_error(molecule):
     model = create_model(hyper_parameters(max_num_neighbors=4)).eval()
     with pytest.raises((ValueError, RuntimeError), match="neighbo"):
         model(z, pos.clone(), torch.zeros_like(z))
+
+
+def test_forces_stay_moderate_where_atoms_nearly_coincide():
+    """Simulations may leave the training data: features, and so forces, must not grow from layer to layer."""
+    grid = torch.cartesian_prod(*[torch.arange(3.0, dtype=torch.float64)] * 3)
+    z = torch.tensor([6, 1, 8] * 9)
+    torch.manual_seed(0)
+    model = strong_potential(hyper_parameters(num_layers=6)).eval()
+    noise = 0.05 * torch.randn(27, 3, dtype=torch.float64)
+
+    def largest_force(spacing):
+        return model(z, spacing * grid + noise, torch.zeros_like(z))[1].abs().max().item()
+
+    usual = largest_force(1.5)
+    # Without a bound (revision 2) 1e17 times as large.
+    assert all(largest_force(spacing) < 1e4 * usual for spacing in (0.7, 0.5, 0.3))

@@ -5,11 +5,19 @@ import torch
 from dkmp_plugin.models.spherical import DegreeNorm
 
 
-def test_normalised_features_have_length_one_and_zero_stays_zero():
-    norm = DegreeNorm(16, torch.float64)
-    vector = 100.0 * torch.randn(5, 8, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    for part in norm(vector).split([3, 5], dim=1):
+def features(length):
+    return length * torch.randn(5, 8, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+
+
+def test_long_features_become_of_length_one():
+    norm = DegreeNorm(16, 1.0, torch.float64)
+    for part in norm.apart(features(1e4)):
         assert torch.allclose(part.square().sum(dim=1).mean(dim=1), torch.ones(5, dtype=torch.float64))
-    zero = torch.zeros(5, 8, 16, dtype=torch.float64, requires_grad=True)
-    (slope,) = torch.autograd.grad(norm(zero).sum(), zero)
-    assert torch.allclose(slope, torch.full_like(slope, 10.0))
+
+
+def test_short_features_keep_their_length_over_the_root_of_the_offset():
+    vector = features(1e-6)
+    assert torch.allclose(DegreeNorm(16, 0.01, torch.float64)(vector), 10.0 * vector, atol=0.0)
+    assert torch.allclose(
+        torch.cat(DegreeNorm(16, 1.0, torch.float64).apart(vector), dim=1), vector, atol=0.0
+    )

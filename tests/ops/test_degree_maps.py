@@ -1,4 +1,4 @@
-"""degree_invariants, degree_products, degree_gates: algebra, native against the reference, refusals."""
+"""degree_norm, degree_invariants, degree_products, degree_gates: algebra, native beside reference, refusals."""
 
 import pytest
 import torch
@@ -10,14 +10,17 @@ from dkmp_plugin.ops import degrees_reference, fallback
 from dkmp_plugin.ops.degrees_reference import from_matrices, to_matrices
 from dkmp_plugin.ops.reference import spherical_harmonics
 
-# Arguments by the name of a case: shapes beside the number of atoms, for width d.
+# Arguments by the name of a case: shapes beside the number of atoms, for width d. Weights have no atoms.
 SHAPES = {
+    "degree_norm": lambda d: [(8, d), ("weight", 2, d)],
+    "degree_norm_apart": lambda d: [(8, d), ("weight", 2, d)],
     "degree_invariants": lambda d: [(3, 2 * d), (5, 2 * d)],
     "degree_products": lambda d: [(3, 2 * d), (5, 2 * d)],
     "degree_gates": lambda d: [(5 * d,), (2, d), (3, 2 * d), (5, 2 * d)],
     "degree_gates with products": lambda d: [(9 * d,), (4, d), (3, 2 * d), (5, 2 * d), (8, d)],
 }
 CASES = tuple(SHAPES)
+OFFSET = 0.3  # of the norms
 
 
 def op_of(case, home=ops):
@@ -25,6 +28,10 @@ def op_of(case, home=ops):
     op = getattr(home, case.split()[0])
     if case == "degree_invariants":
         return lambda *arguments: (op(*arguments),)
+    if case == "degree_norm":
+        return lambda *arguments: (op(*arguments, OFFSET),)
+    if case == "degree_norm_apart":
+        return lambda *arguments: op(*arguments, OFFSET)
     return op
 
 
@@ -53,10 +60,8 @@ def test_matrices_and_features_are_the_same_thing():
 
 def inputs_of(case, num_atoms, width, dtype=torch.float64, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    inputs = [
-        torch.randn((num_atoms, *shape), generator=generator, dtype=torch.float64)
-        for shape in SHAPES[case](width)
-    ]
+    shapes = [shape[1:] if shape[0] == "weight" else (num_atoms, *shape) for shape in SHAPES[case](width)]
+    inputs = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
     if case == "degree_invariants":  # some beyond the bound
         inputs[0] = inputs[0] * 10.0
     return [x.to(dtype) for x in inputs]
@@ -139,15 +144,18 @@ def test_layout_in_memory_and_threads_change_nothing(native, two_threads, name):
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 def test_opcheck(native, name):
     arguments = tuple(x.requires_grad_() for x in inputs_of(name, 3, 5))
-    torch.library.opcheck(getattr(native, name.split()[0]).default, arguments)
+    offset = (OFFSET,) if name.startswith("degree_norm") else ()
+    torch.library.opcheck(getattr(native, name.split()[0]).default, (*arguments, *offset))
 
 
 def test_third_derivatives_are_refused(native):
-    first, second = (x.requires_grad_() for x in inputs_of("degree_products", 2, 3))
-    product, invariants = native.degree_products(first, second)
-    (gradient,) = torch.autograd.grad((product**2).sum() + (invariants**2).sum(), first, create_graph=True)
-    with pytest.raises(NotImplementedError, match="third derivatives"):
-        torch.autograd.grad((gradient**2).sum(), first, create_graph=True)
+    for name in ("degree_products", "degree_norm"):
+        arguments = [x.requires_grad_() for x in inputs_of(name, 2, 3)]
+        results = op_of(name, native)(*arguments)
+        total = torch.stack([(x**2).sum() for x in results]).sum()
+        (gradient,) = torch.autograd.grad(total, arguments[:1], create_graph=True)
+        with pytest.raises(NotImplementedError, match="third derivatives"):
+            torch.autograd.grad((gradient**2).sum(), arguments[:1], create_graph=True)
 
 
 @pytest.mark.parametrize("implementation", ["native", "reference"])
@@ -163,6 +171,14 @@ def test_bad_input_is_refused(native, implementation):
         op.degree_gates(gates[:, 1:], *rest)
     with pytest.raises(ValueError, match=r"\(N, 9 d\)"):
         op.degree_gates(gates, *rest, torch.zeros(4, 8, 6, dtype=torch.float64))
+    vector, weight = inputs_of("degree_norm", 4, 6)
+    with pytest.raises(ValueError, match=r"\(N, 8, d\) and \(2, d\)"):
+        op.degree_norm(vector, weight[:, 1:], OFFSET)
+    with pytest.raises(ValueError, match="degree_norm"):
+        op.degree_norm_apart(vector[:, :5], weight, OFFSET)
+    for offset in (0.0, float("nan")):
+        with pytest.raises(ValueError, match="above zero"):
+            op.degree_norm(vector, weight, offset)
 
 
 def test_one_dtype_is_expected(native):
@@ -173,6 +189,27 @@ def test_one_dtype_is_expected(native):
         native.degree_map(8, [first, second], [])
     with pytest.raises(ValueError, match="direction 0"):
         native.degree_map(0, [first, second], [second])
+    vector, weight = inputs_of("degree_norm", 4, 6)
+    with pytest.raises(ValueError, match="Float"):
+        native.degree_norm(vector, weight.float(), OFFSET)
+    with pytest.raises(ValueError, match="directions"):
+        native.degree_norm_values(vector, weight, OFFSET, [weight, vector], False)
+    with pytest.raises(ValueError, match="a gradient has shape"):
+        native.degree_norm_gradients(vector, weight, OFFSET, [vector, vector], [], False)
+
+
+def test_gradient_of_features_does_not_need_that_of_weights(native):
+    vector, weight = inputs_of("degree_norm", 4, 6)
+    vector.requires_grad_()
+
+    def gradient(weight):
+        (first,) = torch.autograd.grad(
+            (native.degree_norm(vector, weight, OFFSET) ** 3).sum(), vector, create_graph=True
+        )
+        return first, torch.autograd.grad((first**2).sum(), vector)[0]
+
+    for a, b in zip(gradient(weight), gradient(weight.clone().requires_grad_()), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_the_fallback_knows_them():
