@@ -62,8 +62,8 @@ HYPERPARAMETERS: Tuple[Hyperparameter, ...] = (
         "revision",
         int,
         4,
-        "dkmp-c: 4; 1 for the layers and initial weights of checkpoints that lack this key, 2 and 3 for those "
-        "of checkpoints that name them",
+        "dkmp-c: 4; 1 for the layers and initial weights of checkpoints that lack this key, 2 and 3 for "
+        "those of checkpoints that name them",
         REVISIONS,
     ),
     Hyperparameter(

@@ -24,8 +24,8 @@ class ProductUpdateLayer(DilatedMessages):
     Args:
         settings: What the layers of the model share.
         shell: The shell this layer sees.
-        norm_offset: Of :class:`DegreeNorm`. Far below the mean square lengths of untrained features, about 0.1
-            (revision 3), it lets the norm amplify them, and training is unstable at large learning rates.
+        norm_offset: Of :class:`DegreeNorm`. Far below the mean square lengths of untrained features, about
+            0.1 (revision 3), it lets the norm amplify them: training is unstable at large learning rates.
     """
 
     def __init__(self, settings: LayerSettings, shell: RadiusShell, norm_offset: float) -> None:

@@ -57,10 +57,8 @@ class TestRevisionTwo(PotentialContract):
 
 def test_revisions_three_and_four_differ_in_the_norm_of_features():
     parts = [create_model(hyper_parameters(revision=revision)).representation_model for revision in (3, 4)]
-    assert [[layer.received_norm.offset for layer in part.layers] for part in parts] == [
-        [0.01] * 3,
-        [1.0] * 3,
-    ]
+    offsets = [[layer.received_norm.offset for layer in part.layers] for part in parts]
+    assert offsets == [[0.01] * 3, [1.0] * 3]
     assert parts[0].state_dict().keys() == parts[1].state_dict().keys()
 
 
