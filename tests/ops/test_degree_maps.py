@@ -1,4 +1,4 @@
-"""degree_norm, degree_invariants, degree_products, degree_gates: algebra, native beside reference, refusals."""
+"""degree_norm and the degree maps: algebra, native against the reference, refusals."""
 
 import pytest
 import torch
