@@ -15,6 +15,8 @@ from dkmp_plugin.evaluation.verlet import VerletDynamics, molecular_dynamics
 from dkmp_plugin.files import replaced_on_success
 
 _BOLTZMANN = 0.08617333262  # meV/K
+# Twenty times the surface of the sun: no molecule is left, and what a potential says about it means nothing.
+_BLOWN_UP = 1e5  # K
 COLUMNS = (
     "step",
     "time_ps",
@@ -146,7 +148,7 @@ def run_nve(
 
     Raises:
         ValueError: the folder holds a run with other settings or of another version, or the energy is no
-            longer finite.
+            longer finite, or so large that no molecule is left.
     """
     if save_interval % record_interval:
         raise ValueError(f"save_interval {save_interval} is no multiple of record_interval {record_interval}")
@@ -205,7 +207,12 @@ def energy_change(columns: Dict[str, np.ndarray], name: str, num_atoms: int) -> 
 
 def kinetic_temperature(columns: Dict[str, np.ndarray], num_atoms: int) -> np.ndarray:
     """Temperature in kelvin of all degrees of freedom, from ``energies.csv``."""
-    return 2.0 * columns["kinetic_energy_mev"] / (3 * num_atoms * _BOLTZMANN)
+    return columns["kinetic_energy_mev"] / _kinetic_energy(1.0, num_atoms)
+
+
+def _kinetic_energy(temperature: float, num_atoms: int) -> float:
+    """Mean kinetic energy in meV at a temperature in kelvin."""
+    return 1.5 * num_atoms * _BOLTZMANN * temperature
 
 
 def _check_columns(log: Path, header: str) -> None:
@@ -243,12 +250,12 @@ def _step_and_record(
     before = dynamics.energies()[0]
     dynamics.step(1)
     potential, kinetic = dynamics.energies()
-    kick = dynamics.kick_energy()
-    if not np.isfinite(potential + kinetic):
+    if not (np.isfinite(potential) and kinetic < _kinetic_energy(_BLOWN_UP, dynamics.num_atoms)):
         raise ValueError(
-            f"the energy is not finite after {step * time_step / 1000.0:g} ps: the dynamics blew up; the "
-            "potential is not smooth or not made for such structures, or the time step is too long"
+            f"the dynamics blew up after {step * time_step / 1000.0:g} ps (kinetic energy {kinetic:.3g} meV): "
+            "the potential is not smooth or not made for such structures, or the time step is too long"
         )
+    kick = dynamics.kick_energy()
     # One step ahead for the second difference of the potential energy, and back.
     state = dynamics.get_state()
     dynamics.step(1)
