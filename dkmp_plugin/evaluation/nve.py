@@ -252,7 +252,7 @@ def _step_and_record(
     potential, kinetic = dynamics.energies()
     if not (np.isfinite(potential) and kinetic < _kinetic_energy(_BLOWN_UP, dynamics.num_atoms)):
         raise ValueError(
-            f"the dynamics blew up after {step * time_step / 1000.0:g} ps (kinetic energy {kinetic:.3g} meV): "
+            f"the dynamics blew up after {step * time_step / 1000.0:g} ps, kinetic energy {kinetic:.3g} meV: "
             "the potential is not smooth or not made for such structures, or the time step is too long"
         )
     kick = dynamics.kick_energy()

@@ -155,7 +155,7 @@ def test_a_potential_that_blows_up_is_an_error(tmp_path, stiffness, outcome):
         system.addParticle(1.0)
     bond.addBond(0, 1, 0.1, stiffness)
     system.addForce(bond)
-    dynamics = OpenMMVerlet(system, np.array([[0.0, 0, 0], [1.1, 0, 0]]), time_step=10.0)
+    dynamics = OpenMMVerlet(system, np.array([[0.0, 0, 0], [0.11, 0, 0]]), time_step=10.0)
     with pytest.raises((ValueError, openmm.OpenMMException), match=outcome):
         run_nve(dynamics, tmp_path, {}, duration=100.0, time_step=10.0, equilibration=0.0)
 
