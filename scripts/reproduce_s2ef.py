@@ -7,6 +7,7 @@ number of epochs, and the same number of process CPU seconds of a single-threade
     python scripts/reproduce_s2ef.py train --rows chignolin --models dkmp-c painn --budgets epochs
     python scripts/reproduce_s2ef.py table                      # Markdown; --csv FILE
     python scripts/reproduce_s2ef.py evaluate chignolin FILE@0:300   # trained models on other structures
+    python scripts/reproduce_s2ef.py displace 3bpa              # their forces outside the training data
 
 To measure again rather than to fill the table, name folders of your own: --results FOLDER before the verb,
 --work FOLDER behind train and evaluate.
@@ -21,12 +22,12 @@ import dataclasses
 import json
 import platform
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, Iterator, Tuple
 
 import torch
 from s2ef.measurement import measure_in_new_process
 from s2ef.protocol import BUDGETS, PROTOCOL_FILE, Protocol, Row, load_protocol
-from s2ef.structures import load_structures
+from s2ef.structures import Structures, load_structures
 from s2ef.table import load_results, markdown, write_csv
 from s2ef.training import Budget, Diverged, Training, train_to_the_end
 
@@ -35,6 +36,8 @@ from dkmp_plugin.files import replaced_on_success
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "scripts/results/s2ef"
+DISPLACEMENTS = (0.0, 0.05, 0.1, 0.2, 0.3)  # Å
+DISPLACED_STRUCTURES = 20
 
 
 def parse_arguments(protocol: Protocol) -> argparse.Namespace:
@@ -52,13 +55,17 @@ def parse_arguments(protocol: Protocol) -> argparse.Namespace:
     evaluate = verbs.add_parser(
         "evaluate", help="errors of trained models on other structures of a row's molecule"
     )
-    evaluate.add_argument("row", choices=list(protocol.rows))
+    displace = verbs.add_parser(
+        "displace", help="largest forces of trained models on test structures with displaced atoms"
+    )
+    for verb in (evaluate, displace):
+        verb.add_argument("row", choices=list(protocol.rows))
+        verb.add_argument("--models", nargs="+", choices=list(protocol.models), default=list(protocol.models))
+        verb.add_argument("--budget", choices=BUDGETS, default="epochs")
+        verb.add_argument("--work", type=Path, default=ROOT / "runs/s2ef", help="folder of the checkpoints")
     evaluate.add_argument(
         "files", nargs="+", help="FILE@start:stop:step below DKMP_DATA, in the row's format"
     )
-    evaluate.add_argument("--models", nargs="+", choices=list(protocol.models), default=list(protocol.models))
-    evaluate.add_argument("--budget", choices=BUDGETS, default="epochs")
-    evaluate.add_argument("--work", type=Path, default=ROOT / "runs/s2ef", help="folder of the checkpoints")
     return parser.parse_args()
 
 
@@ -159,13 +166,11 @@ def train(protocol: Protocol, row: Row, model: str, budget: str, arguments: argp
     )
 
 
-def evaluate(protocol: Protocol, arguments: argparse.Namespace) -> None:
-    """Prints the errors of every finished training of a row whose checkpoint is at hand."""
-    row = dataclasses.replace(
-        protocol.rows[arguments.row], parts={**protocol.rows[arguments.row].parts, "test": arguments.files}
-    )
-    structures = load_structures(row)
-    found = []
+def trained(
+    row: Row, structures: Dict[str, Structures], protocol: Protocol, arguments: argparse.Namespace
+) -> Iterator[Tuple[Dict[str, Any], Training]]:
+    """Result and training of every model of a row whose checkpoint is at hand."""
+    found = False
     for result in load_results(arguments.results, protocol):
         model, budget = result["model"], result["budget"]
         if (result["row"], budget) != (row.name, arguments.budget) or model not in arguments.models:
@@ -177,16 +182,31 @@ def evaluate(protocol: Protocol, arguments: argparse.Namespace) -> None:
                 flush=True,
             )
             continue
-        training = Training(
-            model,
-            result["settings"],
-            result["learning_rate"],
-            structures,
-            row.batch_size,
-            Budget(epochs=row.epochs),
-            checkpoint,
+        found = True
+        yield (
+            result,
+            Training(
+                model,
+                result["settings"],
+                result["learning_rate"],
+                structures,
+                row.batch_size,
+                Budget(epochs=row.epochs),
+                checkpoint,
+            ),
         )
-        errors = training.errors(structures["test"])
+    if not found:
+        raise SystemExit(f"{arguments.work}: no checkpoint of {row.name}, equal {arguments.budget}")
+
+
+def evaluate(protocol: Protocol, arguments: argparse.Namespace) -> None:
+    """Prints the errors of every finished training of a row."""
+    row = dataclasses.replace(
+        protocol.rows[arguments.row], parts={**protocol.rows[arguments.row].parts, "test": arguments.files}
+    )
+    structures = load_structures(row)
+    found = []
+    for result, training in trained(row, structures, protocol, arguments):
         # What this checkpoint took, which need not be the training of the result file.
         spent = training.progress.cpu_seconds
         found.append(
@@ -195,13 +215,48 @@ def evaluate(protocol: Protocol, arguments: argparse.Namespace) -> None:
                 "epochs": training.epochs,
                 "cpu_seconds": spent,
                 "cpu_seconds_per_epoch": spent / training.epochs,
-                "test": dataclasses.asdict(errors),
+                "test": dataclasses.asdict(training.errors(structures["test"])),
             }
         )
-    if not found:
-        raise SystemExit(f"{arguments.work}: no checkpoint of {row.name}, equal {arguments.budget}")
     print(f"{found[0]['test']['conformations']} structures of {', '.join(arguments.files)}")
     print(markdown(found))
+
+
+def displace(protocol: Protocol, arguments: argparse.Namespace) -> None:
+    """Prints the largest force components where atoms are displaced further and further.
+
+    A force field may be wrong where it has not been trained, but its forces must not explode there.
+    """
+    row = protocol.rows[arguments.row]
+    structures = load_structures(row)
+    test = structures["test"]
+    chosen = torch.linspace(0, len(test) - 1, min(DISPLACED_STRUCTURES, len(test))).long()
+    noise = torch.randn(test.pos[chosen].shape, generator=torch.Generator().manual_seed(1))
+    displaced = [
+        dataclasses.replace(
+            test,
+            pos=test.pos[chosen] + width * noise,
+            energy=test.energy[chosen],
+            forces=test.forces[chosen],
+            box=None if test.box is None else test.box[chosen],
+        )
+        for width in DISPLACEMENTS
+    ]
+    print(
+        f"{row.name}, {len(chosen)} test structures, atoms displaced at random: largest component of any "
+        f"force, median [largest] over the structures, {row.energy_unit}/Å\n"
+    )
+    print("| standard deviation, Å | " + " | ".join(f"{width:g}" for width in DISPLACEMENTS) + " |")
+    print("|---|" + "---:|" * len(DISPLACEMENTS))
+    if test.box is None:
+        shortest = [min(float(torch.pdist(pos).min()) for pos in at.pos) for at in displaced]
+        print("| shortest distance, Å | " + " | ".join(f"{distance:.2f}" for distance in shortest) + " |")
+    for result, training in trained(row, structures, protocol, arguments):
+        cells = []
+        for at in displaced:
+            largest = training.predict(at)[1].abs().amax(dim=(1, 2))
+            cells.append(f"{float(largest.median()):.3g} [{float(largest.max()):.3g}]")
+        print(f"| {result['model']} | " + " | ".join(cells) + " |")
 
 
 def print_table(protocol: Protocol, arguments: argparse.Namespace) -> None:
@@ -224,8 +279,8 @@ def main() -> None:
         print_table(protocol, arguments)
         return
     torch.set_num_threads(1)
-    if arguments.verb == "evaluate":
-        evaluate(protocol, arguments)
+    if arguments.verb in ("evaluate", "displace"):
+        (evaluate if arguments.verb == "evaluate" else displace)(protocol, arguments)
         return
     for name in arguments.rows:
         row = protocol.rows[name]

@@ -4,7 +4,7 @@ import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 import torch
@@ -165,8 +165,8 @@ class Training:
             )
         self.save()
 
-    def errors(self, structures: Structures, batch_size: int = 5) -> EnergyForceErrors:
-        """Errors of the averaged weights, in the unit of the labels."""
+    def predict(self, structures: Structures, batch_size: int = 5) -> Tuple[Tensor, Tensor]:
+        """Energies (M,) and forces (M, N, 3) of the averaged weights, float64, in the unit of the labels."""
         self.averaged.eval()
         energies, forces = [], []
         for indices in torch.arange(len(structures)).split(batch_size):
@@ -174,11 +174,13 @@ class Training:
             energies.append(energy.detach().double() * self.scaling.unit + self.scaling.reference)
             forces.append(force.detach().double().view(len(indices), -1, 3) * self.scaling.unit)
         self.averaged.train()
+        return torch.cat(energies), torch.cat(forces)
+
+    def errors(self, structures: Structures) -> EnergyForceErrors:
+        """Errors of the averaged weights, in the unit of the labels."""
+        energies, forces = self.predict(structures)
         return energy_force_errors(
-            torch.cat(energies).numpy(),
-            torch.cat(forces).numpy(),
-            structures.energy.numpy(),
-            structures.forces.double().numpy(),
+            energies.numpy(), forces.numpy(), structures.energy.numpy(), structures.forces.double().numpy()
         )
 
     def _fraction(self) -> float:

@@ -79,6 +79,10 @@ def test_trains_once_and_prints_a_table(protocol_file, tmp_path):
         assert evaluated.returncode == 0, evaluated.stderr
         printed = f"| {1e3 * result['test']['force_mae']:.3g} | {1e3 * result['test']['force_rmse']:.3g} |"
         assert (printed in evaluated.stdout) == same and "12345" not in evaluated.stdout
+    moved = reproduce(protocol_file, results, "displace", "acac", "--work", str(tmp_path / "work"))
+    assert moved.returncode == 0, moved.stderr
+    (line,) = [line for line in moved.stdout.splitlines() if line.startswith("| dkmp-c |")]
+    assert len(line.split("|")) == 8 and "nan" not in line
     absent = reproduce(protocol_file, results, "evaluate", "acac", f"{FILE}@:4", "--work", str(tmp_path))
     assert absent.returncode != 0 and "no checkpoint of acac" in absent.stderr
 
