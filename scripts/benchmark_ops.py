@@ -7,8 +7,9 @@ Tables (choose with --tables):
   message   dilated_message summed over 6 shells of chignolin (166 atoms, 12 Å, overlap 1 Å, d = 128, 8 heads,
             float32): forward, forward + backward, and a training step's double backward; 18 atoms as well;
             and the models of scripts/s2ef/protocol.yaml (two shells to 8 Å, d = 48, 8 heads), both precisions
-  degrees   degree_invariants (or degree_products) and degree_gates, the update of one dkmp-c layer of
-            revision 2 (or 3): forward, forward + backward, and a training step's double backward
+  degrees   the update of one dkmp-c layer: degree_invariants and degree_gates of revision 2; degree_norm,
+            degree_products and degree_gates of revision 4: forward, forward + backward, and a training
+            step's double backward
   ranks     distance_ranks, M = 192, 41,693 atoms (protein in water, Amber restart) beside scipy's cKDTree
 
 All timings: rounds of all contestants in turn, median [minimum, maximum]. The structures are torchmd-net's
@@ -226,19 +227,23 @@ def benchmark_message(rounds: int) -> None:
 
 
 class UpdateProblem:
-    """Random pairs and gates of one layer; ``op`` is a module that has the degree ops."""
+    """Random features and gates of one layer; ``op`` is a module that has the degree ops."""
 
-    def __init__(self, num_atoms: int, width: int, products: bool) -> None:
-        per_channel = 9 if products else 5
+    def __init__(self, num_atoms: int, width: int, revision: int) -> None:
+        per_channel = 9 if revision == 4 else 5
         shapes = [(num_atoms, per_channel * width), (num_atoms, 3, 2 * width), (num_atoms, 5, 2 * width)]
-        self.products = products
+        if revision == 4:
+            shapes += [(num_atoms, 8, width), (2, width)]
+        self.revision = revision
         self.inputs = [torch.randn(shape) for shape in shapes]
 
     def run(self, op: Any, inputs: List[torch.Tensor]) -> Any:
-        gates, first, second = inputs
-        if self.products:
+        gates, first, second, *normalised = inputs
+        if self.revision == 4:
             product, invariants = op.degree_products(first, second)
-            return op.degree_gates(gates, invariants, first, second, product)
+            changes = op.degree_gates(gates, invariants, first, second, product)
+            # A layer's norms: of the features it sends, and of those it multiplies.
+            return *changes, op.degree_norm(*normalised, 1.0), *op.degree_norm_apart(*normalised, 1.0)
         return op.degree_gates(gates, op.degree_invariants(first, second), first, second)
 
     def forward(self, op: Any) -> Callable[[], Any]:
@@ -267,8 +272,8 @@ class UpdateProblem:
 
 def benchmark_degrees(rounds: int) -> None:
     for num_atoms, width in ((75, 48), (332, 48), (166, 128)):
-        for revision in (2, 3):
-            problem = UpdateProblem(num_atoms, width, products=revision == 3)
+        for revision in (2, 4):
+            problem = UpdateProblem(num_atoms, width, revision)
             print(f"\nupdate of one layer, revision {revision}: {num_atoms} atoms, d = {width}")
             print_native_beside_reference(problem, ops, degrees_reference, rounds)
 
