@@ -17,13 +17,7 @@
 
 namespace dkmp {
 
-#define DKMP_DECLARE(LEVEL)                      \
-  namespace LEVEL {                              \
-  RunDegreeMap<float> degree_kernels_float();    \
-  RunDegreeMap<double> degree_kernels_double();  \
-  }
-DKMP_FOR_EACH_LEVEL(DKMP_DECLARE)
-#undef DKMP_DECLARE
+DKMP_KERNELS_OF_LEVELS(RunDegreeMap, degree_kernels)
 
 namespace {
 
@@ -33,25 +27,6 @@ using torch::autograd::variable_list;
 
 // Below this many components a call is faster than waking a second thread.
 constexpr int64_t kSerialWork = 200000;
-
-template <class Scalar>
-RunDegreeMap<Scalar> kernels_of(int level) {
-  constexpr bool single = std::is_same<Scalar, float>::value;
-#ifdef DKMP_X86_LEVELS
-  if constexpr (single) {
-    if (level == 4) return isa_v4::degree_kernels_float();
-    if (level == 3) return isa_v3::degree_kernels_float();
-  } else {
-    if (level == 4) return isa_v4::degree_kernels_double();
-    if (level == 3) return isa_v3::degree_kernels_double();
-  }
-#endif
-  if constexpr (single) {
-    return isa_v2::degree_kernels_float();
-  } else {
-    return isa_v2::degree_kernels_double();
-  }
-}
 
 // Numbers of atoms and channels, from the first input: (N, components d) in memory, whatever its shape.
 struct Size {
@@ -139,7 +114,7 @@ std::vector<Tensor> map_cpu(int64_t map, at::TensorList inputs, at::TensorList d
       direction[k] = kept.back().const_data_ptr<scalar_t>();
     }
     for (size_t k = 0; k < results.size(); ++k) to[k] = results[k].data_ptr<scalar_t>();
-    const RunDegreeMap<scalar_t> run = kernels_of<scalar_t>(isa_level());
+    const RunDegreeMap<scalar_t> run = degree_kernels_of<scalar_t>(isa_level());
     const int64_t work = 40 * num_channels;  // components read and written per atom, about
     at::parallel_for(0, num_atoms, kSerialWork / std::max<int64_t>(work, 1) + 1, [&](int64_t begin, int64_t end) {
       run(DegreeMap(map), from, directions.empty() ? nullptr : direction, to, num_channels, begin, end);

@@ -19,13 +19,7 @@
 
 namespace dkmp {
 
-#define DKMP_DECLARE(LEVEL)                                \
-  namespace LEVEL {                                        \
-  DegreeNormKernels<float> degree_norm_kernels_float();    \
-  DegreeNormKernels<double> degree_norm_kernels_double();  \
-  }
-DKMP_FOR_EACH_LEVEL(DKMP_DECLARE)
-#undef DKMP_DECLARE
+DKMP_KERNELS_OF_LEVELS(DegreeNormKernels, degree_norm_kernels)
 
 namespace {
 
@@ -36,25 +30,6 @@ using torch::autograd::variable_list;
 // Below this many numbers a call is faster than waking a second thread.
 constexpr int64_t kSerialWork = 100000;
 constexpr int64_t kChannelBlock = 32;  // a multiple of every level's lanes
-
-template <class Scalar>
-DegreeNormKernels<Scalar> kernels_of(int level) {
-  constexpr bool single = std::is_same<Scalar, float>::value;
-#ifdef DKMP_X86_LEVELS
-  if constexpr (single) {
-    if (level == 4) return isa_v4::degree_norm_kernels_float();
-    if (level == 3) return isa_v3::degree_norm_kernels_float();
-  } else {
-    if (level == 4) return isa_v4::degree_norm_kernels_double();
-    if (level == 3) return isa_v3::degree_norm_kernels_double();
-  }
-#endif
-  if constexpr (single) {
-    return isa_v2::degree_norm_kernels_float();
-  } else {
-    return isa_v2::degree_norm_kernels_double();
-  }
-}
 
 // vector (N, 8, d) and weight (2, d).
 void check_features(const Tensor& vector, const Tensor& weight) {
@@ -161,7 +136,7 @@ std::vector<Tensor> values_cpu(
   AT_DISPATCH_FLOATING_TYPES(vector.scalar_type(), "degree_norm", [&] {
     DegreeNormCall<scalar_t> call = prepare<scalar_t>(vector, weight, offset, directions, kept);
     call.values = place<scalar_t>(results);
-    over_atoms(call, kernels_of<scalar_t>(isa_level()).values);
+    over_atoms(call, degree_norm_kernels_of<scalar_t>(isa_level()).values);
   });
   return results;
 }
@@ -185,7 +160,7 @@ std::vector<Tensor> gradients_cpu(
   for (const Tensor& x : upstream) parts.push_back(x.contiguous());
   AT_DISPATCH_FLOATING_TYPES(vector.scalar_type(), "degree_norm_gradients", [&] {
     DegreeNormCall<scalar_t> call = prepare<scalar_t>(vector, weight, offset, directions, kept);
-    const DegreeNormKernels<scalar_t> kernels = kernels_of<scalar_t>(isa_level());
+    const DegreeNormKernels<scalar_t> kernels = degree_norm_kernels_of<scalar_t>(isa_level());
     call.upstream = place<const scalar_t>(parts);
     call.to_vector = results[0].data_ptr<scalar_t>();
     Tensor factors;

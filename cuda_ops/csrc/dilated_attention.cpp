@@ -29,13 +29,7 @@
 
 namespace dkmp {
 
-#define DKMP_DECLARE(LEVEL)                             \
-  namespace LEVEL {                                     \
-  AttentionKernels<float> attention_kernels_float();    \
-  AttentionKernels<double> attention_kernels_double();  \
-  }
-DKMP_FOR_EACH_LEVEL(DKMP_DECLARE)
-#undef DKMP_DECLARE
+DKMP_KERNELS_OF_LEVELS(AttentionKernels, attention_kernels)
 
 namespace {
 
@@ -49,25 +43,6 @@ constexpr int64_t kSerialWork = 40000;
 
 // Keys and values of this many bytes stay in cache whatever the order of the atoms.
 constexpr int64_t kCachedBytes = 4 << 20;
-
-template <class Scalar>
-AttentionKernels<Scalar> attention_kernels_of(int level);
-template <>
-AttentionKernels<float> attention_kernels_of<float>(int level) {
-#ifdef DKMP_X86_LEVELS
-  if (level == 4) return isa_v4::attention_kernels_float();
-  if (level == 3) return isa_v3::attention_kernels_float();
-#endif
-  return isa_v2::attention_kernels_float();
-}
-template <>
-AttentionKernels<double> attention_kernels_of<double>(int level) {
-#ifdef DKMP_X86_LEVELS
-  if (level == 4) return isa_v4::attention_kernels_double();
-  if (level == 3) return isa_v3::attention_kernels_double();
-#endif
-  return isa_v2::attention_kernels_double();
-}
 
 // The widest kernel whose lanes divide a head; heads of odd width are padded to the narrowest.
 template <class Scalar>

@@ -22,13 +22,7 @@
 
 namespace dkmp {
 
-#define DKMP_DECLARE(LEVEL)                         \
-  namespace LEVEL {                                 \
-  MessageKernels<float> message_kernels_float();    \
-  MessageKernels<double> message_kernels_double();  \
-  }
-DKMP_FOR_EACH_LEVEL(DKMP_DECLARE)
-#undef DKMP_DECLARE
+DKMP_KERNELS_OF_LEVELS(MessageKernels, message_kernels)
 
 namespace {
 
@@ -39,34 +33,15 @@ constexpr int64_t kSerialWork = 40000;
 // The table's gradient is summed in this many parts, in fixed order, whatever the number of threads.
 constexpr int64_t kTableParts = 8;
 
-template <class Scalar>
-MessageKernels<Scalar> kernels_of(int level);
-template <>
-MessageKernels<float> kernels_of<float>(int level) {
-#ifdef DKMP_X86_LEVELS
-  if (level == 4) return isa_v4::message_kernels_float();
-  if (level == 3) return isa_v3::message_kernels_float();
-#endif
-  return isa_v2::message_kernels_float();
-}
-template <>
-MessageKernels<double> kernels_of<double>(int level) {
-#ifdef DKMP_X86_LEVELS
-  if (level == 4) return isa_v4::message_kernels_double();
-  if (level == 3) return isa_v3::message_kernels_double();
-#endif
-  return isa_v2::message_kernels_double();
-}
-
 // The cheapest kernels for so many channels. Processors that compute a vector of 64 bytes as two halves still take
 // only a third more time for it than for one of 32 (an EPYC of 2023: 2.1 and 1.6 ms for as many), because
 // instructions count.
 template <class Scalar>
 MessageKernels<Scalar> choose_kernels(int64_t width) {
-  MessageKernels<Scalar> best = kernels_of<Scalar>(2);
+  MessageKernels<Scalar> best = message_kernels_of<Scalar>(2);
   int64_t lowest = 0;
   for (int level = isa_level(); level >= 2; --level) {
-    const MessageKernels<Scalar> kernels = kernels_of<Scalar>(level);
+    const MessageKernels<Scalar> kernels = message_kernels_of<Scalar>(level);
     const int64_t cost = (width + kernels.lanes - 1) / kernels.lanes * (level == 4 ? 4 : 3);
     if (lowest == 0 || cost < lowest) {
       best = kernels;

@@ -3,11 +3,42 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <type_traits>
 
+#define DKMP_DECLARE_KERNELS(LEVEL, KERNELS, NAME) \
+  namespace LEVEL {                                \
+  KERNELS<float> NAME##_float();                   \
+  KERNELS<double> NAME##_double();                 \
+  }
+
+// Declares what the *.isa.cpp file of an op defines once per level, NAME_float() and NAME_double(), and defines
+// NAME_of<Scalar>(level), which returns those of one level. For namespace dkmp.
 #ifdef DKMP_X86_LEVELS
-#define DKMP_FOR_EACH_LEVEL(DO) DO(isa_v2) DO(isa_v3) DO(isa_v4)
+#define DKMP_KERNELS_OF_LEVELS(KERNELS, NAME)                                 \
+  DKMP_DECLARE_KERNELS(isa_v2, KERNELS, NAME)                                 \
+  DKMP_DECLARE_KERNELS(isa_v3, KERNELS, NAME)                                 \
+  DKMP_DECLARE_KERNELS(isa_v4, KERNELS, NAME)                                 \
+  template <class Scalar>                                                     \
+  KERNELS<Scalar> NAME##_of(int level) {                                      \
+    if constexpr (std::is_same<Scalar, float>::value) {                       \
+      if (level == 4) return isa_v4::NAME##_float();                          \
+      return level == 3 ? isa_v3::NAME##_float() : isa_v2::NAME##_float();    \
+    } else {                                                                  \
+      if (level == 4) return isa_v4::NAME##_double();                         \
+      return level == 3 ? isa_v3::NAME##_double() : isa_v2::NAME##_double();  \
+    }                                                                         \
+  }
 #else
-#define DKMP_FOR_EACH_LEVEL(DO) DO(isa_v2)
+#define DKMP_KERNELS_OF_LEVELS(KERNELS, NAME)           \
+  DKMP_DECLARE_KERNELS(isa_v2, KERNELS, NAME)           \
+  template <class Scalar>                               \
+  KERNELS<Scalar> NAME##_of(int) {                      \
+    if constexpr (std::is_same<Scalar, float>::value) { \
+      return isa_v2::NAME##_float();                    \
+    } else {                                            \
+      return isa_v2::NAME##_double();                   \
+    }                                                   \
+  }
 #endif
 
 namespace dkmp {
