@@ -44,11 +44,13 @@ class Progress:
         step: Optimiser steps done.
         cpu_seconds: Process CPU seconds spent in optimiser steps.
         losses: Mean training loss of every epoch (since the last resume, where there was one within it).
+        gradient_norm: Running mean of the gradients' length, as it was after clipping.
     """
 
     step: int = 0
     cpu_seconds: float = 0.0
     losses: List[float] = field(default_factory=list)
+    gradient_norm: Optional[float] = None
 
 
 @dataclass(frozen=True)
@@ -216,12 +218,25 @@ class Training:
             raise Diverged(f"the loss is {loss.item()} at step {self.progress.step}; the training is void")
         self.optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.settings["gradient_clipping"])
+        self._clip_gradients()
         self.optimizer.step()
         self.averaged.update_parameters(self.model)
         self.progress.step += 1
         self.progress.cpu_seconds += time.process_time() - start
         return loss.item()
+
+    def _clip_gradients(self) -> None:
+        """Cuts gradients to the fixed limit and, where the protocol says so, to a multiple of their usual length.
+
+        Adam divides by a running mean of squared gradients: late in a training, when gradients have become
+        small, one gradient of the old size is a step a hundred times too long, and the model collapses.
+        """
+        limit = self.settings["gradient_clipping"]
+        usual, outlier = self.progress.gradient_norm, self.settings.get("gradient_outlier")
+        if outlier is not None and usual is not None:
+            limit = min(limit, outlier * usual)
+        norm = min(float(nn.utils.clip_grad_norm_(self.model.parameters(), limit)), limit)
+        self.progress.gradient_norm = norm if usual is None else 0.99 * usual + 0.01 * norm
 
     def save(self) -> None:
         """Writes the checkpoint, where one was asked for."""
