@@ -184,6 +184,27 @@ def test_resumed_training_ends_at_the_same_weights(protocol_file, s2ef, tmp_path
         make(checkpoint, learning_rate=2e-3)
 
 
+def test_unusually_long_gradients_are_cut(protocol_file, s2ef):
+    protocol = s2ef["protocol"].load_protocol(protocol_file)
+    row = protocol.rows["acac"]
+    structures = s2ef["structures"].load_structures(row)
+    training = s2ef["training"]
+
+    def step(usual, outlier):
+        """Length of the gradient that the optimiser got."""
+        settings = {**protocol.settings("acac", "dkmp-c"), "gradient_outlier": outlier}
+        one = training.Training("dkmp-c", settings, 1e-3, structures, 4, training.Budget(epochs=1))
+        one.progress.gradient_norm = usual
+        one.train_step(torch.arange(4))
+        gradients = [p.grad for p in one.model.parameters() if p.grad is not None]
+        return torch.nn.utils.get_total_norm(gradients).item()
+
+    whole = step(None, 5.0)
+    assert step(1e-3 * whole, 5.0) == pytest.approx(5e-3 * whole, rel=1e-3)
+    for usual, outlier in ((whole, 5.0), (1e-3 * whole, None)):
+        assert step(usual, outlier) == pytest.approx(whole, rel=1e-6)
+
+
 def test_models_of_one_seed_start_at_the_mean_energy(protocol_file, s2ef):
     """Where an untrained model's energies lie must not decide the comparison."""
     protocol = s2ef["protocol"].load_protocol(protocol_file)
