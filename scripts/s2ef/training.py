@@ -226,7 +226,7 @@ class Training:
         return loss.item()
 
     def _clip_gradients(self) -> None:
-        """Cuts gradients to the fixed limit and, with ``gradient_outlier``, to a multiple of their usual length.
+        """Cuts gradients to the fixed limit and, with ``gradient_outlier``, a multiple of their usual length.
 
         Adam divides by a running mean of squared gradients: late in a training, when gradients have become
         small, one gradient of the old size is a step a hundred times too long, and the model collapses.
