@@ -127,7 +127,11 @@ class Training:
         average = get_ema_multi_avg_fn(settings["ema_decay"])
         self.averaged = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=learning_rate, weight_decay=settings["weight_decay"], fused=True
+            self.model.parameters(),
+            lr=learning_rate,
+            betas=(0.9, settings.get("adam_beta2", 0.999)),
+            weight_decay=settings["weight_decay"],
+            fused=True,
         )
         self.steps_per_epoch = math.ceil(len(self.data) / batch_size)
         if checkpoint is not None and checkpoint.is_file():
