@@ -153,8 +153,9 @@ class NeighborEmbedding(nn.Module):
 _LAYERS: Dict[int, Callable[[LayerSettings, RadiusShell], DilatedMessages]] = {
     1: SharedUpdateLayer,
     2: DegreeUpdateLayer,
-    3: partial(ProductUpdateLayer, norm_offset=0.01),
-    4: partial(ProductUpdateLayer, norm_offset=1.0),
+    3: partial(ProductUpdateLayer, norm_offset=0.01, attention=True),
+    4: partial(ProductUpdateLayer, norm_offset=1.0, attention=True),
+    5: partial(ProductUpdateLayer, norm_offset=1.0, attention=False),
 }
 
 
@@ -180,7 +181,7 @@ class DKMPC(nn.Module):
         max_z: Number of elements the embedding holds.
         max_num_neighbors: Largest number of neighbours of an atom within the cutoff; 0 for no limit.
         box_vecs: Constant box vectors as rows in Å, shape (3, 3), or None.
-        revision: 1 for :class:`SharedUpdateLayer`, 2 for :class:`DegreeUpdateLayer`, 3 and 4 for
+        revision: 1 for :class:`SharedUpdateLayer`, 2 for :class:`DegreeUpdateLayer`, 3 to 5 for
             :class:`ProductUpdateLayer`.
         dtype: torch.float32 or torch.float64.
 

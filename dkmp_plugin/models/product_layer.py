@@ -1,4 +1,4 @@
-"""The layer of DKMP^C's revisions 3 and 4: normalised spherical features, and products of their degrees."""
+"""The layer of DKMP^C's revisions 3 to 5: normalised spherical features, and products of their degrees."""
 
 from typing import Tuple
 
@@ -14,7 +14,7 @@ from dkmp_plugin.ops import degree_gates, degree_products
 
 
 class ProductUpdateLayer(DilatedMessages):
-    """The update of revisions 3 and 4: as revision 2's, with products of spherical features.
+    """The update of revisions 3 to 5: as revision 2's, with products of spherical features.
 
     As in TensorNet (arXiv:2306.06482), two projections of an atom's features are multiplied: degrees 2 and 1
     to degree 1, degrees 1 and 1 and degrees 2 and 2 to degree 2. So one layer knows angles between three
@@ -26,10 +26,13 @@ class ProductUpdateLayer(DilatedMessages):
         shell: The shell this layer sees.
         norm_offset: Of :class:`DegreeNorm`. Far below the mean square lengths of untrained features, about
             0.1 (revision 3), it lets the norm amplify them: training is unstable at large learning rates.
+        attention: Of :class:`DilatedMessages`.
     """
 
-    def __init__(self, settings: LayerSettings, shell: RadiusShell, norm_offset: float) -> None:
-        super().__init__(settings, shell, amplified_filters=True)
+    def __init__(
+        self, settings: LayerSettings, shell: RadiusShell, norm_offset: float, attention: bool
+    ) -> None:
+        super().__init__(settings, shell, amplified_filters=True, attention=attention)
         d, dtype = settings.hidden_channels, settings.dtype
         self.sent_norm = DegreeNorm(d, norm_offset, dtype)
         self.received_norm = DegreeNorm(d, norm_offset, dtype)

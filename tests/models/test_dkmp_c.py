@@ -55,11 +55,33 @@ class TestRevisionTwo(PotentialContract):
         return strong_potential(self.hyper_parameters(precision=64 if dtype == torch.float64 else 32))
 
 
+class TestRevisionFour(PotentialContract):
+    """Attention in the scalar messages."""
+
+    borders = (2.0 - 0.4, 2.0, 2.0 + 0.4, 4.0 - 0.4, 4.0, 4.0 + 0.4, 6.0)
+
+    def hyper_parameters(self, **changes):
+        return hyper_parameters(shell_overlap=0.8, revision=4, **changes)
+
+    def create_model(self, dtype=torch.float64):
+        return strong_potential(self.hyper_parameters(precision=64 if dtype == torch.float64 else 32))
+
+
 def test_revisions_three_and_four_differ_in_the_norm_of_features():
     parts = [create_model(hyper_parameters(revision=revision)).representation_model for revision in (3, 4)]
     offsets = [[layer.received_norm.offset for layer in part.layers] for part in parts]
     assert offsets == [[0.01] * 3, [1.0] * 3]
     assert parts[0].state_dict().keys() == parts[1].state_dict().keys()
+
+
+def test_revision_five_has_a_gate_in_place_of_the_attention():
+    four, five = (
+        create_model(hyper_parameters(revision=revision)).representation_model.layers[0].state_dict()
+        for revision in (4, 5)
+    )
+    assert {name.split(".")[0] for name in four.keys() - five.keys()} == {"query_key"}
+    assert {name.split(".")[0] for name in five.keys() - four.keys()} == {"receiver_gate"}
+    assert len(five["filters.linear.weight"]) == 3 * len(five["receiver_gate.weight"])
 
 
 def test_checkpoints_without_the_key_hold_revision_one():
@@ -70,10 +92,10 @@ def test_checkpoints_without_the_key_hold_revision_one():
 
 
 def test_unknown_revision_is_refused():
-    with pytest.raises(ValueError, match="revision: 5"):
-        create_model(hyper_parameters(revision=5))
-    with pytest.raises(ValueError, match="revision: 5"):
-        DKMPC(16, num_layers=1, num_heads=4, revision=5)
+    with pytest.raises(ValueError, match="revision: 6"):
+        create_model(hyper_parameters(revision=6))
+    with pytest.raises(ValueError, match="revision: 6"):
+        DKMPC(16, num_layers=1, num_heads=4, revision=6)
 
 
 class TestHardShells(PotentialContract):
@@ -119,7 +141,7 @@ def test_second_derivative_is_continuous_at_borders():
     torch.manual_seed(0)
     model = strong_potential(hyper_parameters(shell_overlap=0.8)).eval()
 
-    def curvature(distance, step=1e-3):
+    def curvature(distance, step=1e-4):
         return (
             energy_of(model, distance + step)
             - 2 * energy_of(model, distance)
@@ -127,7 +149,7 @@ def test_second_derivative_is_continuous_at_borders():
         ) / step**2
 
     for border in (1.6, 2.4, 3.6, 4.4, 6.0):
-        inside, outside = curvature(border - 3e-3), curvature(border + 3e-3)
+        inside, outside = curvature(border - 3e-4), curvature(border + 3e-4)
         typical = max(abs(curvature(r)) for r in (1.7, 2.0, 2.3, 3.9))
         assert abs(outside - inside) < 0.1 * typical
 
