@@ -35,10 +35,10 @@ class DilatedMessages(nn.Module):
     through weights silu(q_i . k_j . f_ij) per head, as in ViSNet (doi:10.1038/s41467-023-43720-2). Without,
     through one gate per channel, which leaves the sum over the edges.
 
-    Attention is no more accurate, costs half as much again, and is not smooth enough: scores of trained models
-    reach +-20, where silu is a kink for all that a time step can resolve. The energy of a chignolin at
-    constant energy jumped where the N-H of a hydrogen bond stretched beyond 1.12 Å and a score changed its
-    sign.
+    Attention is no more accurate, costs half as much again, and is not smooth enough: scores of trained
+    models reach +-20, where silu is a kink for all that a time step can resolve. The energy of a chignolin
+    at constant energy jumped where the N-H of a hydrogen bond stretched beyond 1.12 Å and a score changed
+    its sign.
 
     Args:
         settings: What the layers of the model share.
