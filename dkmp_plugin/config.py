@@ -14,6 +14,7 @@ CANONICAL_FRAMES: Tuple[str, ...] = ("none", "principal", "first", "mean")
 ATTENTION_VARIANTS: Tuple[str, ...] = ("split", "literal")
 PARTITIONS: Tuple[str, ...] = ("dilated", "one-shot", "random", "reuse-25")
 LR_SCHEDULES: Tuple[str, ...] = ("plateau", "cosine")
+OPTIMIZERS: Tuple[str, ...] = ("adamw", "muon")
 ENERGY_UNITS: Tuple[str, ...] = ("eV", "kcal/mol", "kJ/mol", "hartree")
 
 
@@ -119,6 +120,14 @@ HYPERPARAMETERS: Tuple[Hyperparameter, ...] = (
         LR_SCHEDULES,
     ),
     Hyperparameter(
+        "optimizer",
+        str,
+        "adamw",
+        "'adamw' is torchmd-net's own; 'muon' moves the matrices by Muon, the rest by AdamW, at the same lr "
+        "(DKMP models only)",
+        OPTIMIZERS,
+    ),
+    Hyperparameter(
         "energy_unit",
         str,
         None,
@@ -172,6 +181,8 @@ def validate(args: Mapping[str, Any]) -> None:
     _require(unit is None or unit in ENERGY_UNITS, "energy_unit", unit, f"one of {', '.join(ENERGY_UNITS)}")
     schedule = args.get("lr_schedule", "plateau")
     _require(schedule in LR_SCHEDULES, "lr_schedule", schedule, f"one of {', '.join(LR_SCHEDULES)}")
+    optimizer = args.get("optimizer", "adamw")
+    _require(optimizer in OPTIMIZERS, "optimizer", optimizer, f"one of {', '.join(OPTIMIZERS)}")
     if args["model"] == "dkmp-c":
         _validate_shells(args)
     else:

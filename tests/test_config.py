@@ -31,6 +31,7 @@ def test_defaults_are_one_pass_of_smooth_shells():
         ("shell_overlap", -0.1),
         ("shell_overlap", 2.5),
         ("energy_unit", "Ry"),
+        ("optimizer", "sgd"),
         ("precision", 16),
         ("attn_activation", "tanh"),
         ("rbf_type", "fourier"),

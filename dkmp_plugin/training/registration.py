@@ -82,13 +82,33 @@ def extend_lightning_module(module: Any) -> None:
     @functools.wraps(configure_torchmdnet_optimizers)
     def configure_optimizers(self):
         optimizers, schedulers = configure_torchmdnet_optimizers(self)
-        if _is_dkmp(self.hparams) and self.hparams.get("lr_schedule") == "cosine":
+        if not _is_dkmp(self.hparams):
+            return optimizers, schedulers
+        if self.hparams.get("optimizer") == "muon":
+            from dkmp_plugin.training.muon import MuonWithAdamW
+
+            optimizers = [MuonWithAdamW(self.model, self.hparams.lr, self.hparams.weight_decay)]
+            schedulers[0]["scheduler"] = _plateau_schedule(optimizers[0], self.hparams)
+        if self.hparams.get("lr_schedule") == "cosine":
             schedulers = [
                 _cosine_schedule(optimizers[0], self.hparams, self.trainer.estimated_stepping_batches)
             ]
         return optimizers, schedulers
 
     module.LNNP.configure_optimizers = configure_optimizers
+
+
+def _plateau_schedule(optimizer: Any, hyper_parameters: Any) -> Any:
+    """torchmd-net's own schedule for another optimiser."""
+    from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+    return ReduceLROnPlateau(
+        optimizer,
+        "min",
+        factor=hyper_parameters.lr_factor,
+        patience=hyper_parameters.lr_patience,
+        min_lr=hyper_parameters.lr_min,
+    )
 
 
 def _cosine_schedule(optimizer: Any, hyper_parameters: Any, num_steps: int) -> Any:

@@ -52,6 +52,20 @@ def test_trains_two_epochs_then_resumes(configuration):
     assert torch.load(last, weights_only=True)["global_step"] == 9  # 24 conformations in batches of 8
 
 
+@pytest.mark.parametrize("schedule", ["plateau", "cosine"])
+def test_trains_with_muon_and_resumes(configuration, schedule):
+    path = configuration(optimizer="muon", lr_schedule=schedule, num_epochs=1)
+    done = torchmd_train("--conf", path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    last = checkpoints(path)[-1]
+    groups = torch.load(last, weights_only=True)["optimizer_states"][0]["param_groups"]
+    assert ["momentum" in group for group in groups] == [True, False]
+    path = configuration(optimizer="muon", lr_schedule=schedule, num_epochs=2)
+    resumed = torchmd_train("--load-model", last, "--conf", path)
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    assert torch.load(checkpoints(path)[-1], weights_only=True)["global_step"] == 6
+
+
 def test_two_processes_with_gloo(configuration):
     path = configuration(num_epochs=1)
     done = torchmd_train("--conf", path, processes=2)

@@ -1,0 +1,93 @@
+"""Muon and AdamW as one optimiser: which parameters each moves, and checkpoints."""
+
+import io
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+from torchmdnet.models.model import create_model
+
+from dkmp_plugin.training.muon import MuonWithAdamW, split_parameters
+from tests.conftest import ethanol, hyper_parameters
+
+
+def fresh_model():
+    torch.manual_seed(0)
+    return create_model(hyper_parameters())
+
+
+def train(model, optimizer, steps):
+    z, pos = ethanol()
+    for _ in range(steps):
+        energy, forces = model(z, pos)
+        optimizer.zero_grad()
+        (energy.square().sum() + forces.square().mean()).backward()
+        optimizer.step()
+
+
+def test_matrices_of_hidden_layers_are_muons():
+    model = fresh_model()
+    matrices, others = split_parameters(model)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    of_muon = {names[id(parameter)] for parameter in matrices}
+    of_adamw = {names[id(parameter)] for parameter in others}
+    assert "representation_model.layers.0.value.weight" in of_muon
+    assert "representation_model.layers.0.filters.linear.weight" in of_muon
+    assert "representation_model.embedding.embedding.weight" in of_adamw
+    assert "representation_model.layers.0.received_norm.weight" in of_adamw  # (2, d), but no matrix
+    assert "output_model.output_network.1.update_net.layers.2.weight" in of_adamw
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert of_muon | of_adamw == trainable and not of_muon & of_adamw
+
+
+def test_steps_of_matrices_are_orthogonal_and_have_the_size_of_adamws():
+    model = fresh_model()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    train(model, MuonWithAdamW(model, lr=1e-3), 1)
+    step = {name: parameter.detach() - before[name] for name, parameter in model.named_parameters()}
+    weight = model.representation_model.layers[0].value.weight
+    # One small molecule: a few directions have gradients at all.
+    lengths = torch.linalg.svdvals(step["representation_model.layers.0.value.weight"])[:6]
+    gradients = torch.linalg.svdvals(weight.grad)[:6]
+    assert gradients[0] > 4.0 * gradients[-1]
+    assert lengths[0] < 1.8 * lengths[-1]
+    # Muon's are scaled to what AdamW's usually are, 0.2 lr; the first step of AdamW is lr.
+    assert 0.1e-3 < step["representation_model.layers.0.value.weight"].square().mean().sqrt() < 0.3e-3
+    assert step["representation_model.layers.0.value.bias"].abs().max() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_schedules_move_both_rates():
+    optimizer = MuonWithAdamW(fresh_model(), lr=1e-2)
+    LambdaLR(optimizer, lambda step: 0.5)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.005, 0.005]
+    model = fresh_model()
+    optimizer = MuonWithAdamW(model, lr=1e-2)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    train(model, optimizer, 1)
+    assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+
+
+def test_goes_on_from_a_checkpoint():
+    model = fresh_model()
+    optimizer = MuonWithAdamW(model, lr=1e-3)
+    train(model, optimizer, 3)
+    file = io.BytesIO()
+    torch.save((model.state_dict(), optimizer.state_dict()), file)
+    file.seek(0)
+    restarted = create_model(hyper_parameters())
+    second = MuonWithAdamW(restarted, lr=1e-3)
+    weights, state = torch.load(file, weights_only=True)
+    restarted.load_state_dict(weights)
+    second.load_state_dict(state)
+    train(model, optimizer, 3)
+    train(restarted, second, 3)
+    for mine, other in zip(model.parameters(), restarted.parameters(), strict=True):
+        assert torch.equal(mine, other)
+
+
+def test_a_model_without_matrices_is_refused():
+    with pytest.raises(ValueError, match="adamw"):
+        MuonWithAdamW(nn.LayerNorm(3), lr=1e-3)
