@@ -62,8 +62,8 @@ HYPERPARAMETERS: Tuple[Hyperparameter, ...] = (
     Hyperparameter(
         "revision",
         int,
-        4,
-        "dkmp-c: 4; 1 for the layers and initial weights of checkpoints that lack this key, 2 and 3 for "
+        5,
+        "dkmp-c: 5; 1 for the layers and initial weights of checkpoints that lack this key, 2 to 4 for "
         "those of checkpoints that name them",
         REVISIONS,
     ),

@@ -206,7 +206,7 @@ class DKMPC(nn.Module):
         max_z: int = 100,
         max_num_neighbors: int = 0,
         box_vecs: Optional[Tensor] = None,
-        revision: int = 4,
+        revision: int = 5,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()

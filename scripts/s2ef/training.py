@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dkmp_plugin.evaluation.metrics import EnergyForceErrors, energy_force_errors
 from dkmp_plugin.files import replaced_on_success
+from dkmp_plugin.training.muon import MuonWithAdamW
 from s2ef.models import build_model
 from s2ef.structures import Scaling, Structures, shuffled_batches
 
@@ -126,16 +127,24 @@ class Training:
         self.model.start_at(self.data, self.scaling)
         average = get_ema_multi_avg_fn(settings["ema_decay"])
         self.averaged = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=learning_rate,
-            betas=(0.9, settings.get("adam_beta2", 0.999)),
-            weight_decay=settings["weight_decay"],
-            fused=True,
-        )
+        self.optimizer = self._fresh_optimizer()
         self.steps_per_epoch = math.ceil(len(self.data) / batch_size)
         if checkpoint is not None and checkpoint.is_file():
             self._restore()
+
+    def _fresh_optimizer(self) -> torch.optim.Optimizer:
+        name, weight_decay = self.settings["optimizer"], self.settings["weight_decay"]
+        if name == "Muon":
+            return MuonWithAdamW(self.model, self.learning_rate, weight_decay)
+        if name != "AdamW":
+            raise ValueError(f"optimizer: {name!r} was given, AdamW or Muon is expected")
+        return torch.optim.AdamW(
+            self.model.parameters(),
+            lr=self.learning_rate,
+            betas=(0.9, self.settings.get("adam_beta2", 0.999)),
+            weight_decay=weight_decay,
+            fused=True,
+        )
 
     @property
     def parameters(self) -> int:
