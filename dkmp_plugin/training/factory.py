@@ -15,6 +15,9 @@ from dkmp_plugin.models.gated_block import replace_gated_blocks
 from dkmp_plugin.training.displacement import Displacement
 from dkmp_plugin.training.displacement_model import DisplacementModel
 
+# Of the lengths in the energy head, whose features are of order one.
+_SOFTENING = 1.0
+
 
 def create_dkmp_model(
     args: Dict[str, Any],
@@ -66,7 +69,7 @@ def create_dkmp_model(
     )
     model = TorchMD_Net(
         representation,
-        replace_gated_blocks(head),
+        replace_gated_blocks(head, _SOFTENING if args.get("revision", 1) > 4 else 0.0),
         prior_model=prior_model,
         mean=mean,
         std=std,

@@ -42,6 +42,21 @@ def test_the_norm_is_twice_differentiable():
     torch.autograd.gradgradcheck(norm_of_components, (v,))
 
 
+def test_a_softened_norm_has_no_cusp():
+    v = torch.tensor(
+        [[[-1e-3], [0.0]], [[0.0], [0.0]], [[1e-3], [0.0]], [[30.0], [40.0]]], dtype=torch.float64
+    )
+    v.requires_grad_(True)
+    lengths = norm_of_components(v, 2.0)
+    assert lengths.tolist()[1] == [0.0]
+    assert lengths[3].item() == pytest.approx(50.0, rel=0.05)
+    (gradient,) = torch.autograd.grad(lengths.sum(), v)
+    # The norm's gradient jumps from -1 to 1; this one grows with the vector.
+    assert gradient[:3, 0, 0].tolist() == pytest.approx([-5e-4, 0.0, 5e-4], rel=1e-6)
+    torch.autograd.gradcheck(lambda x: norm_of_components(x, 2.0), (v,))
+    torch.autograd.gradgradcheck(lambda x: norm_of_components(x, 2.0), (v,))
+
+
 class ForbidDataDependence(TorchDispatchMode):
     """Fails where a result's shape or a branch depends on the data."""
 
