@@ -2,8 +2,9 @@
 
 from typing import Any, Dict, List, Tuple
 
+import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 
 # The last maps of an output head: a handful of directions, which have nothing to be orthogonal to.
 _FEWEST_OUTPUTS = 3
@@ -47,30 +48,86 @@ def square_blocks(matrix: Tensor) -> List[Tensor]:
     return [matrix]
 
 
-class _BlockMuon(Muon):
-    """torch's Muon, with every square block orthogonalised on its own."""
+def orthogonalize(matrices: Tensor) -> Tensor:
+    """Nearly orthogonal matrices with the singular vectors of the given ones, by Newton-Schulz iterations.
 
-    def _init_group(
-        self,
-        group: Any,
-        params_with_grad: List[Tensor],
-        grads: List[Tensor],
-        muon_momentum_bufs: List[Tensor],
-    ) -> bool:
-        found: Tuple[List[Tensor], List[Tensor], List[Tensor]] = ([], [], [])
-        has_complex = super()._init_group(group, *found)
-        for blocks, matrices in zip((params_with_grad, grads, muon_momentum_bufs), found, strict=True):
-            blocks.extend(block for matrix in matrices for block in square_blocks(matrix))
-        return has_complex
+    The iteration, its coefficients and its precision are those of ``torch.optim.Muon``: singular values end
+    between 0.7 and 1.2, which serves an optimiser as well as one. All matrices of a batch go together,
+    because for the small ones of these models a call takes ten times as long as its arithmetic.
+
+    Args:
+        matrices: Shape (batch, rows, columns).
+
+    Returns:
+        The same shape, bfloat16.
+    """
+    tall = matrices.size(1) > matrices.size(2)
+    result = matrices.bfloat16()
+    if tall:
+        result = result.mT
+    result = result / result.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(5):
+        gram = torch.bmm(result, result.mT)
+        result = torch.baddbmm(
+            result, torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), result, beta=3.4445
+        )
+    return result.mT if tall else result
+
+
+class BlockMuon(Optimizer):
+    """Muon on square blocks of matrices, all blocks of one shape at once.
+
+    A matrix moves by an orthogonal one of its gradient's directions (Muon,
+    https://kellerjordan.github.io/posts/muon), so rare directions move as far as frequent ones. The same as
+    ``torch.optim.Muon`` with Nesterov momentum and ``match_rms_adamw`` where matrices are square; that one
+    goes matrix by matrix, in a model of 48 channels and four layers 20 ms a step where this takes 6.
+
+    Args:
+        matrices: Parameters of two dimensions.
+        lr: Learning rate, of steps as long as AdamW's.
+        weight_decay: Decoupled weight decay.
+        momentum: Of the gradients.
+    """
+
+    def __init__(
+        self, matrices: List[nn.Parameter], lr: float, weight_decay: float = 0.0, momentum: float = 0.95
+    ) -> None:
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        """One step; returns what ``closure`` returns, where one is given."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            self._move(group)
+        return loss
+
+    def _move(self, group: Dict[str, Any]) -> None:
+        blocks: Dict[torch.Size, List[Tensor]] = {}
+        updates: Dict[torch.Size, List[Tensor]] = {}
+        for matrix in group["params"]:
+            if matrix.grad is None:
+                continue
+            state = self.state[matrix]
+            if "momentum_buffer" not in state:
+                state["momentum_buffer"] = torch.zeros_like(matrix)
+            mean = state["momentum_buffer"].lerp_(matrix.grad, 1.0 - group["momentum"])
+            matrix.mul_(1.0 - group["lr"] * group["weight_decay"])
+            update = matrix.grad.lerp(mean, group["momentum"])
+            for block, step in zip(square_blocks(matrix), square_blocks(update), strict=True):
+                blocks.setdefault(block.shape, []).append(block)
+                updates.setdefault(block.shape, []).append(step)
+        for shape, of_shape in blocks.items():
+            steps = orthogonalize(torch.stack(updates[shape])).to(of_shape[0].dtype)
+            # An orthogonal matrix has elements of 1 / sqrt(its longer side); AdamW's usual steps are 0.2 lr.
+            torch._foreach_add_(of_shape, list(steps), alpha=-0.2 * group["lr"] * max(shape) ** 0.5)
 
 
 class MuonWithAdamW(Optimizer):
-    """torch's Muon on the matrices of a model, torch's AdamW on everything else.
-
-    Muon (https://kellerjordan.github.io/posts/muon) moves a matrix by an orthogonal one of the gradient's
-    directions, so rare directions move as far as frequent ones. Its steps are scaled to the size of AdamW's
-    (``match_rms_adamw``): one learning rate serves both. Matrices of several groups of channels are moved
-    group by group (:func:`square_blocks`).
+    """:class:`BlockMuon` on the matrices of a model, torch's AdamW on everything else, at one learning rate.
 
     To schedulers and checkpoints this is one optimiser with two parameter groups.
 
@@ -87,7 +144,7 @@ class MuonWithAdamW(Optimizer):
         matrices, others = split_parameters(model)
         if not matrices:
             raise ValueError("optimizer: 'muon' was given, but the model has no linear map; use 'adamw'")
-        self._muon = _BlockMuon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+        self._muon = BlockMuon(matrices, lr, weight_decay)
         self._adamw = AdamW(others, lr=lr, weight_decay=weight_decay, fused=True)
         super().__init__([*self._muon.param_groups, *self._adamw.param_groups], {})
         self._share()

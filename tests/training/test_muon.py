@@ -8,7 +8,13 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torchmdnet.models.model import create_model
 
-from dkmp_plugin.training.muon import MuonWithAdamW, split_parameters, square_blocks
+from dkmp_plugin.training.muon import (
+    BlockMuon,
+    MuonWithAdamW,
+    orthogonalize,
+    split_parameters,
+    square_blocks,
+)
 from tests.conftest import ethanol, hyper_parameters
 
 
@@ -66,6 +72,30 @@ def test_matrices_are_cut_into_square_blocks():
     assert [block.shape for block in square_blocks(torch.zeros(3, 2))] == [(3, 2)]
     square_blocks(tall)[1].zero_()
     assert tall[2:4].abs().max() == 0  # views: what is done to a block is done to the matrix
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_square_matrices_move_as_with_torchs_muon(weight_decay):
+    torch.manual_seed(0)
+    mine = nn.Parameter(torch.randn(12, 12))
+    theirs = nn.Parameter(mine.detach().clone())
+    start = mine.detach().clone()
+    ours = BlockMuon([mine], lr=1e-2, weight_decay=weight_decay)
+    reference = torch.optim.Muon([theirs], lr=1e-2, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+    for _ in range(4):
+        gradient = torch.randn(12, 12)
+        for parameter, optimizer in ((mine, ours), (theirs, reference)):
+            parameter.grad = gradient.clone()
+            optimizer.step()
+    # Both iterate in bfloat16.
+    assert (mine - theirs).norm() < 0.03 * (mine - start).norm()
+
+
+@pytest.mark.parametrize("shape", [(3, 10, 10), (3, 20, 7), (3, 7, 20)])
+def test_orthogonalized_matrices_are_nearly_orthogonal(shape):
+    torch.manual_seed(0)
+    lengths = torch.linalg.svdvals(orthogonalize(torch.randn(shape)).float())
+    assert lengths.min() > 0.6 and lengths.max() < 1.3
 
 
 def test_schedules_move_both_rates():
