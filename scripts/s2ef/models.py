@@ -43,7 +43,6 @@ class TorchMDNetModel(nn.Module):
         super().__init__()
         from torchmdnet.models.model import create_model
 
-        settings = {key: value for key, value in settings.items() if key != "optimizer"}
         self.model = create_model({**_TORCHMDNET_DEFAULTS, **settings, "model": name})
 
     def forward(

@@ -134,10 +134,10 @@ class Training:
 
     def _fresh_optimizer(self) -> torch.optim.Optimizer:
         name, weight_decay = self.settings["optimizer"], self.settings["weight_decay"]
-        if name == "Muon":
+        if name == "muon":
             return MuonWithAdamW(self.model, self.learning_rate, weight_decay)
-        if name != "AdamW":
-            raise ValueError(f"optimizer: {name!r} was given, AdamW or Muon is expected")
+        if name != "adamw":
+            raise ValueError(f"optimizer: {name!r} was given, adamw or muon is expected")
         return torch.optim.AdamW(
             self.model.parameters(),
             lr=self.learning_rate,

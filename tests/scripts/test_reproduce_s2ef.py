@@ -205,6 +205,25 @@ def test_unusually_long_gradients_are_cut(protocol_file, s2ef):
         assert step(usual, outlier) == pytest.approx(whole, rel=1e-6)
 
 
+def test_the_optimizer_is_the_protocols(protocol_file, s2ef):
+    protocol = s2ef["protocol"].load_protocol(protocol_file)
+    row, training = protocol.rows["acac"], s2ef["training"]
+    structures = s2ef["structures"].load_structures(row)
+    settings = protocol.settings("acac", "graph-network")
+
+    def make(**changes):
+        budget = training.Budget(epochs=1)
+        return training.Training("graph-network", {**settings, **changes}, 1e-3, structures, 4, budget)
+
+    assert type(make().optimizer).__name__ == "AdamW"
+    muon = make(optimizer="muon")
+    assert type(muon.optimizer).__name__ == "MuonWithAdamW"
+    muon.run()
+    assert 0 < muon.progress.losses[-1] < 100
+    with pytest.raises(ValueError, match="'sgd' was given"):
+        make(optimizer="sgd")
+
+
 def test_models_of_one_seed_start_at_the_mean_energy(protocol_file, s2ef):
     """Where an untrained model's energies lie must not decide the comparison."""
     protocol = s2ef["protocol"].load_protocol(protocol_file)
