@@ -70,7 +70,7 @@ def test_energy_is_conserved_and_everything_is_written(model_path, structure, tm
 
 
 def test_openmm_and_ase_agree(model_path, structure):
-    """The same start, the same integrator: the same energies after 50 steps."""
+    """The same start, the same integrator: the same energies after 100 steps."""
     both = [molecular_dynamics(model_path, structure, engine, time_step=0.1) for engine in ("openmm", "ase")]
     positions = ethanol()[1].numpy()
     velocities = np.random.default_rng(0).normal(scale=5.0, size=positions.shape)  # Å/ps
@@ -80,7 +80,7 @@ def test_openmm_and_ase_agree(model_path, structure):
     both[1].set_state(positions, velocities / (1000.0 * units.fs))
     start = [dynamics.energies() for dynamics in both]
     for dynamics in both:
-        dynamics.step(50)
+        dynamics.step(100)
     end = [dynamics.energies() for dynamics in both]
     np.testing.assert_allclose(start[0], start[1], rtol=1e-4)
     change = np.subtract(end, start)
