@@ -129,7 +129,8 @@ struct Call {
     setup.width = (width + kernels.lanes - 1) / kernels.lanes * kernels.lanes;
     setup.num_heads = setup.attention ? shell.num_heads : 1;
     setup.head_width = setup.attention ? width / setup.num_heads : setup.width;
-    setup.num_splines = x.table.size(0);
+    setup.degree = shell.degree;
+    setup.num_intervals = x.table.size(0) - shell.degree;
     setup.lower = shell.lower;
     setup.upper = shell.upper;
     setup.overlap = shell.overlap;
@@ -149,7 +150,8 @@ struct Call {
   }
   Features prepare(const Features& x) const {
     const Tensor edges = x.edge_vector.defined() ? x.edge_vector.contiguous() : x.edge_vector;
-    return {edges, prepare(x.query), prepare(x.key), prepare(x.value), prepare(x.vector), prepare(x.table)};
+    return {edges, prepare(x.query), prepare(x.key), prepare(x.value), prepare(x.vector),
+            prepare(pad_rows(x.table, setup.degree))};
   }
   Tensor trim(const Tensor& x) const { return trim_channels(x, width, setup.width); }
 
@@ -227,7 +229,7 @@ Results run_backward(
   grads.vector = at::zeros_like(call.inputs.vector);
   Tensor table_parts;
   if (need_table)
-    table_parts = at::zeros({kTableParts, setup.num_splines, 4 * setup.width}, x.table.options());
+    table_parts = at::zeros({kTableParts, call.inputs.table.size(0), 4 * setup.width}, x.table.options());
   Tensor scores = at::empty({setup.attention ? call.end - call.begin : 0, 2, setup.num_heads}, x.value.options());
   const Grouped by_sender(edge_index, 1, call.begin, call.end, call.num_atoms);
   run_backward_rows<Scalar>(
@@ -244,7 +246,7 @@ Results run_backward(
           end);
     });
   }
-  grads.table = need_table ? table_parts.sum(0) : at::zeros({0}, x.table.options());
+  grads.table = need_table ? trim_rows(table_parts.sum(0), setup.degree) : at::zeros({0}, x.table.options());
   return {grads.edge_vector,      call.trim(grads.query),  call.trim(grads.key),
           call.trim(grads.value), call.trim(grads.vector), call.trim(grads.table)};
 }
@@ -253,11 +255,11 @@ Results run_backward(
 
 #define DKMP_INPUT_SCHEMA                                                                                     \
   "Tensor edge_vector, Tensor edge_index, Tensor ptr, int shell, Tensor query, Tensor key, Tensor value, "    \
-  "Tensor vector, Tensor table, int num_heads, float lower, float upper, float overlap, float cutoff"
+  "Tensor vector, Tensor table, int num_heads, float lower, float upper, float overlap, float cutoff, int degree"
 
 std::tuple<Tensor, Tensor> message_cpu(DKMP_INPUTS) {
   const Features x{edge_vector, query, key, value, vector, table};
-  const Shell part{shell, num_heads, lower, upper, overlap, cutoff};
+  const Shell part{shell, num_heads, lower, upper, overlap, cutoff, degree};
   check_features(x, edge_index, ptr, part);
   return AT_DISPATCH_FLOATING_TYPES(value.scalar_type(), kName, [&] {
     return run_forward<scalar_t>(x, nullptr, edge_index.contiguous(), ptr, part);
@@ -266,7 +268,7 @@ std::tuple<Tensor, Tensor> message_cpu(DKMP_INPUTS) {
 
 std::tuple<Tensor, Tensor> message_tangent_cpu(DKMP_INPUTS, at::TensorList directions) {
   const Features x{edge_vector, query, key, value, vector, table}, p = unpack_directions(directions, x);
-  const Shell part{shell, num_heads, lower, upper, overlap, cutoff};
+  const Shell part{shell, num_heads, lower, upper, overlap, cutoff, degree};
   check_features(x, edge_index, ptr, part);
   return AT_DISPATCH_FLOATING_TYPES(value.scalar_type(), kName, [&] {
     return run_forward<scalar_t>(x, &p, edge_index.contiguous(), ptr, part);
@@ -275,7 +277,7 @@ std::tuple<Tensor, Tensor> message_tangent_cpu(DKMP_INPUTS, at::TensorList direc
 
 Results message_backward_cpu(const Tensor& grad_scalar, const Tensor& grad_vector, DKMP_INPUTS, bool need_table) {
   const Features x{edge_vector, query, key, value, vector, table};
-  const Shell part{shell, num_heads, lower, upper, overlap, cutoff};
+  const Shell part{shell, num_heads, lower, upper, overlap, cutoff, degree};
   check_features(x, edge_index, ptr, part);
   return AT_DISPATCH_FLOATING_TYPES(value.scalar_type(), kName, [&] {
     return run_backward<scalar_t>(
@@ -286,7 +288,7 @@ Results message_backward_cpu(const Tensor& grad_scalar, const Tensor& grad_vecto
 Results message_backward_tangent_cpu(
     const Tensor& grad_scalar, const Tensor& grad_vector, DKMP_INPUTS, bool need_table, at::TensorList directions) {
   const Features x{edge_vector, query, key, value, vector, table}, p = unpack_directions(directions, x);
-  const Shell part{shell, num_heads, lower, upper, overlap, cutoff};
+  const Shell part{shell, num_heads, lower, upper, overlap, cutoff, degree};
   check_features(x, edge_index, ptr, part);
   return AT_DISPATCH_FLOATING_TYPES(value.scalar_type(), kName, [&] {
     return run_backward<scalar_t>(grad_scalar, grad_vector, x, &p, edge_index.contiguous(), ptr, part, need_table);
@@ -337,13 +339,13 @@ Results call_backward_tangent(
 }
 
 void save_shell(AutogradContext* context, const Shell& shell) {
-  context->saved_data["integers"] = std::vector<int64_t>{shell.index, shell.num_heads};
+  context->saved_data["integers"] = std::vector<int64_t>{shell.index, shell.num_heads, shell.degree};
   context->saved_data["borders"] = std::vector<double>{shell.lower, shell.upper, shell.overlap, shell.cutoff};
 }
 Shell saved_shell(AutogradContext* context) {
   const auto integers = context->saved_data["integers"].toIntVector();
   const auto borders = context->saved_data["borders"].toDoubleVector();
-  return {integers[0], integers[1], borders[0], borders[1], borders[2], borders[3]};
+  return {integers[0], integers[1], borders[0], borders[1], borders[2], borders[3], integers[2]};
 }
 
 // Positions of tensors among the tensor arguments, as AutogradContext::needs_input_grad counts them.
@@ -355,7 +357,7 @@ struct MessageBackward : torch::autograd::Function<MessageBackward> {
     at::AutoDispatchBelowADInplaceOrView guard;
     context->save_for_backward(
         {grad_scalar, grad_vector, edge_vector, edge_index, ptr, query, key, value, vector, table});
-    save_shell(context, {shell, num_heads, lower, upper, overlap, cutoff});
+    save_shell(context, {shell, num_heads, lower, upper, overlap, cutoff, degree});
     context->saved_data["need_table"] = need_table;
     auto [a, b, c, d, e, f] = call_backward(grad_scalar, grad_vector, DKMP_INPUT_NAMES, need_table);
     return {a, b, c, d, e, f};
@@ -369,13 +371,13 @@ struct MessageBackward : torch::autograd::Function<MessageBackward> {
     const variable_list& p = cotangents;
     auto [scalar, vector] = call_tangent(
         s[2], s[3], s[4], part.index, s[5], s[6], s[7], s[8], s[9], part.num_heads, part.lower, part.upper,
-        part.overlap, part.cutoff, p);
+        part.overlap, part.cutoff, part.degree, p);
     auto [edge_vector, query, key, value, sent_vector, table] = call_backward_tangent(
         s[0], s[1], s[2], s[3], s[4], part.index, s[5], s[6], s[7], s[8], s[9], part.num_heads, part.lower,
-        part.upper, part.overlap, part.cutoff, need_table, p);
+        part.upper, part.overlap, part.cutoff, part.degree, need_table, p);
     const Tensor none;
     return {scalar, vector,      edge_vector, none,  none, none, query, key, value, sent_vector, need_table ? table : none,
-            none,   none,        none,        none,  none, none};
+            none,   none,        none,        none,  none, none, none};
   }
 };
 
@@ -383,7 +385,7 @@ struct Message : torch::autograd::Function<Message> {
   static variable_list forward(AutogradContext* context, DKMP_INPUTS) {
     at::AutoDispatchBelowADInplaceOrView guard;
     context->save_for_backward({edge_vector, edge_index, ptr, query, key, value, vector, table});
-    save_shell(context, {shell, num_heads, lower, upper, overlap, cutoff});
+    save_shell(context, {shell, num_heads, lower, upper, overlap, cutoff, degree});
     auto [scalar, sum] = call_message(DKMP_INPUT_NAMES);
     return {scalar, sum};
   }
@@ -394,10 +396,10 @@ struct Message : torch::autograd::Function<Message> {
     const bool need_table = context->needs_input_grad(kTableOfMessage);
     auto [edge_vector, query, key, value, vector, table] = call_backward(
         grads[0], grads[1], s[0], s[1], s[2], part.index, s[3], s[4], s[5], s[6], s[7], part.num_heads, part.lower,
-        part.upper, part.overlap, part.cutoff, need_table);
+        part.upper, part.overlap, part.cutoff, part.degree, need_table);
     const Tensor none;
     return {edge_vector, none, none, none, query, key, value, vector, need_table ? table : none,
-            none,        none, none, none, none};
+            none,        none, none, none, none, none};
   }
 };
 
@@ -415,7 +417,8 @@ Results message_backward_autograd(
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(dkmp_plugin, library) {
-  library.def("dilated_message(" DKMP_INPUT_SCHEMA ") -> (Tensor, Tensor)");
+  // Files exported before there was a choice have splines of degree 3.
+  library.def("dilated_message(" DKMP_INPUT_SCHEMA "=3) -> (Tensor, Tensor)");
   library.def("dilated_message_tangent(" DKMP_INPUT_SCHEMA ", Tensor[] directions) -> (Tensor, Tensor)");
   library.def(
       "dilated_message_backward(Tensor grad_scalar, Tensor grad_vector, " DKMP_INPUT_SCHEMA

@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "../kernels/spline_plan.cuh"
 #include "checks.h"
 
 namespace dkmp {
@@ -19,9 +20,9 @@ constexpr int64_t kHarmonics = 8;
 #define DKMP_INPUTS                                                                                              \
   const Tensor &edge_vector, const Tensor &edge_index, const Tensor &ptr, int64_t shell, const Tensor &query,    \
       const Tensor &key, const Tensor &value, const Tensor &vector, const Tensor &table, int64_t num_heads,      \
-      double lower, double upper, double overlap, double cutoff
+      double lower, double upper, double overlap, double cutoff, int64_t degree
 #define DKMP_INPUT_NAMES \
-  edge_vector, edge_index, ptr, shell, query, key, value, vector, table, num_heads, lower, upper, overlap, cutoff
+  edge_vector, edge_index, ptr, shell, query, key, value, vector, table, num_heads, lower, upper, overlap, cutoff, degree
 
 // The six differentiable inputs, or their gradients, or their directions.
 struct Features {
@@ -31,6 +32,7 @@ struct Features {
 struct Shell {
   int64_t index, num_heads;
   double lower, upper, overlap, cutoff;
+  int64_t degree;
 };
 
 inline void check_features(const Features& x, const Tensor& edge_index, const Tensor& ptr, const Shell& shell) {
@@ -51,8 +53,10 @@ inline void check_features(const Features& x, const Tensor& edge_index, const Te
       shell.num_heads >= 1 && width % shell.num_heads == 0, kName, ": width ", width,
       " is not a multiple of num_heads = ", shell.num_heads);
   TORCH_CHECK_VALUE(
-      x.table.dim() == 2 && x.table.size(1) == 4 * width && x.table.size(0) >= 4, kName, ": table has shape ",
-      x.table.sizes(), ", expected (n >= 4, ", 4 * width, ")");
+      shell.degree == 3 || shell.degree == 5, kName, ": degree is ", shell.degree, ", expected 3 or 5");
+  TORCH_CHECK_VALUE(
+      x.table.dim() == 2 && x.table.size(1) == 4 * width && x.table.size(0) > shell.degree, kName,
+      ": table has shape ", x.table.sizes(), ", expected (n >= ", shell.degree + 1, ", ", 4 * width, ")");
   TORCH_CHECK_VALUE(
       (x.query.numel() == 0) == (x.key.numel() == 0), kName, ": give both query and key, or leave both empty");
   for (const Tensor* given : {&x.query, &x.key})
@@ -76,6 +80,15 @@ inline void check_features(const Features& x, const Tensor& edge_index, const Te
           shell.lower < shell.cutoff && shell.upper > 0,
       kName, ": lower ", shell.lower, ", upper ", shell.upper, ", overlap ", shell.overlap, " and cutoff ",
       shell.cutoff, " do not describe a shell (need lower < upper, lower < cutoff, overlap >= 0)");
+}
+
+// Rows of zeros at the end of a table, as many as splines of a lower degree than the kernels' own lack; and back.
+inline Tensor pad_rows(const Tensor& table, int64_t degree) {
+  const int64_t missing = kSplineTaps - 1 - degree;
+  return table.defined() && missing > 0 ? at::constant_pad_nd(table, {0, 0, 0, missing}) : table;
+}
+inline Tensor trim_rows(const Tensor& table, int64_t degree) {
+  return table.narrow(0, 0, table.size(0) - (kSplineTaps - 1 - degree));
 }
 
 // Pads every group of `width` channels, a head or all of them, with zero channels to what the kernels can take; and

@@ -23,6 +23,7 @@ namespace {
 
 constexpr int kBlock = 32;  // edges whose geometry is held at once
 constexpr int kHarmonics = 8;
+constexpr int kTaps = kSplineTaps;
 
 template <class Scalar, bool dual>
 struct Arrays {
@@ -78,9 +79,9 @@ inline Slope<Wide> window(const MessageSetup& setup, const Wide& r) {
 // What the loops over channels need of an edge.
 template <class Number>
 struct Edge {
-  Number weight, tap[4], tap_slope[4];  // B-spline weights and their derivatives with respect to the distance
+  Number weight, tap[kTaps], tap_slope[kTaps];  // B-spline weights, and their derivatives by the distance
   Number harmonic[kHarmonics];
-  int64_t index, first_row;  // first of the four table rows
+  int64_t index, first_row;  // first of the table's rows that the taps weigh
   int other;
 };
 
@@ -89,6 +90,43 @@ template <class Wide>
 struct Direction {
   Wide unit[3], inverse_distance, weight_slope;
 };
+
+// Hands keep(m, weight, slope) the uniform B-splines of degree 5 that do not vanish at the fraction s of an interval.
+template <class Scalar, class Wide, class Keep>
+inline void quintic_taps(const Wide& s, Scalar per_step, const Keep& keep) {
+  const Scalar part = Scalar(1) / Scalar(120), slope = per_step / Scalar(24);
+  const Wide left = Scalar(1) - s, s4 = s * s * s * s, left4 = left * left * left * left;
+  const auto c = [](double number) { return Scalar(number); };
+  keep(0, left4 * left * part, left4 * (-slope));
+  keep(
+      1, (s * (s * (s * (s * (c(5) * s - c(20)) + c(20)) + c(20)) - c(50)) + c(26)) * part,
+      (s * (s * (s * (c(5) * s - c(16)) + c(12)) + c(8)) - c(10)) * slope);
+  keep(
+      2, (s * s * (s * s * (c(30) - c(10) * s) - c(60)) + c(66)) * part,
+      s * (s * s * (c(24) - c(10) * s) - c(24)) * slope);
+  keep(
+      3, (s * (s * (s * (s * (c(10) * s - c(20)) - c(20)) + c(20)) + c(50)) + c(26)) * part,
+      (s * (s * (s * (c(10) * s - c(16)) - c(12)) + c(8)) + c(10)) * slope);
+  keep(
+      4, (s * (s * (s * (s * (c(5) - c(5) * s) + c(10)) + c(10)) + c(5)) + c(1)) * part,
+      (s * (s * (s * (c(4) - c(5) * s) + c(6)) + c(4)) + c(1)) * slope);
+  keep(5, s4 * s * part, s4 * slope);
+}
+
+// The same of degree 3. The last two taps, of rows that the caller has added, are zero.
+template <class Scalar, class Wide, class Keep>
+inline void cubic_taps(const Wide& s, Scalar per_step, const Keep& keep) {
+  const Wide left = Scalar(1) - s, zero = s * Scalar(0);
+  const Scalar sixth = Scalar(1) / Scalar(6), half = per_step * Scalar(0.5);
+  keep(0, left * left * left * sixth, left * left * (-half));
+  keep(1, (s * s * (Scalar(3) * s - Scalar(6)) + Scalar(4)) * sixth, s * (Scalar(3) * s - Scalar(4)) * half);
+  keep(
+      2, (s * (s * (Scalar(3) - Scalar(3) * s) + Scalar(3)) + Scalar(1)) * sixth,
+      (s * (Scalar(2) - Scalar(3) * s) + Scalar(1)) * half);
+  keep(3, s * s * s * sixth, s * s * half);
+  keep(4, zero, zero);
+  keep(5, zero, zero);
+}
 
 // Everything about the edges of one block that depends on their vectors alone, computed one lane vector of edges at a
 // time.
@@ -139,39 +177,44 @@ struct Geometry {
     directions[first / lanes] = {{ux, uy, uz}, inverse, w.slope};
 
     // The numbers of an Edge, in their order.
-    constexpr int kNumbers = 9 + kHarmonics;
+    constexpr int kTap = 1, kTapSlope = kTap + kTaps, kHarmonic = kTapSlope + kTaps;
+    constexpr int kNumbers = kHarmonic + kHarmonics;
     Scalar values[kNumbers][lanes], tangents[kNumbers][lanes];
     const auto keep = [&](int part, const Wide& wide) {
       Buffer<Scalar, dual>{values[part], tangents[part]}.set_wide(0, wide);
     };
     keep(0, w.value);
-    keep_taps(setup, r, first, here, keep);
+    const auto keep_tap = [&](int m, const Wide& tap, const Wide& slope) {
+      keep(kTap + m, tap);
+      keep(kTapSlope + m, slope);
+    };
+    set_taps(setup, r, first, here, keep_tap);
     const Scalar root3 = Scalar(1.7320508075688772935);
-    keep(9, ux), keep(10, uy), keep(11, uz);
-    keep(12, root3 * (ux * uz));
-    keep(13, root3 * (ux * uy));
-    keep(14, uy * uy - Scalar(0.5) * (ux * ux + uz * uz));
-    keep(15, root3 * (uy * uz));
-    keep(16, (Scalar(0.5) * root3) * (uz * uz - ux * ux));
+    keep(kHarmonic, ux), keep(kHarmonic + 1, uy), keep(kHarmonic + 2, uz);
+    keep(kHarmonic + 3, root3 * (ux * uz));
+    keep(kHarmonic + 4, root3 * (ux * uy));
+    keep(kHarmonic + 5, uy * uy - Scalar(0.5) * (ux * ux + uz * uz));
+    keep(kHarmonic + 6, root3 * (uy * uz));
+    keep(kHarmonic + 7, (Scalar(0.5) * root3) * (uz * uz - ux * ux));
     for (int e = 0; e < here; ++e) {
       const auto part = [&](int number) { return Buffer<Scalar, dual>{values[number], tangents[number]}.number(e); };
       Edge<Number>& edge = edges[first + e];
       edge.weight = part(0);
-      for (int m = 0; m < 4; ++m) edge.tap[m] = part(1 + m);
-      for (int m = 0; m < 4; ++m) edge.tap_slope[m] = part(5 + m);
-      for (int m = 0; m < kHarmonics; ++m) edge.harmonic[m] = part(9 + m);
+      for (int m = 0; m < kTaps; ++m) edge.tap[m] = part(kTap + m);
+      for (int m = 0; m < kTaps; ++m) edge.tap_slope[m] = part(kTapSlope + m);
+      for (int m = 0; m < kHarmonics; ++m) edge.harmonic[m] = part(kHarmonic + m);
     }
   }
 
   template <class Keep>
-  void keep_taps(const MessageSetup& setup, const Wide& r, int first, int here, const Keep& keep) {
+  void set_taps(const MessageSetup& setup, const Wide& r, int first, int here, const Keep& keep) {
     const double start = setup.lower - 0.5 * setup.overlap > 0 ? setup.lower - 0.5 * setup.overlap : 0.0;
     const double stop =
         setup.upper + 0.5 * setup.overlap < setup.cutoff ? setup.upper + 0.5 * setup.overlap : setup.cutoff;
-    const Scalar per_step = Scalar(double(setup.num_splines - 3) / (stop - start));
+    const Scalar per_step = Scalar(double(setup.num_intervals) / (stop - start));
     const Wide x = (r - Scalar(start)) * per_step;
     // Compared before converting: a NaN or huge distance must not become an index.
-    const Lane<Scalar> zero{}, last = zero + Scalar(setup.num_splines - 4);
+    const Lane<Scalar> zero{}, last = zero + Scalar(setup.num_intervals - 1);
     const Lane<Scalar> inside = plain(x) < last ? plain(x) : last, at = plain(x) > zero ? inside : zero;
     Lane<Scalar> cell;
     for (int e = 0; e < lanes; ++e) {
@@ -179,16 +222,12 @@ struct Geometry {
       cell[e] = Scalar(row);
       if (e < here) edges[first + e].first_row = row;
     }
-    const Wide s = x - cell, left = Scalar(1) - s;
-    const Scalar sixth = Scalar(1) / Scalar(6), half = per_step * Scalar(0.5);
-    keep(1, left * left * left * sixth);
-    keep(2, (s * s * (Scalar(3) * s - Scalar(6)) + Scalar(4)) * sixth);
-    keep(3, (s * (s * (Scalar(3) - Scalar(3) * s) + Scalar(3)) + Scalar(1)) * sixth);
-    keep(4, s * s * s * sixth);
-    keep(5, left * left * (-half));
-    keep(6, s * (Scalar(3) * s - Scalar(4)) * half);
-    keep(7, (s * (Scalar(2) - Scalar(3) * s) + Scalar(1)) * half);
-    keep(8, s * s * half);
+    const Wide s = x - cell;
+    if (setup.degree == 3) {
+      cubic_taps<Scalar>(s, per_step, keep);
+    } else {
+      quintic_taps<Scalar>(s, per_step, keep);
+    }
   }
 };
 
@@ -208,29 +247,30 @@ inline void edge_gradient(
   out[2] = gz * g.inverse_distance + along * uz;
 }
 
-// Radial filter at channel `at`: four table rows blended with the given weights.
+// Radial filter at channel `at`: table rows blended with the given weights.
 // Always inline, as the next one: a call would put all vector registers, which hold the caller's sums, into memory.
 template <class Scalar, bool dual, class Number>
 __attribute__((always_inline)) inline typename Types<Scalar, dual>::Wide blend(
     const Array<Scalar, dual>& table, const Number* tap, int64_t at, int64_t stride) {
   if constexpr (!dual) {
-    return (tap[0] * load(table.values + at) + tap[1] * load(table.values + at + stride)) +
-           (tap[2] * load(table.values + at + 2 * stride) + tap[3] * load(table.values + at + 3 * stride));
+    // Two sums: a chain of six additions would be waited for.
+    const auto term = [&](int m) __attribute__((always_inline)) { return tap[m] * load(table.values + at + m * stride); };
+    return (term(0) + term(1) + term(2)) + (term(3) + term(4) + term(5));
   } else {
     Dual<Lane<Scalar>> sum{Lane<Scalar>{}, Lane<Scalar>{}};
-    for (int m = 0; m < 4; ++m) {
+    for (int m = 0; m < kTaps; ++m) {
       const Lane<Scalar> row = load(table.values + at + m * stride);
       sum.v += tap[m].v * row;
       sum.t += tap[m].t * row;
     }
     // Only training asks for a direction of the table itself.
     if (table.direction)
-      for (int m = 0; m < 4; ++m) sum.t += tap[m].v * load(table.direction + at + m * stride);
+      for (int m = 0; m < kTaps; ++m) sum.t += tap[m].v * load(table.direction + at + m * stride);
     return sum;
   }
 }
 
-// A filter and its slope from the same four rows.
+// A filter and its slope from the same rows.
 template <class Wide>
 struct Filter {
   Wide value, slope;
@@ -240,10 +280,13 @@ template <class Scalar, bool dual, class Number, class Wide = typename Types<Sca
 __attribute__((always_inline)) inline Filter<Wide> blend_with_slope(
     const Array<Scalar, dual>& table, const Edge<Number>& g, int64_t at, int64_t stride) {
   if constexpr (!dual) {
-    const Lane<Scalar> r0 = load(table.values + at), r1 = load(table.values + at + stride),
-                       r2 = load(table.values + at + 2 * stride), r3 = load(table.values + at + 3 * stride);
-    return {(g.tap[0] * r0 + g.tap[1] * r1) + (g.tap[2] * r2 + g.tap[3] * r3),
-            (g.tap_slope[0] * r0 + g.tap_slope[1] * r1) + (g.tap_slope[2] * r2 + g.tap_slope[3] * r3)};
+    Filter<Wide> sum{Wide{}, Wide{}};
+    for (int m = 0; m < kTaps; ++m) {
+      const Lane<Scalar> row = load(table.values + at + m * stride);
+      sum.value += g.tap[m] * row;
+      sum.slope += g.tap_slope[m] * row;
+    }
+    return sum;
   } else {
     return {blend<Scalar, dual>(table, g.tap, at, stride), blend<Scalar, dual>(table, g.tap_slope, at, stride)};
   }
@@ -552,7 +595,7 @@ inline void differentiate_channels(
     }
     sums.by_filters += by_filters;
     if (table)
-      for (int m = 0; m < 4; ++m)
+      for (int m = 0; m < kTaps; ++m)
         for (int f = 0; f < 4; ++f) put<Scalar>(table + row + m * stride + f * d, g.tap[m] * by_f[f], true);
   }
   if (setup.attention) put<Scalar>(key + sender * d + c, to_key, add);

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "../kernels/spline_plan.cuh"
+
 namespace dkmp {
 
 // One shell's window and spline interval, and the widths of the features.
@@ -10,7 +12,7 @@ struct MessageSetup {
   int64_t width;        // channels d, padded with zero channels to a multiple of the kernel's lanes
   int64_t head_width;   // channels per attention head, of d without the padding; without attention all of them
   int64_t num_heads;
-  int64_t num_splines;  // rows of the table
+  int64_t num_intervals, degree;  // of the B-splines; the table has kSplineTaps - 1 more rows than intervals
   double lower, upper, overlap, cutoff;
   bool attention, carries_vector;
 };

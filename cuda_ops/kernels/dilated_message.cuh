@@ -7,11 +7,16 @@
 #include "common.cuh"
 #include "dilated_message_plan.cuh"
 
-constexpr int kWidth = DKMP_WIDTH, kTableStride = 4 * kWidth, kHarmonics = 8;
+constexpr int kWidth = DKMP_WIDTH, kTableStride = 4 * kWidth, kHarmonics = 8, kTaps = dkmp::kSplineTaps;
 constexpr bool kAttention = DKMP_HEADS > 0, kCarriesVector = DKMP_VECTOR != 0;
 constexpr int kHeads = kAttention ? DKMP_HEADS : 1, kHeadWidth = kWidth / kHeads;
 static_assert(kWidth % 32 == 0 && kWidth % kHeads == 0, "the launcher pads the width");
 static_assert(!kAttention || (kHeadWidth & (kHeadWidth - 1)) == 0, "the launcher pads heads to a power of two");
+
+// Rows of the table that blend takes at once. More are loaded sooner, but leave fewer registers for the sums.
+#ifndef DKMP_TAPS_AT_ONCE
+#define DKMP_TAPS_AT_ONCE 2
+#endif
 
 // Values and their direction (null = zero), which plain kernels ignore.
 struct Array {
@@ -24,14 +29,14 @@ struct Array {
       const Scalar *table, const Scalar *edge_vector_direction, const Scalar *query_direction,                   \
       const Scalar *key_direction, const Scalar *value_direction, const Scalar *vector_direction,                \
       const Scalar *table_direction, Scalar lower, Scalar upper, Scalar overlap, Scalar cutoff, Scalar start,    \
-      Scalar per_step, int inner, int outer, int num_splines
+      Scalar per_step, int inner, int outer, int num_intervals, int degree
 #define MESSAGE_INPUTS                                                                                           \
   Inputs {                                                                                                       \
     {edge_vector, edge_vector_direction}, {query, query_direction}, {key, key_direction},                        \
         {value, value_direction}, {vector, vector_direction}, {table, table_direction}                           \
   }
 #define MESSAGE_SHELL \
-  Shell { lower, upper, overlap, cutoff, start, per_step, inner != 0, outer != 0, num_splines }
+  Shell { lower, upper, overlap, cutoff, start, per_step, inner != 0, outer != 0, num_intervals, degree }
 
 struct Inputs {
   Array edge_vector, query, key, value, vector, table;
@@ -41,7 +46,7 @@ struct Inputs {
 struct Shell {
   Scalar lower, upper, overlap, cutoff, start, per_step;
   bool inner, outer;
-  int num_splines;
+  int num_intervals, degree;  // of the spline
 };
 
 // ---- geometry of an edge ---------------------------------------------------------------------------------------
@@ -81,33 +86,54 @@ DKMP_INLINE Slope window(const Shell& shell, const Number& r) {
 
 // What every lane needs of an edge.
 struct Edge {
-  Number weight, tap[4], harmonic[kHarmonics];  // taps: weights of four rows of the table
-  int index, other, first_row;                  // the edge, the atom at its other end, the first of the four rows
+  Number weight, tap[kTaps], harmonic[kHarmonics];  // taps: weights of rows of the table
+  int index, other, first_row;                      // the edge, the atom at its other end, the first of the rows
   int unused;
 };
 
 // What its gradient needs besides.
 struct EdgeSlopes {
-  Number weight_slope, tap_slope[4], unit[3], inverse_distance;
+  Number weight_slope, tap_slope[kTaps], unit[3], inverse_distance;
 };
 
 // Compared before converting: a NaN or huge distance must not become an index.
 DKMP_INLINE int spline_interval(const Shell& shell, Scalar distance) {
-  const Scalar x = (distance - shell.start) * shell.per_step, last = Scalar(shell.num_splines - 4);
+  const Scalar x = (distance - shell.start) * shell.per_step, last = Scalar(shell.num_intervals - 1);
   return int(x > Scalar(0) ? (x < last ? x : last) : Scalar(0));
 }
 
-DKMP_INLINE void set_taps(const Shell& shell, const Number& r, Edge& g, EdgeSlopes& slopes) {
-  const Number s = (r - shell.start) * shell.per_step - Scalar(g.first_row), left = Scalar(1) - s;
-  const Scalar sixth = Scalar(1) / Scalar(6), half = shell.per_step * Scalar(0.5);
-  g.tap[0] = left * left * left * sixth;
-  g.tap[1] = (s * s * (Scalar(3) * s - Scalar(6)) + Scalar(4)) * sixth;
-  g.tap[2] = (s * (s * (Scalar(3) - Scalar(3) * s) + Scalar(3)) + Scalar(1)) * sixth;
-  g.tap[3] = s * s * s * sixth;
-  slopes.tap_slope[0] = left * left * (-half);
-  slopes.tap_slope[1] = s * (Scalar(3) * s - Scalar(4)) * half;
-  slopes.tap_slope[2] = (s * (Scalar(2) - Scalar(3) * s) + Scalar(1)) * half;
-  slopes.tap_slope[3] = s * s * half;
+// Weights, and their slopes, of the B-splines of degree 5 that do not vanish at the fraction s of an interval.
+DKMP_INLINE void set_quintic_taps(const Number& s, Scalar per_step, Number (&tap)[kTaps], Number (&slope)[kTaps]) {
+  const Scalar part = Scalar(1) / Scalar(120), step = per_step / Scalar(24);
+  const Number left = Scalar(1) - s, s4 = s * s * s * s, left4 = left * left * left * left;
+  const auto c = [](int number) { return Scalar(number); };
+  tap[0] = left4 * left * part;
+  tap[1] = (s * (s * (s * (s * (c(5) * s - c(20)) + c(20)) + c(20)) - c(50)) + c(26)) * part;
+  tap[2] = (s * s * (s * s * (c(30) - c(10) * s) - c(60)) + c(66)) * part;
+  tap[3] = (s * (s * (s * (s * (c(10) * s - c(20)) - c(20)) + c(20)) + c(50)) + c(26)) * part;
+  tap[4] = (s * (s * (s * (s * (c(5) - c(5) * s) + c(10)) + c(10)) + c(5)) + c(1)) * part;
+  tap[5] = s4 * s * part;
+  slope[0] = left4 * (-step);
+  slope[1] = (s * (s * (s * (c(5) * s - c(16)) + c(12)) + c(8)) - c(10)) * step;
+  slope[2] = s * (s * s * (c(24) - c(10) * s) - c(24)) * step;
+  slope[3] = (s * (s * (s * (c(10) * s - c(16)) - c(12)) + c(8)) + c(10)) * step;
+  slope[4] = (s * (s * (s * (c(4) - c(5) * s) + c(6)) + c(4)) + c(1)) * step;
+  slope[5] = s4 * step;
+}
+
+// The same of degree 3; the last two are of no spline.
+DKMP_INLINE void set_cubic_taps(const Number& s, Scalar per_step, Number (&tap)[kTaps], Number (&slope)[kTaps]) {
+  const Scalar sixth = Scalar(1) / Scalar(6), half = per_step * Scalar(0.5);
+  const Number left = Scalar(1) - s;
+  tap[0] = left * left * left * sixth;
+  tap[1] = (s * s * (Scalar(3) * s - Scalar(6)) + Scalar(4)) * sixth;
+  tap[2] = (s * (s * (Scalar(3) - Scalar(3) * s) + Scalar(3)) + Scalar(1)) * sixth;
+  tap[3] = s * s * s * sixth;
+  slope[0] = left * left * (-half);
+  slope[1] = s * (Scalar(3) * s - Scalar(4)) * half;
+  slope[2] = (s * (Scalar(2) - Scalar(3) * s) + Scalar(1)) * half;
+  slope[3] = s * s * half;
+  for (int m = 4; m < kTaps; ++m) tap[m] = Number{}, slope[m] = Number{};
 }
 
 // interval: of the spline; -1 to find it.
@@ -140,7 +166,12 @@ DKMP_INLINE void set_edge(
   g.weight = w.value;
   slopes.weight_slope = w.slope;
   g.first_row = interval >= 0 ? interval : spline_interval(shell, plain(r));
-  set_taps(shell, r, g, slopes);
+  const Number s = (r - shell.start) * shell.per_step - Scalar(g.first_row);
+  if (shell.degree == 3) {
+    set_cubic_taps(s, shell.per_step, g.tap, slopes.tap_slope);
+  } else {
+    set_quintic_taps(s, shell.per_step, g.tap, slopes.tap_slope);
+  }
 }
 
 // ---- channels of a lane ----------------------------------------------------------------------------------------
@@ -175,7 +206,7 @@ DKMP_INLINE void store_wide(Scalar* to, const Wide<channels>& wide, Scalar poiso
   store_pack<channels>(to, pack);
 }
 
-// A radial filter and, if asked for, its slope with respect to the distance: four table rows blended.
+// A radial filter and, if asked for, its slope with respect to the distance: table rows blended.
 template <int channels>
 DKMP_INLINE void blend(
     const Array& table, const Edge& g, const EdgeSlopes* slopes, int column, Wide<channels>& filter,
@@ -183,8 +214,8 @@ DKMP_INLINE void blend(
   const Offset at = Offset(g.first_row) * kTableStride + column;
   filter = {};
   if (slope) *slope = {};
-#pragma unroll
-  for (int m = 0; m < 4; ++m) {
+#pragma unroll DKMP_TAPS_AT_ONCE
+  for (int m = 0; m < kTaps; ++m) {
     const Pack<Scalar, channels> row = load_pack<channels>(table.values + at + m * kTableStride);
 #pragma unroll
     for (int c = 0; c < channels; ++c) {
@@ -196,7 +227,7 @@ DKMP_INLINE void blend(
   // Only training asks for a direction of the table itself.
   if (!table.direction) return;
 #pragma unroll
-  for (int m = 0; m < 4; ++m) {
+  for (int m = 0; m < kTaps; ++m) {
     const Pack<Scalar, channels> row = load_pack<channels>(table.direction + at + m * kTableStride);
 #pragma unroll
     for (int c = 0; c < channels; ++c) {

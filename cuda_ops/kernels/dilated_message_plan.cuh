@@ -1,6 +1,8 @@
 // How a row's channels and edges are laid out over a block. Plain C++: kernels, launcher and tests read this text.
 #pragma once
 
+#include "spline_plan.cuh"
+
 #ifdef __CUDACC_RTC__
 #define DKMP_PLAN __device__ constexpr
 #else
@@ -52,18 +54,21 @@ DKMP_PLAN MessagePlan message_plan(
   return plan;
 }
 
+// Of the kernels' Edge (window, taps, harmonics) and EdgeSlopes (their slopes, direction, inverse distance).
+constexpr int kEdgeNumbers = 1 + kSplineTaps + 8, kEdgeSlopeNumbers = 1 + kSplineTaps + 4;
+
 // More channels per lane load wider; fewer leave registers for the sums of the backward kernels.
 DKMP_PLAN MessagePlan message_forward_plan(int width, int heads, int number_bytes) {
-  return message_plan(width, heads, number_bytes, 16 / number_bytes, 13, 1, 0);
+  return message_plan(width, heads, number_bytes, 16 / number_bytes, kEdgeNumbers, 1, 0);
 }
 DKMP_PLAN MessagePlan message_backward_plan(int width, int heads, int number_bytes) {
-  return message_plan(width, heads, number_bytes, number_bytes == 4 ? 2 : 1, 22, 2, 9);
+  return message_plan(width, heads, number_bytes, number_bytes == 4 ? 2 : 1, kEdgeNumbers + kEdgeSlopeNumbers, 2, 9);
 }
 DKMP_PLAN MessagePlan message_query_plan(int width, int heads, int number_bytes) {
-  return message_plan(width, heads, number_bytes, 16 / number_bytes, 13, 2, 0);
+  return message_plan(width, heads, number_bytes, 16 / number_bytes, kEdgeNumbers, 2, 0);
 }
 DKMP_PLAN MessagePlan message_table_plan(int width, int number_bytes) {
-  return message_plan(width, 0, number_bytes, 1, 13, 1, 0);
+  return message_plan(width, 0, number_bytes, 1, kEdgeNumbers, 1, 0);
 }
 
 // Blocks that a multiprocessor must hold, for __launch_bounds__: leaves a thread 128 registers, 255 where the numbers

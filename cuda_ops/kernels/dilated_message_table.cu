@@ -1,6 +1,6 @@
 // dilated_message on CUDA, backward: gradient of the spline table (training only).
 //
-// Edges are sorted by spline interval; an interval's edges all change the same four rows of the table, so a block
+// Edges are sorted by spline interval; an interval's edges all change the same rows of the table, so a block
 // that takes a piece of them keeps its sums in registers, without atomics. message_table_sum then adds the pieces in
 // order. Per edge and channel 22 numbers are gathered (88 bytes in float32); the table itself is not read.
 #include "dilated_message.cuh"
@@ -23,7 +23,7 @@ extern "C" __global__ void __launch_bounds__(256) message_intervals(
   const Offset e = Offset(blockIdx.x) * blockDim.x + threadIdx.x;
   if (e >= num_edges) return;
   const long long receiver = edge_index[e], sender = edge_index[num_edges + e];
-  int interval = num_splines - 3;
+  int interval = num_intervals;
   if (e >= ptr[shell_index] && e < ptr[shell_index + 1] && receiver >= 0 && receiver < num_atoms && sender >= 0 &&
       sender < num_atoms) {
     const Scalar a = edge_vector[3 * e], b = edge_vector[3 * e + 1], c = edge_vector[3 * e + 2];
@@ -62,7 +62,7 @@ DKMP_INLINE void filter_gradients(
   by[3] = g.weight * (v[2] * projected);
 }
 
-// Block (interval, piece) leaves (4 rows, 4 filters, d) sums. order: edges sorted by interval; starts: of intervals.
+// Block (interval, piece) leaves (rows, 4 filters, d) sums. order: edges sorted by interval; starts: of intervals.
 extern "C" __global__ void __launch_bounds__(kThreads, kBlocks) message_table_pieces(
     const long long* starts, const long long* order, const long long* edge_index, int num_edges, int pieces,
     MESSAGE_ARGUMENTS, const Scalar* grad_scalar, const Scalar* grad_vector, const Scalar* scores, Scalar* parts) {
@@ -74,7 +74,7 @@ extern "C" __global__ void __launch_bounds__(kThreads, kBlocks) message_table_pi
   const long long begin = starts[interval] + all * piece / pieces, end = starts[interval] + all * (piece + 1) / pieces;
   for (int pass = 0; pass < kPlan.passes; ++pass) {
     const int c = pass * kThreads + int(threadIdx.x);
-    Number sums[4][4]{};
+    Number sums[kTaps][4]{};
     for (long long first = begin; first < end; first += kPlan.edges) {
       const int count = int(smaller((long long)kPlan.edges, end - first));
       __syncthreads();
@@ -89,31 +89,31 @@ extern "C" __global__ void __launch_bounds__(kThreads, kBlocks) message_table_pi
         filter_gradients(
             x, grad_scalar, grad_vector, scores, g, edge_index[g.index], edge_index[num_edges + Offset(g.index)], c, by);
 #pragma unroll
-        for (int m = 0; m < 4; ++m)
+        for (int m = 0; m < kTaps; ++m)
 #pragma unroll
           for (int f = 0; f < 4; ++f) sums[m][f] += g.tap[m] * by[f];
       }
     }
 #pragma unroll
-    for (int m = 0; m < 4; ++m)
+    for (int m = 0; m < kTaps; ++m)
 #pragma unroll
       for (int f = 0; f < 4; ++f)
-        parts[(Offset(blockIdx.x) * 4 + m) * kTableStride + f * kWidth + c] = result(sums[m][f]);
+        parts[(Offset(blockIdx.x) * kTaps + m) * kTableStride + f * kWidth + c] = result(sums[m][f]);
   }
 }
 
 // Row r of the table is row m of interval r - m.
 extern "C" __global__ void __launch_bounds__(256) message_table_sum(
-    const Scalar* parts, const int* broken, int num_splines, int pieces, Scalar* to_table) {
+    const Scalar* parts, const int* broken, int num_intervals, int pieces, Scalar* to_table) {
   const Offset at = Offset(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (at >= Offset(num_splines) * kTableStride) return;
+  if (at >= Offset(num_intervals + kTaps - 1) * kTableStride) return;
   const int row = int(at / kTableStride), column = int(at % kTableStride);
   Scalar sum = *broken ? Scalar(NAN) : Scalar(0);
-  for (int m = 0; m < 4; ++m) {
+  for (int m = 0; m < kTaps; ++m) {
     const int interval = row - m;
-    if (interval < 0 || interval > num_splines - 4) continue;
+    if (interval < 0 || interval >= num_intervals) continue;
     for (int piece = 0; piece < pieces; ++piece)
-      sum += parts[((Offset(interval) * pieces + piece) * 4 + m) * kTableStride + column];
+      sum += parts[((Offset(interval) * pieces + piece) * kTaps + m) * kTableStride + column];
   }
   to_table[at] = sum;
 }

@@ -1,9 +1,11 @@
-"""Radial filters of one shell: a radial basis, a linear map, stored as cubic B-splines.
+"""Radial filters of one shell: a radial basis, a linear map, stored as B-splines.
 
-The filters of DKMP^C depend on the distance alone, so each is kept as a uniform cubic B-spline over its
-shell's interval. The coefficients are a linear image of the radial basis chosen by ``rbf_type``: the
-spline *is* the model's filter, in training and in simulation alike, twice continuously differentiable,
-and costs four multiply-adds per channel and edge instead of ``num_rbf``.
+The filters of DKMP^C depend on the distance alone, so each is kept as a uniform B-spline over its shell's
+interval. The coefficients are a linear image of the radial basis chosen by ``rbf_type``: the spline *is* the
+model's filter, in training and in simulation alike, and costs six multiply-adds per channel and edge instead
+of ``num_rbf``. It is of degree 5, four times continuously differentiable. Up to revision 5 it was of degree 3,
+and the jumps of its third derivative at the knots, which every bond to a hydrogen crosses several times in a
+period, were most of what kept the energy from being conserved.
 """
 
 import math
@@ -11,32 +13,33 @@ import math
 import torch
 from torch import Tensor, nn
 
+from dkmp_plugin.ops.reference import spline_weights
+
 # In Å. Filters cannot vary faster than this, whatever the radial basis.
 _KNOT_SPACING = 0.1
 _SAMPLES_PER_INTERVAL = 4
 
 
-def bspline_basis(distance: Tensor, lower: float, upper: float, num_coefficients: int) -> Tensor:
-    """Uniform cubic B-spline basis functions on [lower, upper].
+def bspline_basis(
+    distance: Tensor, lower: float, upper: float, num_coefficients: int, degree: int
+) -> Tensor:
+    """Uniform B-spline basis functions on [lower, upper].
 
     Args:
         distance: Distances in Å, shape (E,).
         lower: Start of the interval in Å.
         upper: End of the interval in Å.
-        num_coefficients: Number of basis functions n; n - 3 equal intervals.
+        num_coefficients: Number of basis functions n, on n - degree equal intervals.
+        degree: Of the polynomials.
 
     Returns:
-        Dense basis matrix, shape (E, num_coefficients); four non-zero entries per row.
+        Dense basis matrix, shape (E, num_coefficients); degree + 1 non-zero entries per row.
     """
-    x = (distance - lower) * ((num_coefficients - 3) / (upper - lower))
-    cell = torch.clamp(torch.floor(x), 0.0, float(num_coefficients - 4))
-    s = (x - cell).unsqueeze(1)
-    weights = torch.cat(
-        [(1 - s) ** 3, 3 * s**3 - 6 * s**2 + 4, -3 * s**3 + 3 * s**2 + 3 * s + 1, s**3], dim=1
-    )
-    columns = cell.long().unsqueeze(1) + torch.arange(4, device=distance.device)
+    x = (distance - lower) * ((num_coefficients - degree) / (upper - lower))
+    cell = torch.clamp(torch.floor(x), 0.0, float(num_coefficients - degree - 1))
+    columns = cell.long().unsqueeze(1) + torch.arange(degree + 1, device=distance.device)
     basis = torch.zeros(distance.shape[0], num_coefficients, dtype=distance.dtype, device=distance.device)
-    return basis.scatter(1, columns, weights / 6)
+    return basis.scatter(1, columns, spline_weights(x - cell, degree))
 
 
 class RadialBasis(nn.Module):
@@ -117,6 +120,7 @@ class RadialFilters(nn.Module):
             optimiser of fixed step length, Adam, changes them slowly). The weights start smaller by the same
             factor: where training shows no distance, between bonded and non-bonded neighbours, a filter
             stays near zero instead of at large random values.
+        degree: Of the B-splines, 3 or 5.
         dtype: Floating-point type.
     """
 
@@ -133,13 +137,14 @@ class RadialFilters(nn.Module):
         cutoff: float,
         trainable_rbf: bool,
         amplified: bool,
+        degree: int,
         dtype: torch.dtype,
     ) -> None:
         super().__init__()
         num_intervals = math.ceil((upper - lower) / _KNOT_SPACING - 1e-9)
-        num_coefficients = num_intervals + 3
+        num_coefficients = num_intervals + degree
         samples = torch.linspace(lower, upper, _SAMPLES_PER_INTERVAL * num_intervals + 1, dtype=torch.float64)
-        projection = torch.linalg.pinv(bspline_basis(samples, lower, upper, num_coefficients))
+        projection = torch.linalg.pinv(bspline_basis(samples, lower, upper, num_coefficients, degree))
         # Constants of the architecture, rebuilt with it: not part of the checkpoint.
         self.register_buffer("samples", samples.to(dtype), persistent=False)
         self.register_buffer("projection", projection.to(dtype), persistent=False)

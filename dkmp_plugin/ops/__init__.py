@@ -126,6 +126,7 @@ def dilated_message(
     upper: float,
     overlap: float,
     cutoff: float,
+    degree: int = 3,
 ) -> Tuple[Tensor, Tensor]:
     """Sums one DKMP^C layer's messages over the edges of one shell (appendix D, eqs. 6 and 7).
 
@@ -138,12 +139,13 @@ def dilated_message(
         key: (N, d), or empty.
         value: (N, 3 d) as [v0 | v1 | v2].
         vector: (N, 8, d) harmonic features, or empty.
-        table: (n, 4 d) cubic B-spline coefficients of the radial filters [f0 | f1 | f2 | f3] on the shell.
+        table: (n, 4 d) B-spline coefficients of the radial filters [f0 | f1 | f2 | f3] on the shell.
         num_heads: attention heads; divides d.
         lower: inner border of the shell, angstrom.
         upper: outer border of the shell, angstrom.
         overlap: width of the smooth window at inner borders, angstrom; 0 for a hard step.
         cutoff: outer limit of the graph, angstrom.
+        degree: of the B-splines, 3 or 5; the table's n rows then belong to n - degree equal intervals.
 
     Returns:
         scalar (N, d) and vector (N, 8, d) sums per receiver. Differentiable twice in all float tensors.
@@ -163,6 +165,7 @@ def dilated_message(
         upper,
         overlap,
         cutoff,
+        degree,
     )
 
 

@@ -15,7 +15,7 @@ _SCHEMAS = {
     "-> Tensor",
     "dilated_message": "(Tensor edge_vector, Tensor edge_index, Tensor ptr, int shell, Tensor query, "
     "Tensor key, Tensor value, Tensor vector, Tensor table, int num_heads, float lower, float upper, "
-    "float overlap, float cutoff) -> (Tensor, Tensor)",
+    "float overlap, float cutoff, int degree=3) -> (Tensor, Tensor)",
     "dilated_attention": "(Tensor query, Tensor key, Tensor value, Tensor neighbors, Tensor? bias=None, "
     "float? scale=None) -> Tensor",
     "degree_products": "(Tensor first, Tensor second) -> (Tensor, Tensor)",

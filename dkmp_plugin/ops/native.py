@@ -58,6 +58,7 @@ def dilated_message(
     upper: float,
     overlap: float,
     cutoff: float,
+    degree: int = 3,
 ) -> Tuple[Tensor, Tensor]:
     """Native :func:`dkmp_plugin.ops.dilated_message`."""
     if not _has_kernels(value):
@@ -76,6 +77,7 @@ def dilated_message(
             upper,
             overlap,
             cutoff,
+            degree,
         )
     return torch.ops.dkmp_plugin.dilated_message(
         edge_vector,
@@ -92,6 +94,7 @@ def dilated_message(
         upper,
         overlap,
         cutoff,
+        degree,
     )
 
 

@@ -302,20 +302,35 @@ def spherical_harmonics(unit: Tensor) -> Tensor:
     )
 
 
-def _spline(distance: Tensor, table: Tensor, start: float, stop: float) -> Tensor:
-    """Cubic B-spline with coefficients ``table`` (n, F) on n - 3 equal intervals of [start, stop]: (E, F)."""
-    num_intervals = table.size(0) - 3
+def spline_weights(fraction: Tensor, degree: int) -> Tensor:
+    """Uniform B-splines (E, degree + 1) that do not vanish at fractions (E,) of an interval, in order."""
+    s = fraction
+    weights: List[Tensor] = [torch.ones_like(s)]
+    for p in range(1, degree + 1):
+        # De Boor's recursion, for knots one apart.
+        higher: List[Tensor] = []
+        for m in range(p + 1):
+            weight = torch.zeros_like(s)
+            if m > 0:
+                weight = weight + (s + float(p - m)) * weights[m - 1]
+            if m < p:
+                weight = weight + (1.0 + float(m) - s) * weights[m]
+            higher.append(weight / float(p))
+        weights = higher
+    return torch.stack(weights, dim=1)
+
+
+def _spline(distance: Tensor, table: Tensor, start: float, stop: float, degree: int) -> Tensor:
+    """B-spline of coefficients ``table`` (n, F) on n - degree equal intervals of [start, stop]: (E, F)."""
+    num_intervals = table.size(0) - degree
     x = (distance - start) / ((stop - start) / num_intervals)
     left = torch.nan_to_num(torch.floor(x.detach()).clamp(0.0, float(num_intervals - 1)))
-    s = (x - left).unsqueeze(1)
-    k = left.long()
-    s2 = s * s
-    s3 = s2 * s
-    value = (1.0 - 3.0 * s + 3.0 * s2 - s3) * table[k]
-    value = value + (3.0 * s3 - 6.0 * s2 + 4.0) * table[k + 1]
-    value = value + (1.0 + 3.0 * s + 3.0 * s2 - 3.0 * s3) * table[k + 2]
-    value = value + s3 * table[k + 3]
-    return value / 6.0
+    weights = spline_weights(x - left, degree)
+    first = left.long()
+    value = weights[:, 0:1] * table[first]
+    for m in range(1, degree + 1):
+        value = value + weights[:, m : m + 1] * table[first + m]
+    return value
 
 
 def check_dilated_message_input(
@@ -329,6 +344,7 @@ def check_dilated_message_input(
     vector: Tensor,
     table: Tensor,
     num_heads: int,
+    degree: int,
 ) -> None:
     """Refuses shapes and dtypes :func:`dilated_message` cannot use.
 
@@ -351,9 +367,11 @@ def check_dilated_message_input(
     width = value.size(1) // 3
     if num_heads < 1 or width % num_heads != 0:
         raise ValueError(f"dilated_message: width {width} is not a multiple of num_heads = {num_heads}")
-    if table.dim() != 2 or table.size(1) != 4 * width or table.size(0) < 4:
+    if degree != 3 and degree != 5:
+        raise ValueError(f"dilated_message: degree is {degree}, expected 3 or 5")
+    if table.dim() != 2 or table.size(1) != 4 * width or table.size(0) <= degree:
         raise ValueError(
-            f"dilated_message: table has shape {list(table.shape)}, expected (n >= 4, {4 * width})"
+            f"dilated_message: table has shape {list(table.shape)}, expected (n >= {degree + 1}, {4 * width})"
         )
     for given in [query, key]:
         if given.numel() > 0 and list(given.shape) != [num_atoms, width]:
@@ -390,10 +408,11 @@ def dilated_message(
     upper: float,
     overlap: float,
     cutoff: float,
+    degree: int = 3,
 ) -> Tuple[Tensor, Tensor]:
     """Reference of :func:`dkmp_plugin.ops.dilated_message`: gathers every edge, then sums per receiver."""
     check_dilated_message_input(
-        edge_vector, edge_index, ptr, shell, query, key, value, vector, table, num_heads
+        edge_vector, edge_index, ptr, shell, query, key, value, vector, table, num_heads, degree
     )
     begin, end = int(ptr[shell]), int(ptr[shell + 1])
     num_atoms, width = value.size(0), value.size(1) // 3
@@ -408,7 +427,7 @@ def dilated_message(
 
     weight = shell_window(distance, lower, upper, overlap, cutoff).unsqueeze(1)
     start, stop = max(0.0, lower - 0.5 * overlap), min(cutoff, upper + 0.5 * overlap)
-    filters = _spline(distance, table, start, stop)
+    filters = _spline(distance, table, start, stop, degree)
     f0, f1 = filters[:, :width], filters[:, width : 2 * width]
     f2, f3 = filters[:, 2 * width : 3 * width], filters[:, 3 * width :]
     if query.numel() > 0:

@@ -22,6 +22,7 @@ from tests.ops.conftest import CUTOFF, MessageCase
 __all__ = ["Plan", "backward", "directions_of", "forward", "group_edges", "macros_of", "message_plan"]
 
 Check = Callable[[str], Run]
+_TAPS = 6  # kernels/spline_plan.cuh
 _GROUP_BLOCKS = 2  # fewer blocks than the launcher uses: every thread has several edges
 
 
@@ -118,16 +119,27 @@ def directions_of(case: MessageCase, seed: int = 5) -> Tuple[Tensor, ...]:
 
 
 def _shell_arguments(case: MessageCase, shell: int) -> list:
-    width, splines = CUTOFF / case.num_shells, case.table.size(0)
+    width = CUTOFF / case.num_shells
     lower, upper = shell * width, (shell + 1) * width
     start, stop = max(0.0, lower - case.overlap / 2), min(CUTOFF, upper + case.overlap / 2)
     inner, outer = int(lower > 0), int(upper < CUTOFF)
-    return [lower, upper, case.overlap, CUTOFF, start, (splines - 3) / (stop - start), inner, outer, splines]
+    per_step = _intervals(case) / (stop - start)
+    return [lower, upper, case.overlap, CUTOFF, start, per_step, inner, outer, _intervals(case), case.degree]
+
+
+def _intervals(case: MessageCase) -> int:
+    return len(case.table) - case.degree
+
+
+def _padded(table: Optional[Tensor], case: MessageCase) -> Optional[Tensor]:
+    """The rows that num_intervals of a lower degree lack."""
+    return None if table is None else torch.nn.functional.pad(table, (0, 0, 0, _TAPS - 1 - case.degree))
 
 
 def _inputs(case: MessageCase, shell: int, directions: Optional[Sequence[Optional[Tensor]]]) -> list:
     values = [x if x.numel() else None for x in case.features()]
     p = [None] * 6 if directions is None else [x if x is not None and x.numel() else None for x in directions]
+    values[5], p[5] = _padded(values[5], case), _padded(p[5], case)
     return [*values, *p, *_shell_arguments(case, shell)]
 
 
@@ -200,16 +212,18 @@ def backward(
 
 def _table_gradient(case, shell, grads, inputs, scores, broken, macros, to_table, check, pieces=2) -> None:
     run = check("dilated_message_table.cu")
-    num_edges, splines = case.edge_index.size(1), len(case.table)
+    num_edges, num_intervals = case.edge_index.size(1), _intervals(case)
+    padded = to_table.new_empty(num_intervals + _TAPS - 1, to_table.size(1))
     plan, width = message_plan("table", macros), int(str(macros["DKMP_WIDTH"]))
     intervals = torch.full((num_edges,), -1, dtype=torch.int32)
     given = [case.edge_index, case.ptr, shell, num_edges, len(case.value), *inputs, intervals]
     run("message_intervals", macros, (num_edges + 255) // 256, 256, given, 0)
     ordered, order = torch.sort(intervals, stable=True)
-    starts = torch.searchsorted(ordered, torch.arange(splines - 2, dtype=torch.int32))
-    parts = case.value.new_empty((splines - 3) * pieces, 4, 4 * width)
+    starts = torch.searchsorted(ordered, torch.arange(num_intervals + 1, dtype=torch.int32))
+    parts = case.value.new_empty(num_intervals * pieces, _TAPS, 4 * width)
     given = [starts, order, case.edge_index, num_edges, pieces, *inputs, *grads, scores, parts]
-    blocks = (splines - 3) * pieces
+    blocks = num_intervals * pieces
     run("message_table_pieces", macros, blocks, plan.warps * 32, given, plan.shared_bytes)
-    blocks = (splines * 4 * width + 255) // 256
-    run("message_table_sum", macros, blocks, 256, [parts, broken, splines, pieces, to_table], 0)
+    blocks = (padded.numel() + 255) // 256
+    run("message_table_sum", macros, blocks, 256, [parts, broken, num_intervals, pieces, padded], 0)
+    to_table.copy_(padded[: len(case.table)])

@@ -59,7 +59,7 @@ def test_derivatives_equal_the_reference() -> None:
 @pytest.mark.parametrize(("attention", "carries"), [(True, True), (False, True)])
 def test_gradcheck_and_gradgradcheck(attention: bool, carries: bool) -> None:
     case = message_case(
-        num_atoms=3, width=4, num_shells=1, attention=attention, carries_vector=carries, num_splines=5
+        num_atoms=3, width=4, num_shells=1, attention=attention, carries_vector=carries, num_splines=7
     )
     features = [x.clone().requires_grad_() for x in case.features()]
 

@@ -26,6 +26,7 @@ class MessageCase(NamedTuple):
     num_heads: int
     num_shells: int
     overlap: float
+    degree: int
 
     def features(self) -> Tuple[Tensor, ...]:
         return tuple(self[:6])
@@ -49,6 +50,7 @@ class MessageCase(NamedTuple):
             (shell + 1) * width,
             self.overlap,
             CUTOFF,
+            self.degree,
         )
 
 
@@ -60,10 +62,11 @@ def message_case(
     overlap: float = 1.0,
     attention: bool = True,
     carries_vector: bool = True,
-    num_splines: int = 7,
+    num_splines: int = 9,
     dtype: torch.dtype = torch.float64,
     seed: int = 0,
     extent: float = 4.0,
+    degree: int = 5,
 ) -> MessageCase:
     """Random features on the shells of random positions."""
     generator = torch.Generator().manual_seed(seed)
@@ -86,6 +89,7 @@ def message_case(
         num_heads=num_heads,
         num_shells=num_shells,
         overlap=overlap,
+        degree=degree,
     )
 
 

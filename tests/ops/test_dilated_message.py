@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 
+import numpy
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.interpolate import BSpline
 
 from dkmp_plugin import ops
 from dkmp_plugin.ops import reference
@@ -61,11 +63,11 @@ def _one_edge_by_hand(case, edge: int, shell: int):
     w *= step(lower) if shell > 0 else 1.0
     w *= 1 - step(upper) if shell + 1 < case.num_shells else 1.0
     start, stop = max(0.0, lower - overlap / 2), min(CUTOFF, upper + overlap / 2)
-    position = (r - start) / (stop - start) * (len(case.table) - 3)
-    k = min(max(math.floor(position), 0), len(case.table) - 4)
+    position = (r - start) / (stop - start) * (len(case.table) - case.degree)
+    k = min(max(math.floor(position), 0), len(case.table) - case.degree - 1)
     s = position - k
-    taps = [(1 - s) ** 3, 3 * s**3 - 6 * s**2 + 4, -3 * s**3 + 3 * s**2 + 3 * s + 1, s**3]
-    filters = sum(tap / 6 * case.table[k + m] for m, tap in enumerate(taps)).view(4, -1)
+    splines = BSpline(range(-case.degree, case.degree + 2), numpy.eye(case.degree + 1), case.degree)
+    filters = sum(tap * case.table[k + m] for m, tap in enumerate(splines(s))).view(4, -1)
     channels = filters.shape[1]
     per_head = channels // case.num_heads
     score = (case.query[i] * case.key[j] * filters[0]).view(case.num_heads, per_head).sum(1)
@@ -81,8 +83,9 @@ def _one_edge_by_hand(case, edge: int, shell: int):
 
 
 @pytest.mark.parametrize("op", [ops.dilated_message, reference.dilated_message], ids=["chosen", "reference"])
-def test_formulas_edge_by_edge(op) -> None:
-    case = message_case()
+@pytest.mark.parametrize("degree", [3, 5])
+def test_formulas_edge_by_edge(op, degree: int) -> None:
+    case = message_case(degree=degree)
     for shell in range(3):
         scalar, vector = torch.zeros(12, 8).double(), torch.zeros(12, 8, 8).double()
         for edge in range(int(case.ptr[shell]), int(case.ptr[shell + 1])):
@@ -97,11 +100,16 @@ WIDTHS = [(8, 2), (64, 8), (128, 8), (32, 1), (6, 2), (20, 4)]
 
 
 @pytest.mark.parametrize(("width", "heads"), WIDTHS)
-@pytest.mark.parametrize("overlap", [0.0, 1.0])
-def test_native_equals_reference(native, width: int, heads: int, overlap: float) -> None:
+@pytest.mark.parametrize(("overlap", "degree"), [(0.0, 5), (1.0, 5), (1.0, 3)])
+def test_native_equals_reference(native, width: int, heads: int, overlap: float, degree: int) -> None:
     for attention, carries in ((True, True), (True, False), (False, True), (False, False)):
         case = message_case(
-            width=width, num_heads=heads, overlap=overlap, attention=attention, carries_vector=carries
+            width=width,
+            num_heads=heads,
+            overlap=overlap,
+            attention=attention,
+            carries_vector=carries,
+            degree=degree,
         )
         for shell in (0, 2):
             _assert_equal(case, shell, native.dilated_message, 1e-11)
@@ -127,10 +135,13 @@ def test_rows_longer_than_a_block(native) -> None:
     head_width=st.integers(1, 9),
     num_shells=st.integers(1, 4),
     overlap=st.floats(0.0, 1.0),
-    num_splines=st.integers(4, 12),
+    num_intervals=st.integers(1, 9),
+    degree=st.sampled_from([3, 5]),
     seed=st.integers(0, 1000),
 )
-def test_any_size(num_atoms, heads, head_width, num_shells, overlap, num_splines, seed) -> None:
+def test_any_size(
+    num_atoms, heads, head_width, num_shells, overlap, num_intervals, degree, seed
+) -> None:
     overlap = overlap if overlap > 0.01 else 0.0
     case = message_case(
         num_atoms,
@@ -138,7 +149,8 @@ def test_any_size(num_atoms, heads, head_width, num_shells, overlap, num_splines
         heads,
         num_shells,
         overlap * CUTOFF / num_shells,
-        num_splines=num_splines,
+        num_splines=num_intervals + degree,
+        degree=degree,
         seed=seed,
     )
     for shell in range(num_shells):
@@ -159,9 +171,18 @@ def test_every_instruction_set(native, level: str) -> None:
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
 
 
-@pytest.mark.parametrize(("attention", "carries"), [(True, True), (False, True), (True, False)])
-def test_gradcheck_and_gradgradcheck(attention: bool, carries: bool) -> None:
-    case = message_case(num_atoms=4, width=4, attention=attention, carries_vector=carries, num_splines=5)
+@pytest.mark.parametrize(
+    ("attention", "carries", "degree"), [(True, True, 5), (False, True, 5), (True, False, 5), (False, True, 3)]
+)
+def test_gradcheck_and_gradgradcheck(attention: bool, carries: bool, degree: int) -> None:
+    case = message_case(
+        num_atoms=4,
+        width=4,
+        attention=attention,
+        carries_vector=carries,
+        num_splines=degree + 2,
+        degree=degree,
+    )
     features = [x.clone().requires_grad_() for x in case.features()]
     for shell in (0, 1):
         assert case.ptr[shell + 1] > case.ptr[shell]
@@ -283,7 +304,8 @@ def test_opcheck(native) -> None:
         ({"value": torch.zeros(12, 25).double()}, 0, r"expected \(N, 3 d\)"),
         ({"num_heads": 3}, 0, "num_heads = 3"),
         ({"table": torch.zeros(7, 8).double()}, 0, r"table has shape \[7, 8\]"),
-        ({"table": torch.zeros(3, 32).double()}, 0, "n >= 4"),
+        ({"table": torch.zeros(5, 32).double()}, 0, "n >= 6"),
+        ({"degree": 4}, 0, "degree is 4, expected 3 or 5"),
         ({"query": torch.zeros(0, 0).double()}, 0, "both"),
         ({"key": torch.zeros(12, 4).double()}, 0, r"expected \(12, 8\)"),
         ({"vector": torch.zeros(12, 8).double()}, 0, r"expected \(12, 8, 8\)"),
@@ -322,3 +344,10 @@ def test_broken_edges_are_not_coincident_atoms(op, overlap: float) -> None:
     broken = torch.full_like(case.edge_vector, float("nan"))
     for sums in case.call(op, 0, broken, *case.features()[1:]):
         assert sums.isnan().any()
+
+
+def test_calls_of_older_files_have_cubic_splines() -> None:
+    # The degree is the last argument, which files exported before there was a choice do not give.
+    case = message_case(degree=3)
+    without_degree = case.call(lambda *given: ops.dilated_message(*given[:-1]), 0)
+    assert all(torch.equal(a, b) for a, b in zip(without_degree, case.call(ops.dilated_message, 0), strict=True))

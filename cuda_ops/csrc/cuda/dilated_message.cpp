@@ -76,10 +76,12 @@ struct Call {
   }
   Features prepare(const Features& x) const {
     const Tensor edges = x.edge_vector.defined() ? x.edge_vector.contiguous() : x.edge_vector;
-    return {edges, prepare(x.query), prepare(x.key), prepare(x.value), prepare(x.vector), prepare(x.table)};
+    return {edges, prepare(x.query), prepare(x.key), prepare(x.value), prepare(x.vector),
+            prepare(pad_rows(x.table, shell.degree))};
   }
   Tensor trim(const Tensor& x) const { return trim_channels(x, head_width, padded_head_width); }
 
+  int64_t intervals() const { return inputs.table.size(0) - (kSplineTaps - 1); }
   int number_bytes() const { return int(sizeof(Scalar)) * (dual ? 2 : 1); }
   int plan_heads() const { return attention ? int(heads) : 0; }
   ShellGroups group(int row) const { return group_shell(edge_index, ptr, shell.index, row, num_atoms); }
@@ -100,14 +102,13 @@ struct Call {
     };
     const double half = 0.5 * shell.overlap, start = std::max(0.0, shell.lower - half),
                  stop = std::min(shell.cutoff, shell.upper + half);
-    const int64_t splines = inputs.table.size(0);
     return std::make_tuple(
         values(inputs.edge_vector), values(inputs.query), values(inputs.key), values(inputs.value),
         values(inputs.vector), values(inputs.table), values(directions.edge_vector), values(directions.query),
         values(directions.key), values(directions.value), values(directions.vector), values(directions.table),
         Scalar(shell.lower), Scalar(shell.upper), Scalar(shell.overlap), Scalar(shell.cutoff), Scalar(start),
-        Scalar(double(splines - 3) / (stop - start)), int(shell.lower > 0), int(shell.upper < shell.cutoff),
-        int(splines));
+        Scalar(double(intervals()) / (stop - start)), int(shell.lower > 0), int(shell.upper < shell.cutoff),
+        int(intervals()), int(shell.degree));
   }
 
   // Launches with `before`, the common arguments, and `after`.
@@ -160,7 +161,7 @@ Tensor run_table(const Call<Scalar>& call, const Cotangents& given, const Tensor
   const Tensor& table = call.inputs.table;
   if (call.num_edges == 0) return at::zeros_like(table);
   const char* file = "dilated_message_table.cu";
-  const int64_t intervals = table.size(0) - 3;
+  const int64_t intervals = call.intervals();
   const Tensor interval_of = at::empty({call.num_edges}, table.options().dtype(at::kInt));
   const int64_t* ends = call.ptr.template const_data_ptr<int64_t>();
   call.run(
@@ -171,7 +172,7 @@ Tensor run_table(const Call<Scalar>& call, const Cotangents& given, const Tensor
   const Tensor starts = at::searchsorted(sorted, at::arange(intervals + 1, interval_of.options()));
   const int64_t pieces = std::max<int64_t>(
       1, std::min(call.num_edges / (intervals * kPieceEdges), kMostPieces / intervals));
-  const Tensor parts = at::empty({intervals * pieces, 4, 4 * call.width}, table.options());
+  const Tensor parts = at::empty({intervals * pieces, kSplineTaps, 4 * call.width}, table.options());
   const MessagePlan plan = message_table_plan(int(call.width), call.number_bytes());
   call.run(
       call.kernel(file, "message_table_pieces"), row_shape(intervals * pieces, plan),
@@ -185,7 +186,7 @@ Tensor run_table(const Call<Scalar>& call, const Cotangents& given, const Tensor
   Tensor result = at::empty_like(table);
   launch(
       table, call.kernel(file, "message_table_sum"), {blocks_for(table.numel(), kThreads), kThreads},
-      parts.const_data_ptr<Scalar>(), groups.broken(), int(table.size(0)), int(pieces), result.data_ptr<Scalar>());
+      parts.const_data_ptr<Scalar>(), groups.broken(), int(intervals), int(pieces), result.data_ptr<Scalar>());
   return result;
 }
 
@@ -220,7 +221,8 @@ Results run_backward(
     run_query(call, given, grads.query, scores);
   }
   const Tensor table =
-      need_table ? call.trim(run_table(call, given, scores, groups)) : at::zeros({0}, x.table.options());
+      need_table ? trim_rows(call.trim(run_table(call, given, scores, groups)), call.shell.degree)
+                 : at::zeros({0}, x.table.options());
   return {grads.edge_vector, call.trim(grads.query), call.trim(grads.key), call.trim(grads.value),
           call.trim(grads.vector), table};
 }
@@ -232,7 +234,7 @@ std::tuple<Tensor, Tensor> message_sums(DKMP_INPUTS) {
   return AT_DISPATCH_FLOATING_TYPES(value.scalar_type(), kName, [&] {
     return run_forward(Call<scalar_t>(
         {edge_vector, query, key, value, vector, table}, nullptr, edge_index, ptr,
-        {shell, num_heads, lower, upper, overlap, cutoff}));
+        {shell, num_heads, lower, upper, overlap, cutoff, degree}));
   });
 }
 
@@ -240,7 +242,7 @@ std::tuple<Tensor, Tensor> message_tangent(DKMP_INPUTS, at::TensorList direction
   const Features x{edge_vector, query, key, value, vector, table}, p = unpack_directions(directions, x);
   return AT_DISPATCH_FLOATING_TYPES(value.scalar_type(), kName, [&] {
     return run_forward(
-        Call<scalar_t>(x, &p, edge_index, ptr, {shell, num_heads, lower, upper, overlap, cutoff}));
+        Call<scalar_t>(x, &p, edge_index, ptr, {shell, num_heads, lower, upper, overlap, cutoff, degree}));
   });
 }
 
@@ -248,7 +250,7 @@ Results message_backward(const Tensor& grad_scalar, const Tensor& grad_vector, D
   return AT_DISPATCH_FLOATING_TYPES(value.scalar_type(), kName, [&] {
     const Call<scalar_t> call(
         {edge_vector, query, key, value, vector, table}, nullptr, edge_index, ptr,
-        {shell, num_heads, lower, upper, overlap, cutoff});
+        {shell, num_heads, lower, upper, overlap, cutoff, degree});
     return run_backward(call, grad_scalar, grad_vector, need_table);
   });
 }
@@ -257,7 +259,7 @@ Results message_backward_tangent(
     const Tensor& grad_scalar, const Tensor& grad_vector, DKMP_INPUTS, bool need_table, at::TensorList directions) {
   const Features x{edge_vector, query, key, value, vector, table}, p = unpack_directions(directions, x);
   return AT_DISPATCH_FLOATING_TYPES(value.scalar_type(), kName, [&] {
-    const Call<scalar_t> call(x, &p, edge_index, ptr, {shell, num_heads, lower, upper, overlap, cutoff});
+    const Call<scalar_t> call(x, &p, edge_index, ptr, {shell, num_heads, lower, upper, overlap, cutoff, degree});
     return run_backward(call, grad_scalar, grad_vector, need_table);
   });
 }
