@@ -123,6 +123,7 @@ class NeighborEmbedding(nn.Module):
             shell.cutoff,
             settings.trainable_rbf,
             amplified_filters,
+            settings.spline_degree,
             dtype,
         )
         self.combine = nn.Linear(2 * d, d, dtype=dtype)
@@ -156,7 +157,10 @@ _LAYERS: Dict[int, Callable[[LayerSettings, RadiusShell], DilatedMessages]] = {
     3: partial(ProductUpdateLayer, norm_offset=0.01, attention=True),
     4: partial(ProductUpdateLayer, norm_offset=1.0, attention=True),
     5: partial(ProductUpdateLayer, norm_offset=1.0, attention=False),
+    6: partial(ProductUpdateLayer, norm_offset=1.0, attention=False),
 }
+# Of the activation functions since revision 6, in layers and energy head.
+STRETCH = 6.0
 
 
 class DKMPC(nn.Module):
@@ -181,7 +185,7 @@ class DKMPC(nn.Module):
         max_z: Number of elements the embedding holds.
         max_num_neighbors: Largest number of neighbours of an atom within the cutoff; 0 for no limit.
         box_vecs: Constant box vectors as rows in Å, shape (3, 3), or None.
-        revision: 1 for :class:`SharedUpdateLayer`, 2 for :class:`DegreeUpdateLayer`, 3 to 5 for
+        revision: 1 for :class:`SharedUpdateLayer`, 2 for :class:`DegreeUpdateLayer`, 3 to 6 for
             :class:`ProductUpdateLayer`.
         dtype: torch.float32 or torch.float64.
 
@@ -206,18 +210,29 @@ class DKMPC(nn.Module):
         max_z: int = 100,
         max_num_neighbors: int = 0,
         box_vecs: Optional[Tensor] = None,
-        revision: int = 5,
+        revision: int = 6,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         if revision not in _LAYERS:
             raise ValueError(f"revision: {revision!r} was given, one of {list(_LAYERS)} is expected")
         num_shells = num_layers if num_shells is None else num_shells
-        shells = [RadiusShell(s, num_shells, cutoff_upper, shell_overlap) for s in range(num_shells)]
+        degree = 5 if revision > 5 else 3
+        shells = [
+            RadiusShell(s, num_shells, cutoff_upper, shell_overlap, degree) for s in range(num_shells)
+        ]
         self.max_z = max_z
         self.distance = DilatedGraph(cutoff_upper, num_shells, shell_overlap, max_num_neighbors, box_vecs)
         settings = LayerSettings(
-            hidden_channels, num_rbf, rbf_type, trainable_rbf, activation, num_heads, dtype
+            hidden_channels,
+            num_rbf,
+            rbf_type,
+            trainable_rbf,
+            activation,
+            STRETCH if revision > 5 else 1.0,
+            num_heads,
+            degree,
+            dtype,
         )
         self.embedding = NeighborEmbedding(settings, shells[0], max_z, amplified_filters=revision > 1)
         self.layers = nn.ModuleList(

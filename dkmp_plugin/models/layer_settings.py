@@ -14,7 +14,9 @@ class LayerSettings(NamedTuple):
         rbf_type: ``expnorm`` or ``gauss``.
         trainable_rbf: Whether the radial basis has parameters.
         activation: Name of the activation function of the updates.
+        stretch: Of that function (:class:`dkmp_plugin.models.stretched_activation.StretchedActivation`).
         num_heads: Number of attention heads.
+        spline_degree: Degree of the radial filters' splines.
         dtype: Floating-point type.
     """
 
@@ -23,5 +25,7 @@ class LayerSettings(NamedTuple):
     rbf_type: str
     trainable_rbf: bool
     activation: str
+    stretch: float
     num_heads: int
+    spline_degree: int
     dtype: torch.dtype

@@ -1,20 +1,20 @@
-"""The layer of DKMP^C's revisions 3 to 5: normalised spherical features, and products of their degrees."""
+"""The layer of DKMP^C's revisions 3 to 6: normalised spherical features, and products of their degrees."""
 
 from typing import Tuple
 
 import torch
 from torch import Tensor, nn
-from torchmdnet.models.utils import act_class_mapping
 
 from dkmp_plugin.models.dilated_layer import DilatedMessages, project_pairs
 from dkmp_plugin.models.layer_settings import LayerSettings
 from dkmp_plugin.models.radius_shell import RadiusShell
 from dkmp_plugin.models.spherical import DegreeNorm
+from dkmp_plugin.models.stretched_activation import StretchedActivation
 from dkmp_plugin.ops import degree_gates, degree_products
 
 
 class ProductUpdateLayer(DilatedMessages):
-    """The update of revisions 3 to 5: as revision 2's, with products of spherical features.
+    """The update of revisions 3 to 6: as revision 2's, with products of spherical features.
 
     As in TensorNet (arXiv:2306.06482), two projections of an atom's features are multiplied: degrees 2 and 1
     to degree 1, degrees 1 and 1 and degrees 2 and 2 to degree 2. So one layer knows angles between three
@@ -39,7 +39,7 @@ class ProductUpdateLayer(DilatedMessages):
         self.first_projection = nn.Linear(d, 2 * d, bias=False, dtype=dtype)
         self.second_projection = nn.Linear(d, 2 * d, bias=False, dtype=dtype)
         self.update_input = nn.Linear(6 * d, d, dtype=dtype)
-        self.activation = act_class_mapping[settings.activation]()
+        self.activation = StretchedActivation(settings.activation, settings.stretch)
         self.update_output = nn.Linear(d, 9 * d, dtype=dtype)
         self.reset_parameters()
 

@@ -20,11 +20,15 @@ class RadiusShell(nn.Module):
         num_shells: Number of shells.
         cutoff: Outer cutoff in Å.
         overlap: Width of the smooth border between shells in Å.
+        spline_degree: Degree of the radial filters' splines.
     """
 
-    def __init__(self, shell: int, num_shells: int, cutoff: float, overlap: float) -> None:
+    def __init__(
+        self, shell: int, num_shells: int, cutoff: float, overlap: float, spline_degree: int
+    ) -> None:
         super().__init__()
         self.index = shell
+        self.spline_degree = spline_degree
         self.cutoff = cutoff
         self.overlap = overlap
         # The last border is the cutoff itself, bit for bit: the ops compare with it.
@@ -69,4 +73,5 @@ class RadiusShell(nn.Module):
             self.upper,
             self.overlap,
             self.cutoff,
+            self.spline_degree,
         )

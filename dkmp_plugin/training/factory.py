@@ -9,14 +9,15 @@ from torchmdnet.models.model import TorchMD_Net, create_prior_models
 from torchmdnet.models.utils import act_class_mapping, dtype_mapping
 
 from dkmp_plugin.config import shell_settings, validate
-from dkmp_plugin.models.dkmp_c import DKMPC
+from dkmp_plugin.models.dkmp_c import DKMPC, STRETCH
 from dkmp_plugin.models.dkmp_r import DKMPR
-from dkmp_plugin.models.gated_block import replace_gated_blocks
+from dkmp_plugin.models.energy_block import EnergyBlock
+from dkmp_plugin.models.gated_block import GatedBlock, replace_gated_blocks
 from dkmp_plugin.training.displacement import Displacement
 from dkmp_plugin.training.displacement_model import DisplacementModel
 
-# Of the lengths in the energy head, whose features are of order one.
-_SOFTENING = 1.0
+# Of the lengths in the energy head, whose features are of order one: of revision 5, and since.
+_SOFTENING_OF_GATED_BLOCKS, _SOFTENING = 1.0, 3.0
 
 
 def create_dkmp_model(
@@ -61,26 +62,33 @@ def create_dkmp_model(
             max_z=args["max_z"],
         )
         return DisplacementModel(representation, displacement, dtype=dtype)
-    head = getattr(output_modules, "Equivariant" + args["output_model"])(
-        args["embedding_dimension"],
-        activation=args["activation"],
-        reduce_op=args["reduce_op"],
-        dtype=dtype,
-    )
+    head = _create_head(args, dtype)
     model = TorchMD_Net(
         representation,
-        replace_gated_blocks(head, _SOFTENING if args.get("revision", 1) > 4 else 0.0),
+        head,
         prior_model=prior_model,
         mean=mean,
         std=std,
         derivative=args["derivative"],
         dtype=dtype,
     )
-    if args.get("revision", 1) > 1:
+    if args.get("revision", 1) > 1 and isinstance(head.output_network[-1], GatedBlock):
         # Sums over many atoms: fresh weights would start with energies and forces far above any label.
         with torch.no_grad():
             head.output_network[-1].update_net.layers[-1].weight *= 0.1
     return model
+
+
+def _create_head(args: Dict[str, Any], dtype: torch.dtype) -> nn.Module:
+    """torchmd-net's equivariant output model; what becomes of the features in it is ours."""
+    revision, width, activation = args.get("revision", 1), args["embedding_dimension"], args["activation"]
+    head = getattr(output_modules, "Equivariant" + args["output_model"])(
+        width, activation=activation, reduce_op=args["reduce_op"], dtype=dtype
+    )
+    if revision > 5 and args["output_model"] == "Scalar":
+        head.output_network = nn.ModuleList([EnergyBlock(width, activation, STRETCH, _SOFTENING, dtype)])
+        return head
+    return replace_gated_blocks(head, _SOFTENING_OF_GATED_BLOCKS if revision > 4 else 0.0)
 
 
 def create_representation(args: Dict[str, Any], dtype: torch.dtype) -> nn.Module:

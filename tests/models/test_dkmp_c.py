@@ -92,10 +92,10 @@ def test_checkpoints_without_the_key_hold_revision_one():
 
 
 def test_unknown_revision_is_refused():
-    with pytest.raises(ValueError, match="revision: 6"):
-        create_model(hyper_parameters(revision=6))
-    with pytest.raises(ValueError, match="revision: 6"):
-        DKMPC(16, num_layers=1, num_heads=4, revision=6)
+    with pytest.raises(ValueError, match="revision: 7"):
+        create_model(hyper_parameters(revision=7))
+    with pytest.raises(ValueError, match="revision: 7"):
+        DKMPC(16, num_layers=1, num_heads=4, revision=7)
 
 
 class TestHardShells(PotentialContract):
@@ -142,7 +142,8 @@ def test_the_force_of_a_stretched_bond_has_no_corners(seed):
     """In a diatomic molecule all spherical features lie along the bond, and some vanish on the way.
 
     The norm in the head of revision 4 turns the force within a step there: its second difference is a hundred
-    to a thousand times the usual one.
+    to a thousand times the usual one. The splines of revision 5 have corners of their own, in the force's second
+    derivative, where the bond's length passes a knot.
     """
 
     def sharpness(revision):
