@@ -218,9 +218,7 @@ class DKMPC(nn.Module):
             raise ValueError(f"revision: {revision!r} was given, one of {list(_LAYERS)} is expected")
         num_shells = num_layers if num_shells is None else num_shells
         degree = 5 if revision > 5 else 3
-        shells = [
-            RadiusShell(s, num_shells, cutoff_upper, shell_overlap, degree) for s in range(num_shells)
-        ]
+        shells = [RadiusShell(s, num_shells, cutoff_upper, shell_overlap, degree) for s in range(num_shells)]
         self.max_z = max_z
         self.distance = DilatedGraph(cutoff_upper, num_shells, shell_overlap, max_num_neighbors, box_vecs)
         settings = LayerSettings(

@@ -3,9 +3,9 @@
 The filters of DKMP^C depend on the distance alone, so each is kept as a uniform B-spline over its shell's
 interval. The coefficients are a linear image of the radial basis chosen by ``rbf_type``: the spline *is* the
 model's filter, in training and in simulation alike, and costs six multiply-adds per channel and edge instead
-of ``num_rbf``. It is of degree 5, four times continuously differentiable. Up to revision 5 it was of degree 3,
-and the jumps of its third derivative at the knots, which every bond to a hydrogen crosses several times in a
-period, were most of what kept the energy from being conserved.
+of ``num_rbf``. It is of degree 5, so four times continuously differentiable. Up to revision 5 it was of
+degree 3: its third derivative jumps at the knots, which every bond to a hydrogen passes several times in a
+period, and that was a large part of what kept the energy from being conserved.
 """
 
 import math
@@ -20,9 +20,7 @@ _KNOT_SPACING = 0.1
 _SAMPLES_PER_INTERVAL = 4
 
 
-def bspline_basis(
-    distance: Tensor, lower: float, upper: float, num_coefficients: int, degree: int
-) -> Tensor:
+def bspline_basis(distance: Tensor, lower: float, upper: float, num_coefficients: int, degree: int) -> Tensor:
     """Uniform B-spline basis functions on [lower, upper].
 
     Args:

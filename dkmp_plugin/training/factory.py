@@ -72,10 +72,12 @@ def create_dkmp_model(
         derivative=args["derivative"],
         dtype=dtype,
     )
-    if args.get("revision", 1) > 1 and isinstance(head.output_network[-1], GatedBlock):
+    gated_blocks = [block for block in head.modules() if isinstance(block, GatedBlock)]
+    if args.get("revision", 1) > 1:
         # Sums over many atoms: fresh weights would start with energies and forces far above any label.
         with torch.no_grad():
-            head.output_network[-1].update_net.layers[-1].weight *= 0.1
+            for block in gated_blocks[-1:]:
+                block.update_net.layers[-1].weight *= 0.1
     return model
 
 

@@ -6,6 +6,7 @@ from torchmdnet.models.model import create_model
 
 from dkmp_plugin.models import DKMPC
 from dkmp_plugin.models.dilated_layer import SharedUpdateLayer
+from dkmp_plugin.models.energy_block import EnergyBlock
 from tests.conftest import hyper_parameters
 from tests.models.contract import PotentialContract, hessian_vector_product, three_atoms
 from tests.strong_potential import strong_potential
@@ -84,6 +85,16 @@ def test_revision_five_has_a_gate_in_place_of_the_attention():
     assert len(five["filters.linear.weight"]) == 3 * len(five["receiver_gate.weight"])
 
 
+def test_revision_six_has_one_hidden_layer_in_its_energy_head():
+    five, six = (
+        create_model(hyper_parameters(revision=revision)).output_model.output_network for revision in (5, 6)
+    )
+    assert len(five) == 2 and len(six) == 1
+    assert isinstance(six[0], EnergyBlock)
+    dipole = create_model(hyper_parameters(output_model="DipoleMoment", derivative=False)).output_model
+    assert len(dipole.output_network) == 2  # made of gated vectors, which the energy's head does not have
+
+
 def test_checkpoints_without_the_key_hold_revision_one():
     arguments = hyper_parameters()
     del arguments["revision"]
@@ -137,28 +148,40 @@ def test_hard_borders_make_forces_and_hessian_jump():
         assert (inside - outside).abs().max() > 1e-4
 
 
+def bond_force(seed, revision):
+    """Force along a C-H bond of 0.8 to 1.6 Å, every 0.004 Å."""
+    torch.manual_seed(seed)
+    model = strong_potential(hyper_parameters(shell_overlap=0.8, revision=revision))
+    distances = torch.arange(0.8, 1.6, 0.004, dtype=torch.float64)
+    pos = torch.zeros(len(distances), 2, 3, dtype=torch.float64)
+    pos[:, 1, 2] = distances
+    batch = torch.arange(len(distances)).repeat_interleave(2)
+    _, forces = model(torch.tensor([6, 1]).repeat(len(distances)), pos.view(-1, 3), batch)
+    return forces.detach()[1::2, 2]
+
+
+def largest_over_usual(values, order):
+    difference = values.diff(n=order).abs()
+    return float(difference.max() / difference.median())
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_the_force_of_a_stretched_bond_has_no_corners(seed):
     """In a diatomic molecule all spherical features lie along the bond, and some vanish on the way.
 
     The norm in the head of revision 4 turns the force within a step there: its second difference is a hundred
-    to a thousand times the usual one. The splines of revision 5 have corners of their own, in the force's second
-    derivative, where the bond's length passes a knot.
+    to a thousand times the usual one.
     """
+    assert largest_over_usual(bond_force(seed, revision=6), 2) < 15.0
+    assert largest_over_usual(bond_force(seed, revision=5), 2) < 15.0
+    assert largest_over_usual(bond_force(seed, revision=4), 2) > 30.0
 
-    def sharpness(revision):
-        torch.manual_seed(seed)
-        model = strong_potential(hyper_parameters(shell_overlap=0.8, revision=revision))
-        distances = torch.arange(0.8, 1.6, 0.004, dtype=torch.float64)
-        pos = torch.zeros(len(distances), 2, 3, dtype=torch.float64)
-        pos[:, 1, 2] = distances
-        batch = torch.arange(len(distances)).repeat_interleave(2)
-        _, forces = model(torch.tensor([6, 1]).repeat(len(distances)), pos.view(-1, 3), batch)
-        second = forces.detach()[1::2, 2].diff(n=2).abs()
-        return float(second.max() / second.median())
 
-    assert sharpness(revision=5) < 15.0
-    assert sharpness(revision=4) > 30.0
+@pytest.mark.parametrize("seed", range(4))
+def test_the_force_of_a_stretched_bond_bends_smoothly(seed):
+    """Splines of degree 3, those of revision 5, make the force's second derivative jump at every knot."""
+    assert largest_over_usual(bond_force(seed, revision=6), 4) < 15.0
+    assert largest_over_usual(bond_force(seed, revision=5), 4) > 60.0
 
 
 def test_second_derivative_is_continuous_at_borders():

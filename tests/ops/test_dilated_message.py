@@ -139,9 +139,7 @@ def test_rows_longer_than_a_block(native) -> None:
     degree=st.sampled_from([3, 5]),
     seed=st.integers(0, 1000),
 )
-def test_any_size(
-    num_atoms, heads, head_width, num_shells, overlap, num_intervals, degree, seed
-) -> None:
+def test_any_size(num_atoms, heads, head_width, num_shells, overlap, num_intervals, degree, seed) -> None:
     overlap = overlap if overlap > 0.01 else 0.0
     case = message_case(
         num_atoms,
@@ -172,7 +170,8 @@ def test_every_instruction_set(native, level: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("attention", "carries", "degree"), [(True, True, 5), (False, True, 5), (True, False, 5), (False, True, 3)]
+    ("attention", "carries", "degree"),
+    [(True, True, 5), (False, True, 5), (True, False, 5), (False, True, 3)],
 )
 def test_gradcheck_and_gradgradcheck(attention: bool, carries: bool, degree: int) -> None:
     case = message_case(
@@ -350,4 +349,6 @@ def test_calls_of_older_files_have_cubic_splines() -> None:
     # The degree is the last argument, which files exported before there was a choice do not give.
     case = message_case(degree=3)
     without_degree = case.call(lambda *given: ops.dilated_message(*given[:-1]), 0)
-    assert all(torch.equal(a, b) for a, b in zip(without_degree, case.call(ops.dilated_message, 0), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(without_degree, case.call(ops.dilated_message, 0), strict=True)
+    )
