@@ -62,9 +62,9 @@ HYPERPARAMETERS: Tuple[Hyperparameter, ...] = (
     Hyperparameter(
         "revision",
         int,
-        5,
-        "dkmp-c: 5; 1 for the layers and initial weights of checkpoints that lack this key, 2 to 4 for "
-        "those of checkpoints that name them",
+        REVISIONS[-1],
+        f"dkmp-c: {REVISIONS[-1]}; 1 for the layers and initial weights of checkpoints that lack this key, "
+        f"2 to {REVISIONS[-2]} for those of checkpoints that name them",
         REVISIONS,
     ),
     Hyperparameter(

@@ -1,9 +1,12 @@
 """DKMP^C: the contract of every potential, and what is its own."""
 
+from inspect import signature
+
 import pytest
 import torch
 from torchmdnet.models.model import create_model
 
+from dkmp_plugin.config import HYPERPARAMETERS, REVISIONS
 from dkmp_plugin.models import DKMPC
 from dkmp_plugin.models.dilated_layer import SharedUpdateLayer
 from dkmp_plugin.models.energy_block import EnergyBlock
@@ -93,6 +96,11 @@ def test_revision_six_has_one_hidden_layer_in_its_energy_head():
     assert isinstance(six[0], EnergyBlock)
     dipole = create_model(hyper_parameters(output_model="DipoleMoment", derivative=False)).output_model
     assert len(dipole.output_network) == 2  # made of gated vectors, which the energy's head does not have
+
+
+def test_trainings_and_the_class_itself_have_the_newest_revision():
+    (parameter,) = [parameter for parameter in HYPERPARAMETERS if parameter.name == "revision"]
+    assert parameter.default == signature(DKMPC).parameters["revision"].default == REVISIONS[-1]
 
 
 def test_checkpoints_without_the_key_hold_revision_one():
