@@ -32,6 +32,7 @@ from dkmp_plugin import ops
 from dkmp_plugin.ops import degrees_reference, reference
 
 CUTOFF, NUM_SHELLS, OVERLAP = 12.0, 6, 1.0
+SPLINE_DEGREE = 5  # as in the newest revision of dkmp-c
 # Methods of MessageProblem and UpdateProblem: what the tables call them.
 PASSES = {
     "forward": "forward",
@@ -179,7 +180,7 @@ class MessageProblem:
             lower, upper = (self.cutoff * k / self.num_shells for k in (shell, shell + 1))
             results += op(
                 vectors, self.edge_index, self.ptr, shell, query, key, value, vector, table,
-                self.heads, lower, upper, OVERLAP, self.cutoff,
+                self.heads, lower, upper, OVERLAP, self.cutoff, SPLINE_DEGREE,
             )  # fmt: skip
         return results
 

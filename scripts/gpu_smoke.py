@@ -28,6 +28,7 @@ from dkmp_plugin.ops import attention_reference, ranks_reference, reference  # n
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 CUTOFF, NUM_SHELLS, OVERLAP, WIDTH, HEADS = 6.0, 3, 1.0, 32, 4
+SPLINE_DEGREE = 5  # as in the newest revision of dkmp-c
 
 
 class Report:
@@ -147,8 +148,8 @@ def message_inputs(num_atoms: int, dtype: torch.dtype) -> Tuple[List[Tensor], Te
 def message(op, edge_index: Tensor, ptr: Tensor, inputs: Sequence[Tensor]) -> List[Tensor]:
     vector, query, key, value, features, table = inputs
     width = CUTOFF / NUM_SHELLS
-    borders = (width, 2 * width, OVERLAP, CUTOFF)
-    return list(op(vector, edge_index, ptr, 1, query, key, value, features, table, HEADS, *borders))
+    shell = (width, 2 * width, OVERLAP, CUTOFF, SPLINE_DEGREE)
+    return list(op(vector, edge_index, ptr, 1, query, key, value, features, table, HEADS, *shell))
 
 
 def check_message(device: str, num_atoms: int, dtype: torch.dtype) -> str:

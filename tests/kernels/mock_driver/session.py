@@ -109,7 +109,7 @@ def everything() -> List[torch.Tensor]:
     pos, box = POS.double().requires_grad_(), (torch.eye(3).double() * 6).requires_grad_()
     edge_index, offsets, ptr = ops.radius_shells(pos.detach(), BATCH, box.detach(), 2.5, 2, 0.4, 0, 90)
     vector = ops.edge_vectors(pos, edge_index, offsets, box, BATCH)
-    sums = ops.dilated_message(vector, edge_index, ptr, 0, *features, 2, 0.0, 1.25, 0.4, 2.5)
+    sums = ops.dilated_message(vector, edge_index, ptr, 0, *features, 2, 0.0, 1.25, 0.4, 2.5, 5)
     energy = sums[0].square().sum() + sums[1].square().sum()
     (forces,) = torch.autograd.grad(energy, pos, create_graph=True)
     gradients = torch.autograd.grad(forces.square().sum(), (pos, box))
