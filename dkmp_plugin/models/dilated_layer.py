@@ -68,7 +68,7 @@ class DilatedMessages(nn.Module):
             shell.cutoff,
             settings.trainable_rbf,
             amplified_filters,
-            settings.spline_degree,
+            shell.spline_degree,
             dtype,
         )
         self.norm = nn.LayerNorm(d, dtype=dtype)

@@ -123,7 +123,7 @@ class NeighborEmbedding(nn.Module):
             shell.cutoff,
             settings.trainable_rbf,
             amplified_filters,
-            settings.spline_degree,
+            shell.spline_degree,
             dtype,
         )
         self.combine = nn.Linear(2 * d, d, dtype=dtype)
@@ -229,7 +229,6 @@ class DKMPC(nn.Module):
             activation,
             STRETCH if revision > 5 else 1.0,
             num_heads,
-            degree,
             dtype,
         )
         self.embedding = NeighborEmbedding(settings, shells[0], max_z, amplified_filters=revision > 1)

@@ -16,7 +16,6 @@ class LayerSettings(NamedTuple):
         activation: Name of the activation function of the updates.
         stretch: Of that function (:class:`dkmp_plugin.models.stretched_activation.StretchedActivation`).
         num_heads: Number of attention heads.
-        spline_degree: Degree of the radial filters' splines.
         dtype: Floating-point type.
     """
 
@@ -27,5 +26,4 @@ class LayerSettings(NamedTuple):
     activation: str
     stretch: float
     num_heads: int
-    spline_degree: int
     dtype: torch.dtype

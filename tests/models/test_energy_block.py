@@ -5,10 +5,9 @@ import torch
 from dkmp_plugin.models.energy_block import EnergyBlock
 
 
-def block(**changes):
+def block():
     torch.manual_seed(0)
-    settings = {"activation": "silu", "stretch": 6.0, "softening": 3.0, "dtype": torch.float64, **changes}
-    return EnergyBlock(8, **settings)
+    return EnergyBlock(8, "silu", stretch=6.0, softening=3.0, dtype=torch.float64)
 
 
 def features(num_atoms=5):
