@@ -80,16 +80,15 @@ class DilatedMessages(nn.Module):
 
     def reset_parameters(self) -> None:
         """Xavier-uniform weights, biases at zero."""
-        self.norm.reset_parameters()
         for module in self.children():
-            if isinstance(module, RadialFilters):
-                module.reset_parameters()
-                continue
-            for linear_map in module.modules():
-                if isinstance(linear_map, nn.Linear):
-                    nn.init.xavier_uniform_(linear_map.weight)
-                    if linear_map.bias is not None:
-                        nn.init.zeros_(linear_map.bias)
+            if isinstance(module, (nn.Linear, nn.Sequential)):
+                for linear_map in module.modules():
+                    if isinstance(linear_map, nn.Linear):
+                        nn.init.xavier_uniform_(linear_map.weight)
+                        if linear_map.bias is not None:
+                            nn.init.zeros_(linear_map.bias)
+            elif hasattr(module, "reset_parameters"):
+                module.reset_parameters()  # type: ignore[operator]
 
     def messages(
         self, normed: Tensor, vector: Tensor, edge_vector: Tensor, edge_index: Tensor, ptr: Tensor

