@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dkmp_plugin.models.gated_block import norm_of_components
+from dkmp_plugin.models.initial_weights import reset_linear_maps
 from dkmp_plugin.models.stretched_activation import StretchedActivation
 
 
@@ -36,10 +37,7 @@ class EnergyBlock(nn.Module):
 
     def reset_parameters(self) -> None:
         """Xavier-uniform weights, biases at zero; energies start small, because molecules sum over many."""
-        for linear in (self.vector_projection, self.hidden, self.energy):
-            nn.init.xavier_uniform_(linear.weight)
-            if linear.bias is not None:
-                nn.init.zeros_(linear.bias)
+        reset_linear_maps(self.vector_projection, self.hidden, self.energy)
         with torch.no_grad():
             self.energy.weight *= 0.1
 

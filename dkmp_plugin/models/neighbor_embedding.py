@@ -5,6 +5,7 @@ from typing import Optional, Tuple
 import torch
 from torch import Tensor, nn
 
+from dkmp_plugin.models.initial_weights import reset_linear_maps
 from dkmp_plugin.models.layer_settings import LayerSettings
 from dkmp_plugin.models.product_layer import ProductUpdate
 from dkmp_plugin.models.radial import RadialFilters
@@ -65,8 +66,7 @@ class NeighborEmbedding(nn.Module):
         self.embedding.reset_parameters()
         self.neighbor_values.reset_parameters()
         self.filters.reset_parameters()
-        nn.init.xavier_uniform_(self.combine.weight)
-        nn.init.zeros_(self.combine.bias)
+        reset_linear_maps(self.combine)
         if self.norm is not None and self.update is not None:
             self.norm.reset_parameters()
             self.update.reset_parameters()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dkmp_plugin.models.dilated_layer import DilatedMessages, project_pairs
+from dkmp_plugin.models.initial_weights import reset_linear_maps
 from dkmp_plugin.models.layer_settings import LayerSettings
 from dkmp_plugin.models.radius_shell import RadiusShell
 from dkmp_plugin.models.spherical import DegreeNorm
@@ -40,10 +41,7 @@ class ProductUpdate(nn.Module):
     def reset_parameters(self) -> None:
         """Xavier-uniform weights, biases at zero; an update starts as a small change of its input."""
         self.norm.reset_parameters()
-        for linear_map in (self.first_projection, self.second_projection, self.input, self.output):
-            nn.init.xavier_uniform_(linear_map.weight)
-            if linear_map.bias is not None:
-                nn.init.zeros_(linear_map.bias)
+        reset_linear_maps(self.first_projection, self.second_projection, self.input, self.output)
         with torch.no_grad():
             self.output.weight *= 0.3
 
