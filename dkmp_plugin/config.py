@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
 DKMP_MODELS: Tuple[str, ...] = ("dkmp-c", "dkmp-r")
-REVISIONS: Tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7)
+REVISIONS: Tuple[int, ...] = (1, 2, 3, 4, 5, 6)
 CANONICAL_FRAMES: Tuple[str, ...] = ("none", "principal", "first", "mean")
 ATTENTION_VARIANTS: Tuple[str, ...] = ("split", "literal")
 PARTITIONS: Tuple[str, ...] = ("dilated", "one-shot", "random", "reuse-25")

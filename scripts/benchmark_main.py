@@ -107,7 +107,7 @@ def torchmdnet_model(architecture: str, **changes: Any) -> torch.nn.Module:
         "model": architecture,
         "embedding_dimension": 128,
         "num_layers": 6,
-        "revision": 7,
+        "revision": 6,
         "num_rbf": 32,
         "rbf_type": "expnorm",
         "trainable_rbf": False,

@@ -56,7 +56,7 @@ def hyper_parameters(**changes: Any) -> Dict[str, Any]:
         "model": "dkmp-c",
         "embedding_dimension": 16,
         "num_layers": 3,
-        "revision": 7,
+        "revision": 6,
         "num_rbf": 8,
         "rbf_type": "expnorm",
         "trainable_rbf": False,

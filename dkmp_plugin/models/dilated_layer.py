@@ -81,11 +81,12 @@ class DilatedMessages(nn.Module):
 
     def reset_parameters(self) -> None:
         """Xavier-uniform weights, biases at zero."""
+        self.norm.reset_parameters()
         for module in self.children():
-            if isinstance(module, (nn.Linear, nn.Sequential)):
-                reset_linear_maps(*(part for part in module.modules() if isinstance(part, nn.Linear)))
-            elif hasattr(module, "reset_parameters"):
-                module.reset_parameters()  # type: ignore[operator]
+            if isinstance(module, RadialFilters):
+                module.reset_parameters()
+                continue
+            reset_linear_maps(*(part for part in module.modules() if isinstance(part, nn.Linear)))
 
     def messages(
         self, normed: Tensor, vector: Tensor, edge_vector: Tensor, edge_index: Tensor, ptr: Tensor

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from dkmp_plugin.graph import edge_vectors
 from dkmp_plugin.models.dilated_layer import DegreeUpdateLayer, DilatedMessages, SharedUpdateLayer
+from dkmp_plugin.models.initial_weights import reset_linear_maps
 from dkmp_plugin.models.layer_settings import LayerSettings
-from dkmp_plugin.models.neighbor_embedding import NeighborEmbedding
 from dkmp_plugin.models.product_layer import ProductUpdateLayer
+from dkmp_plugin.models.radial import RadialFilters
 from dkmp_plugin.models.radius_shell import RadiusShell
 from dkmp_plugin.ops import radius_shells
 
@@ -93,6 +94,63 @@ class DilatedGraph(nn.Module):
         return edge_vectors(pos, edge_index, cell_offsets, box, batch), edge_index, ptr
 
 
+class NeighborEmbedding(nn.Module):
+    """First features: the element and the directions and elements of the neighbours in the first shell.
+
+    ``v^0_i`` is a sum of spherical harmonics over the neighbours (appendix D), here weighted by learned
+    radial filters and element embeddings.
+
+    Args:
+        settings: What the layers of the model share.
+        shell: The first shell.
+        max_z: Number of elements the embedding holds.
+        amplified_filters: Whether the optimiser's steps on the radial filters are amplified.
+    """
+
+    def __init__(
+        self, settings: LayerSettings, shell: RadiusShell, max_z: int, amplified_filters: bool
+    ) -> None:
+        super().__init__()
+        d, dtype = settings.hidden_channels, settings.dtype
+        self.shell = shell
+        self.embedding = nn.Embedding(max_z, d, dtype=dtype)
+        self.neighbor_values = nn.Embedding(max_z, 3 * d, dtype=dtype)
+        self.filters = RadialFilters(
+            4 * d,
+            settings.rbf_type,
+            settings.num_rbf,
+            shell.start,
+            shell.end,
+            shell.cutoff,
+            settings.trainable_rbf,
+            amplified_filters,
+            shell.spline_degree,
+            dtype,
+        )
+        self.combine = nn.Linear(2 * d, d, dtype=dtype)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Normal embeddings, Xavier-uniform weights."""
+        self.embedding.reset_parameters()
+        self.neighbor_values.reset_parameters()
+        self.filters.reset_parameters()
+        reset_linear_maps(self.combine)
+
+    def forward(
+        self, z: Tensor, edge_vector: Tensor, edge_index: Tensor, ptr: Tensor
+    ) -> Tuple[Tensor, Tensor]:
+        """Scalar features (N, d) and spherical features (N, 8, d) of atomic numbers ``z`` (N,)."""
+        element = self.embedding(z)
+        none = element.new_zeros((0, element.shape[1]))
+        no_vector = element.new_zeros((0, 8, element.shape[1]))
+        values = self.neighbor_values(z)
+        message, vector = self.shell(
+            edge_vector, edge_index, ptr, none, none, values, no_vector, self.filters(), 1
+        )
+        return self.combine(torch.cat([element, message], dim=-1)), vector
+
+
 _LAYERS: Dict[int, Callable[[LayerSettings, RadiusShell], DilatedMessages]] = {
     1: SharedUpdateLayer,
     2: DegreeUpdateLayer,
@@ -100,7 +158,6 @@ _LAYERS: Dict[int, Callable[[LayerSettings, RadiusShell], DilatedMessages]] = {
     4: partial(ProductUpdateLayer, norm_offset=1.0, attention=True),
     5: partial(ProductUpdateLayer, norm_offset=1.0, attention=False),
     6: partial(ProductUpdateLayer, norm_offset=1.0, attention=False),
-    7: partial(ProductUpdateLayer, norm_offset=1.0, attention=False),
 }
 # Of the activation functions since revision 6, in layers and energy head.
 STRETCH = 6.0
@@ -128,7 +185,7 @@ class DKMPC(nn.Module):
         max_z: Number of elements the embedding holds.
         max_num_neighbors: Largest number of neighbours of an atom within the cutoff; 0 for no limit.
         box_vecs: Constant box vectors as rows in Å, shape (3, 3), or None.
-        revision: 1 for :class:`SharedUpdateLayer`, 2 for :class:`DegreeUpdateLayer`, 3 to 7 for
+        revision: 1 for :class:`SharedUpdateLayer`, 2 for :class:`DegreeUpdateLayer`, 3 to 6 for
             :class:`ProductUpdateLayer`.
         dtype: torch.float32 or torch.float64.
 
@@ -153,7 +210,7 @@ class DKMPC(nn.Module):
         max_z: int = 100,
         max_num_neighbors: int = 0,
         box_vecs: Optional[Tensor] = None,
-        revision: int = 7,
+        revision: int = 6,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
@@ -174,9 +231,7 @@ class DKMPC(nn.Module):
             num_heads,
             dtype,
         )
-        self.embedding = NeighborEmbedding(
-            settings, shells[0], max_z, amplified_filters=revision > 1, product_update=revision > 6
-        )
+        self.embedding = NeighborEmbedding(settings, shells[0], max_z, amplified_filters=revision > 1)
         self.layers = nn.ModuleList(
             _LAYERS[revision](settings, shells[layer % num_shells]) for layer in range(num_layers)
         )

@@ -1,6 +1,5 @@
 """DKMP^C: the contract of every potential, and what is its own."""
 
-import math
 from inspect import signature
 
 import pytest
@@ -74,7 +73,7 @@ class TestRevisionFour(PotentialContract):
 
 def test_revisions_three_and_four_differ_in_the_norm_of_features():
     parts = [create_model(hyper_parameters(revision=revision)).representation_model for revision in (3, 4)]
-    offsets = [[layer.update.norm.offset for layer in part.layers] for part in parts]
+    offsets = [[layer.received_norm.offset for layer in part.layers] for part in parts]
     assert offsets == [[0.01] * 3, [1.0] * 3]
     assert parts[0].state_dict().keys() == parts[1].state_dict().keys()
 
@@ -99,48 +98,9 @@ def test_revision_six_has_one_hidden_layer_in_its_energy_head():
     assert len(dipole.output_network) == 2  # made of gated vectors, which the energy's head does not have
 
 
-def test_revision_seven_updates_the_embedding_as_every_layer():
-    six, seven = (
-        create_model(hyper_parameters(revision=revision)).representation_model.state_dict()
-        for revision in (6, 7)
-    )
-    added = {name.removeprefix("embedding.") for name in seven.keys() - six.keys()}
-    update = {name.removeprefix("layers.0.") for name in six if name.startswith("layers.0.update.")}
-    assert added == update | {"norm.weight", "norm.bias"}
-
-
-def test_the_embedding_of_revision_seven_knows_the_angle_between_two_neighbors():
-    """Its scalars are what the first messages carry; those of revision 6 are sums over single neighbours."""
-
-    def scalars(revision, angle):
-        torch.manual_seed(0)
-        model = create_model(hyper_parameters(revision=revision, precision=64)).representation_model
-        pos = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [math.cos(angle), math.sin(angle), 0.0]])
-        graph = model.distance(pos.double(), torch.zeros(3, dtype=torch.long), None)
-        return model.embedding(torch.tensor([8, 1, 1]), *graph)[0][0]
-
-    assert torch.allclose(scalars(6, 1.8), scalars(6, 1.9), atol=1e-12)
-    assert (scalars(7, 1.8) - scalars(7, 1.9)).abs().max() > 1e-6
-
-
 def test_trainings_and_the_class_itself_have_the_newest_revision():
     (parameter,) = [parameter for parameter in HYPERPARAMETERS if parameter.name == "revision"]
     assert parameter.default == signature(DKMPC).parameters["revision"].default == REVISIONS[-1]
-
-
-def test_checkpoints_from_before_updates_were_modules_load():
-    model = create_model(hyper_parameters(revision=6))
-    state, old = model.state_dict(), {}
-    names = [("norm", "received_norm"), ("input", "update_input"), ("output", "update_output")]
-    names += [("first_projection", "first_projection"), ("second_projection", "second_projection")]
-    for name, value in state.items():
-        for new_name, old_name in names:
-            name = name.replace(f".update.{new_name}.", f".{old_name}.")
-        old[name] = value
-    assert "representation_model.layers.0.update_input.weight" in old
-    fresh = create_model(hyper_parameters(revision=6))
-    fresh.load_state_dict(old)
-    assert all(torch.equal(value, fresh.state_dict()[name]) for name, value in state.items())
 
 
 def test_checkpoints_without_the_key_hold_revision_one():
@@ -151,10 +111,10 @@ def test_checkpoints_without_the_key_hold_revision_one():
 
 
 def test_unknown_revision_is_refused():
-    with pytest.raises(ValueError, match="revision: 8"):
-        create_model(hyper_parameters(revision=8))
-    with pytest.raises(ValueError, match="revision: 8"):
-        DKMPC(16, num_layers=1, num_heads=4, revision=8)
+    with pytest.raises(ValueError, match="revision: 7"):
+        create_model(hyper_parameters(revision=7))
+    with pytest.raises(ValueError, match="revision: 7"):
+        DKMPC(16, num_layers=1, num_heads=4, revision=7)
 
 
 class TestHardShells(PotentialContract):
@@ -220,7 +180,6 @@ def test_the_force_of_a_stretched_bond_has_no_corners(seed):
     The norm in the head of revision 4 turns the force within a step there: its second difference is a hundred
     to a thousand times the usual one.
     """
-    assert largest_over_usual(bond_force(seed, revision=7), 2) < 15.0
     assert largest_over_usual(bond_force(seed, revision=6), 2) < 15.0
     assert largest_over_usual(bond_force(seed, revision=5), 2) < 15.0
     assert largest_over_usual(bond_force(seed, revision=4), 2) > 30.0
@@ -229,7 +188,6 @@ def test_the_force_of_a_stretched_bond_has_no_corners(seed):
 @pytest.mark.parametrize("seed", range(4))
 def test_the_force_of_a_stretched_bond_bends_smoothly(seed):
     """Splines of degree 3, those of revision 5, make the force's second derivative jump at every knot."""
-    assert largest_over_usual(bond_force(seed, revision=7), 4) < 30.0
     assert largest_over_usual(bond_force(seed, revision=6), 4) < 15.0
     assert largest_over_usual(bond_force(seed, revision=5), 4) > 60.0
 

@@ -41,7 +41,7 @@ def test_matrices_of_hidden_layers_are_muons():
     assert "representation_model.layers.0.value.weight" in of_muon
     assert "representation_model.layers.0.filters.linear.weight" in of_muon
     assert "representation_model.embedding.embedding.weight" in of_adamw
-    assert "representation_model.layers.0.update.norm.weight" in of_adamw  # (2, d), but no matrix
+    assert "representation_model.layers.0.received_norm.weight" in of_adamw  # (2, d), but no matrix
     assert "output_model.output_network.0.energy.weight" in of_adamw
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert of_muon | of_adamw == trainable and not of_muon & of_adamw
