@@ -58,6 +58,9 @@ def configurations(arguments: argparse.Namespace) -> Dict[str, Dict[str, Any]]:
         splits=str(arguments.demo / "splits.npz"),
         num_epochs=100_000,
         early_stopping_patience=100_000,
+        # The same optimiser for both; torchmd-net's own models know no other.
+        optimizer="adamw",
+        lr=1.5e-3,
         # torchmd-net's own schedule for both: it needs no number of epochs.
         lr_factor=0.6,
         lr_patience=0,
