@@ -77,7 +77,8 @@ def train(name: str, arguments: argparse.Namespace) -> Path:
     folder = arguments.output / name.replace(", ", "-").replace(" ", "-")
     if not (folder / "finished").is_file():
         settings = yaml.safe_load((ROOT / "examples/dkmp.yaml").read_text())
-        settings["optimizer"] = "adamw"  # the only one that torchmd-net's own models know
+        # The same for all: torchmd-net's own models know no other optimiser.
+        settings.update(optimizer="adamw", lr=1.5e-3)
         if "model" in MODELS[name]:
             # Schedules of ours are for our models; the default one is torchmd-net's own.
             ours = {parameter.name for parameter in HYPERPARAMETERS}
@@ -86,7 +87,6 @@ def train(name: str, arguments: argparse.Namespace) -> Path:
             dataset_root=str(arguments.demo / "p_xylene.h5"),
             splits=str(write_splits(arguments)),
             batch_size=4,
-            lr=1.5e-3,
             lr_warmup_steps=20,
             num_epochs=arguments.epochs,
             log_dir=str(folder),

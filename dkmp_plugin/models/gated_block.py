@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torchmdnet.models.utils import GatedEquivariantBlock
 
+from dkmp_plugin.models.initial_weights import reset_linear_maps
+
 __all__ = ["GatedBlock", "replace_gated_blocks"]
 
 
@@ -56,8 +58,7 @@ class GatedBlock(nn.Module):
 
     def reset_parameters(self) -> None:
         """Xavier-uniform weights, as in torchmd-net."""
-        nn.init.xavier_uniform_(self.vec1_proj.weight)
-        nn.init.xavier_uniform_(self.vec2_proj.weight)
+        reset_linear_maps(self.vec1_proj, self.vec2_proj)
         self.update_net.reset_parameters()
 
     def forward(self, x: Tensor, v: Tensor) -> Tuple[Tensor, Tensor]:
