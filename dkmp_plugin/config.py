@@ -18,6 +18,11 @@ OPTIMIZERS: Tuple[str, ...] = ("adamw", "muon")
 ENERGY_UNITS: Tuple[str, ...] = ("eV", "kcal/mol", "kJ/mol", "hartree")
 
 
+def spline_degree(revision: int) -> int:
+    """Degree of the splines that the radial filters of a revision of dkmp-c are stored as."""
+    return 5 if revision > 5 else 3
+
+
 @dataclass(frozen=True)
 class Hyperparameter:
     """One YAML key of ours, with everything that is derived from it."""

@@ -29,10 +29,11 @@ import torch
 from benchmark_main import DATA, GRAPH_STRUCTURES, interleaved, load_structure, resident_memory, row
 
 from dkmp_plugin import ops
+from dkmp_plugin.config import REVISIONS, spline_degree
 from dkmp_plugin.ops import degrees_reference, reference
 
 CUTOFF, NUM_SHELLS, OVERLAP = 12.0, 6, 1.0
-SPLINE_DEGREE = 5  # as in the newest revision of dkmp-c
+SPLINE_DEGREE = spline_degree(REVISIONS[-1])
 # Methods of MessageProblem and UpdateProblem: what the tables call them.
 PASSES = {
     "forward": "forward",

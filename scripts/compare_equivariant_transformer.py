@@ -15,27 +15,18 @@ from pathlib import Path
 from typing import Any, Dict
 
 import yaml
+from peer_settings import EQUIVARIANT_TRANSFORMER, EXAMPLE, common_settings, stock_settings
 from tqdm import tqdm
 
-from dkmp_plugin.config import HYPERPARAMETERS
 from dkmp_plugin.files import replaced_on_success
 
 ROOT = Path(__file__).resolve().parent.parent
-# Same width, depth, basis and head as examples/dkmp.yaml; its usual cutoff; smooth at the cutoff.
-EQUIVARIANT_TRANSFORMER = {
-    "model": "equivariant-transformer",
-    "cutoff_upper": 5.0,
-    "distance_influence": "both",
-    "neighbor_embedding": True,
-    "vector_cutoff": True,
-    "attn_activation": "silu",
-}
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seconds", type=int, help="training time of each [what the demo's training took]")
-    parser.add_argument("--configuration", type=Path, default=ROOT / "examples/dkmp.yaml")
+    parser.add_argument("--configuration", type=Path, default=EXAMPLE)
     parser.add_argument("--demo", type=Path, default=ROOT / "runs/demo", help="folder of scripts/demo.sh")
     parser.add_argument("--output", type=Path, default=ROOT / "runs/compare_equivariant_transformer")
     return parser.parse_args()
@@ -52,23 +43,25 @@ def training_seconds(arguments: argparse.Namespace) -> int:
 
 def configurations(arguments: argparse.Namespace) -> Dict[str, Dict[str, Any]]:
     """torchmd-train settings of both models, on the demo's labels, without an end other than the time."""
-    common = yaml.safe_load(arguments.configuration.read_text())
-    common.update(
-        dataset_root=str(arguments.demo / "p_xylene.h5"),
-        splits=str(arguments.demo / "splits.npz"),
-        num_epochs=100_000,
-        early_stopping_patience=100_000,
-        # The same optimiser for both; torchmd-net's own models know no other.
-        optimizer="adamw",
-        lr=1.5e-3,
+    changes = {
+        "dataset_root": str(arguments.demo / "p_xylene.h5"),
+        "splits": str(arguments.demo / "splits.npz"),
+        "num_epochs": 100_000,
+        "early_stopping_patience": 100_000,
         # torchmd-net's own schedule for both: it needs no number of epochs.
-        lr_factor=0.6,
-        lr_patience=0,
-    )
-    common.pop("lr_schedule", None)
-    ours = {parameter.name for parameter in HYPERPARAMETERS}
-    stock = {name: value for name, value in common.items() if name not in ours}
-    return {"dkmp-c": common, "equivariant-transformer": {**stock, **EQUIVARIANT_TRANSFORMER}}
+        "lr_factor": 0.6,
+        "lr_patience": 0,
+    }
+    dkmp = {**common_settings(arguments.configuration), **changes}
+    dkmp.pop("lr_schedule", None)
+    return {
+        "dkmp-c": dkmp,
+        "equivariant-transformer": {
+            **stock_settings(arguments.configuration),
+            **changes,
+            **EQUIVARIANT_TRANSFORMER,
+        },
+    }
 
 
 def train_together(settings: Dict[str, Dict[str, Any]], seconds: int, output: Path) -> None:

@@ -24,11 +24,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from dkmp_plugin import ops  # noqa: E402
+from dkmp_plugin.config import REVISIONS, spline_degree  # noqa: E402
 from dkmp_plugin.ops import attention_reference, ranks_reference, reference  # noqa: E402
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 CUTOFF, NUM_SHELLS, OVERLAP, WIDTH, HEADS = 6.0, 3, 1.0, 32, 4
-SPLINE_DEGREE = 5  # as in the newest revision of dkmp-c
+SPLINE_DEGREE = spline_degree(REVISIONS[-1])
 
 
 class Report:

@@ -20,10 +20,10 @@ import yaml
 from ase import Atoms
 from ase.neighborlist import build_neighbor_list, natural_cutoffs
 from matplotlib.figure import Figure
+from peer_settings import EQUIVARIANT_TRANSFORMER, common_settings, stock_settings
 from scipy.sparse.csgraph import connected_components
 from torchmdnet.models.model import load_model
 
-from dkmp_plugin.config import HYPERPARAMETERS
 from dkmp_plugin.datasets.label_file import read_label_file
 from dkmp_plugin.evaluation.prediction import best_checkpoint
 from dkmp_plugin.evaluation.smoothness import LineScan, Scan, count_minima, smoothness
@@ -35,14 +35,7 @@ LOCAL = {"cutoff_upper": 5.0, "max_num_neighbors": 64}
 MODELS: Dict[str, Dict[str, Any]] = {
     "dkmp-c, smooth shells": {"shell_overlap": 1.0},
     "dkmp-c, hard shells": {"shell_overlap": 0.0},
-    "equivariant-transformer": {
-        **LOCAL,
-        "model": "equivariant-transformer",
-        "distance_influence": "both",
-        "neighbor_embedding": True,
-        "vector_cutoff": True,
-        "attn_activation": "silu",
-    },
+    "equivariant-transformer": {**LOCAL, **EQUIVARIANT_TRANSFORMER},
     "tensornet": {**LOCAL, "model": "tensornet", "num_layers": 2},
 }
 PROMINENCE = 0.5  # kcal/mol: shallower dips are not counted as minima
@@ -76,13 +69,7 @@ def train(name: str, arguments: argparse.Namespace) -> Path:
     """Stock torchmd-train with the demo's settings; returns the best checkpoint."""
     folder = arguments.output / name.replace(", ", "-").replace(" ", "-")
     if not (folder / "finished").is_file():
-        settings = yaml.safe_load((ROOT / "examples/dkmp.yaml").read_text())
-        # The same for all: torchmd-net's own models know no other optimiser.
-        settings.update(optimizer="adamw", lr=1.5e-3)
-        if "model" in MODELS[name]:
-            # Schedules of ours are for our models; the default one is torchmd-net's own.
-            ours = {parameter.name for parameter in HYPERPARAMETERS}
-            settings = {key: value for key, value in settings.items() if key not in ours}
+        settings = stock_settings() if "model" in MODELS[name] else common_settings()
         settings.update(
             dataset_root=str(arguments.demo / "p_xylene.h5"),
             splits=str(write_splits(arguments)),

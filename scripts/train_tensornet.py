@@ -17,8 +17,8 @@ from typing import Any, Dict, Optional
 
 import torch
 import yaml
+from peer_settings import stock_settings
 
-from dkmp_plugin.config import HYPERPARAMETERS
 from dkmp_plugin.evaluation.held_out import error_text, evaluate_held_out
 from dkmp_plugin.evaluation.prediction import best_checkpoint, checkpoints_by_epoch
 from dkmp_plugin.files import replaced_on_success
@@ -47,11 +47,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def configuration(arguments: argparse.Namespace, stage: int) -> Dict[str, Any]:
     """torchmd-train's settings of one stage."""
-    ours = {parameter.name for parameter in HYPERPARAMETERS}
-    common = yaml.safe_load((ROOT / "examples/dkmp.yaml").read_text())
-    stock = {name: value for name, value in common.items() if name not in ours}
     return {
-        **stock,
+        **stock_settings(),
         **TENSORNET,
         "dataset_root": str(arguments.demo / "p_xylene.h5"),
         "splits": str(arguments.demo / "splits.npz"),

@@ -6,6 +6,7 @@ from typing import Callable, Dict, Optional, Tuple
 import torch
 from torch import Tensor, nn
 
+from dkmp_plugin.config import spline_degree
 from dkmp_plugin.graph import edge_vectors
 from dkmp_plugin.models.dilated_layer import DegreeUpdateLayer, DilatedMessages, SharedUpdateLayer
 from dkmp_plugin.models.initial_weights import reset_linear_maps
@@ -217,7 +218,7 @@ class DKMPC(nn.Module):
         if revision not in _LAYERS:
             raise ValueError(f"revision: {revision!r} was given, one of {list(_LAYERS)} is expected")
         num_shells = num_layers if num_shells is None else num_shells
-        degree = 5 if revision > 5 else 3
+        degree = spline_degree(revision)
         shells = [RadiusShell(s, num_shells, cutoff_upper, shell_overlap, degree) for s in range(num_shells)]
         self.max_z = max_z
         self.distance = DilatedGraph(cutoff_upper, num_shells, shell_overlap, max_num_neighbors, box_vecs)
