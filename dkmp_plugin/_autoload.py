@@ -16,6 +16,7 @@ _EXTENDED_MODULES = {
     "torchmdnet.models": "extend_models",
     "torchmdnet.models.output_modules": "extend_output_modules",
     "torchmdnet.models.model": "extend_model_factory",
+    "torchmdnet.loss": "extend_losses",
     "torchmdnet.module": "extend_lightning_module",
     "torchmdnet.data": "extend_data_module",
     "torchmdnet.datasets": "extend_datasets",

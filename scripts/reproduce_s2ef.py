@@ -87,6 +87,8 @@ def choose_learning_rate(
 ) -> float:
     """A short training with every candidate not tried before; the lowest validation force MAE wins."""
     settings = protocol.settings(row.name, model)
+    if len(settings["learning_rates"]) == 1:
+        return settings["learning_rates"][0]
     errors = json.loads(path.read_text())["validation_force_mae"] if path.is_file() else {}
     missing = [candidate for candidate in settings["learning_rates"] if str(candidate) not in errors]
     if not missing:

@@ -60,6 +60,13 @@ def extend_model_factory(module: Any) -> None:
     module.create_model = create_model
 
 
+def extend_losses(module: Any) -> None:
+    """torchmdnet.loss: our losses by name (choices of ``--train-loss``)."""
+    from dkmp_plugin.training.losses import norm_loss
+
+    module.loss_class_mapping["norm_loss"] = norm_loss
+
+
 def extend_lightning_module(module: Any) -> None:
     """torchmdnet.module: checkpoints record what the energies of the training data mean."""
     import torchmdnet.models.model as model_factory
@@ -200,8 +207,9 @@ def _read_numbers(parser: argparse.ArgumentParser, namespace: argparse.Namespace
 
 
 def extend_command_line(module: Any) -> None:
-    """torchmdnet.scripts.train: our hyper-parameters as flags, listed by ``--help``."""
+    """torchmdnet.scripts.train: our hyper-parameters as flags, listed by ``--help``; monitors that exist."""
     get_torchmdnet_argparse = module.get_argparse
+    get_torchmdnet_args = module.get_args
 
     @functools.wraps(get_torchmdnet_argparse)
     def get_argparse():
@@ -209,4 +217,23 @@ def extend_command_line(module: Any) -> None:
         add_arguments(parser)
         return parser
 
+    @functools.wraps(get_torchmdnet_args)
+    def get_args():
+        args = get_torchmdnet_args()
+        if _is_dkmp(args):
+            _monitor_training_loss(args)
+        return args
+
     module.get_argparse = get_argparse
+    module.get_args = get_args
+
+
+def _monitor_training_loss(args: argparse.Namespace) -> None:
+    """Watch the training loss where torchmd-net's default, mean squares, is not computed.
+
+    torchmd-net validates with the training loss and the mean absolute error alone, whatever its monitors are.
+    """
+    for monitor in ("early_stopping_monitor", "checkpoint_monitor"):
+        name = getattr(args, monitor)
+        if name is not None:
+            setattr(args, monitor, name.replace("_mse_loss", f"_{args.train_loss}"))

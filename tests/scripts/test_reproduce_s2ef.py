@@ -224,6 +224,48 @@ def test_the_optimizer_is_the_protocols(protocol_file, s2ef):
         make(optimizer="sgd")
 
 
+def test_the_loss_of_forces_is_the_protocols(protocol_file, s2ef):
+    protocol = s2ef["protocol"].load_protocol(protocol_file)
+    row, training = protocol.rows["acac"], s2ef["training"]
+    structures = s2ef["structures"].load_structures(row)
+    settings = {**protocol.settings("acac", "graph-network"), "energy_weight_per_atom": [1e-9, 2e-9]}
+
+    def first_loss(**changes):
+        budget = training.Budget(epochs=1)
+        one = training.Training("graph-network", {**settings, **changes}, 1e-3, structures, 4, budget)
+        _, forces = one.model(*one.data.batch(torch.arange(4)))
+        errors = forces.detach() - one.scaling.forces(one.data.forces[:4].reshape(-1, 3))
+        return one.train_step(torch.arange(4)), errors
+
+    loss, errors = first_loss()
+    assert loss == pytest.approx(settings["force_weight"] * errors.square().mean().item(), rel=1e-5)
+    loss, errors = first_loss(force_loss="norm")
+    assert loss == pytest.approx(settings["force_weight"] * errors.norm(dim=1).mean().item(), rel=1e-5)
+    with pytest.raises(ValueError, match="'l1' was given"):
+        first_loss(force_loss="l1")
+
+
+def test_a_single_learning_rate_needs_no_search(protocol_file, tmp_path):
+    values = yaml.safe_load(protocol_file.read_text())
+    values["rows"]["acac"]["common"]["learning_rates"] = [2.0e-3]
+    protocol = tmp_path / "protocol.yaml"
+    protocol.write_text(yaml.safe_dump(values))
+    results = tmp_path / "results"
+    arguments = (
+        "train",
+        "--work",
+        str(tmp_path / "work"),
+        "--models",
+        "graph-network",
+        "--budgets",
+        "epochs",
+    )
+    done = reproduce(protocol, results, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((results / "acac__graph-network__epochs.json").read_text())["learning_rate"] == 2e-3
+    assert not (results / "acac__graph-network__learning_rate.json").exists()
+
+
 def test_models_of_one_seed_start_at_the_mean_energy(protocol_file, s2ef):
     """Where an untrained model's energies lie must not decide the comparison."""
     protocol = s2ef["protocol"].load_protocol(protocol_file)

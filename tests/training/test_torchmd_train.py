@@ -26,10 +26,10 @@ def checkpoints(configuration_path):
     return sorted(folder.glob("epoch=*.ckpt"))
 
 
-def epochs_logged(configuration_path):
+def epochs_logged(configuration_path, loss="mse_loss"):
     folder = Path(yaml.safe_load(configuration_path.read_text())["log_dir"])
     with open(folder / "metrics.csv") as file:
-        return {float(row["epoch"]) for row in csv.DictReader(file) if row["val_total_mse_loss"]}
+        return {float(row["epoch"]) for row in csv.DictReader(file) if row[f"val_total_{loss}"]}
 
 
 def test_trains_two_epochs_then_resumes(configuration):
@@ -64,6 +64,19 @@ def test_trains_with_muon_and_resumes(configuration, schedule):
     resumed = torchmd_train("--load-model", last, "--conf", path)
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     assert torch.load(checkpoints(path)[-1], weights_only=True)["global_step"] == 6
+
+
+@pytest.mark.parametrize("loss", ["norm_loss", "l1_loss"])
+def test_other_losses_are_what_checkpoints_are_chosen_by(configuration, loss):
+    path = configuration(train_loss=loss)
+    done = torchmd_train("--conf", path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert epochs_logged(path, loss) == {0.0, 1.0}
+    folder = Path(yaml.safe_load(path.read_text())["log_dir"])
+    with open(folder / "metrics.csv") as file:
+        losses = [row[f"val_total_{loss}"] for row in csv.DictReader(file)]
+    named = {path.name.split("val_loss=")[1].split("-")[0] for path in checkpoints(path)}
+    assert named == {f"{float(value):.4f}" for value in losses if value}
 
 
 def test_two_processes_with_gloo(configuration):
