@@ -27,6 +27,8 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 import numpy as np
 import torch
 
+from dkmp_plugin.config import REVISIONS
+
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("DKMP_DATA", ROOT.parent / "shared" / "data"))
 GRAPH_STRUCTURES = ("dhfr.pdb", "factorIX.pdb", "stmv.pdb")
@@ -107,7 +109,7 @@ def torchmdnet_model(architecture: str, **changes: Any) -> torch.nn.Module:
         "model": architecture,
         "embedding_dimension": 128,
         "num_layers": 6,
-        "revision": 6,
+        "revision": REVISIONS[-1],
         "num_rbf": 32,
         "rbf_type": "expnorm",
         "trainable_rbf": False,

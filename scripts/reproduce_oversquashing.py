@@ -17,11 +17,13 @@ import numpy as np
 import torch
 from ase.io import read
 from matplotlib.figure import Figure
+from peer_settings import EQUIVARIANT_TRANSFORMER
 from s2ef.models import TORCHMDNET_MODELS, build_model
 from torch import Tensor, nn
 from torchmdnet.models.model import create_model
 from tqdm import tqdm
 
+from dkmp_plugin.config import REVISIONS
 from dkmp_plugin.evaluation.oversquashing import feature_jacobian
 from dkmp_plugin.files import replaced_on_success
 
@@ -46,14 +48,8 @@ COMMON: Dict[str, Any] = {
 }
 LOCAL: Dict[str, Any] = {"cutoff_upper": 5.0, "max_num_neighbors": 64, "neighbor_embedding": True}
 MODELS: Dict[str, Dict[str, Any]] = {
-    "dkmp-c, 12 Å, one pass": {"model": "dkmp-c", "revision": 2, "cutoff_upper": 12.0},
-    "equivariant-transformer, 5 Å": {
-        **LOCAL,
-        "model": "equivariant-transformer",
-        "attn_activation": "silu",
-        "distance_influence": "both",
-        "vector_cutoff": True,
-    },
+    "dkmp-c, 12 Å, one pass": {"model": "dkmp-c", "revision": REVISIONS[-1], "cutoff_upper": 12.0},
+    "equivariant-transformer, 5 Å": {**LOCAL, **EQUIVARIANT_TRANSFORMER},
     "graph-network, 5 Å": {**LOCAL, "model": "graph-network", "aggr": "add"},
 }
 BIN = 2.0  # Å
