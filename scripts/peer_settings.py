@@ -20,8 +20,9 @@ EQUIVARIANT_TRANSFORMER = {
 
 
 def common_settings(configuration: Path = EXAMPLE) -> Dict[str, Any]:
-    """Those of a configuration of dkmp-c, with the one optimiser that all models know and a rate for it."""
-    return {**yaml.safe_load(configuration.read_text()), "optimizer": "adamw", "lr": 1.5e-3}
+    """Those of a configuration of dkmp-c, with torchmd-net's own loss and optimiser and a rate for it."""
+    ours = yaml.safe_load(configuration.read_text())
+    return {**ours, "train_loss": "mse_loss", "optimizer": "adamw", "lr": 1.5e-3}
 
 
 def stock_settings(configuration: Path = EXAMPLE) -> Dict[str, Any]:
