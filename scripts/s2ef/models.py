@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from dkmp_plugin.graph import radius_shells
 
-TORCHMDNET_MODELS = ("dkmp-c", "equivariant-transformer", "tensornet", "graph-network")
+# Sizes of dkmp-c in the protocol.
+DKMP_C_SIZES = ("dkmp-c", "dkmp-c-large")
+TORCHMDNET_MODELS = (*DKMP_C_SIZES, "equivariant-transformer", "tensornet", "graph-network")
 # torchmd-net's own defaults where neither the protocol nor the model says otherwise.
 _TORCHMDNET_DEFAULTS: Dict[str, Any] = {
     "cutoff_lower": 0.0,
@@ -43,7 +45,8 @@ class TorchMDNetModel(nn.Module):
         super().__init__()
         from torchmdnet.models.model import create_model
 
-        self.model = create_model({**_TORCHMDNET_DEFAULTS, **settings, "model": name})
+        architecture = "dkmp-c" if name in DKMP_C_SIZES else name
+        self.model = create_model({**_TORCHMDNET_DEFAULTS, **settings, "model": architecture})
 
     def forward(
         self, z: Tensor, pos: Tensor, batch: Tensor, box: Optional[Tensor] = None

@@ -7,6 +7,7 @@ from typing import Any, Dict, List
 
 import yaml
 
+from s2ef.models import DKMP_C_SIZES
 from s2ef.protocol import BUDGETS, Protocol
 
 PUBLISHED_FILE = Path(__file__).with_name("published.yaml")
@@ -55,20 +56,23 @@ def table_lines(results: List[Dict[str, Any]]) -> List[Dict[str, Any]]:
 
 
 def margins(results: List[Dict[str, Any]]) -> List[str]:
-    """How far dkmp-c is below the best peer, per row and budget: in force MAE and energy MAE."""
+    """How far each size of dkmp-c is below the best peer, per row and budget: in force MAE and energy MAE."""
     texts = []
     groups = dict.fromkeys((result["row"], result["budget"]) for result in results)
     for row, budget in groups:
         errors = {r["model"]: r["test"] for r in results if (r["row"], r["budget"]) == (row, budget)}
-        own = errors.pop("dkmp-c", None)
-        if own is None or not errors:
-            continue
-        parts = []
-        for name in ("force_mae", "energy_mae"):
-            best = min(errors, key=lambda model, name=name: errors[model][name])  # type: ignore[misc]
-            change = 100 * (own[name] / errors[best][name] - 1)
-            parts.append(f"{name.replace('_mae', ' MAE')} {change:+.0f} % against {best}")
-        texts.append(f"{row}, equal {budget}: dkmp-c {', '.join(parts)}; peers finished: {', '.join(errors)}")
+        peers = {model: values for model, values in errors.items() if model not in DKMP_C_SIZES}
+        for size in DKMP_C_SIZES:
+            if size not in errors or not peers:
+                continue
+            parts = []
+            for name in ("force_mae", "energy_mae"):
+                best = min(peers, key=lambda model, name=name: peers[model][name])  # type: ignore[misc]
+                change = 100 * (errors[size][name] / peers[best][name] - 1)
+                parts.append(f"{name.replace('_mae', ' MAE')} {change:+.0f} % against {best}")
+            texts.append(
+                f"{row}, equal {budget}: {size} {', '.join(parts)}; peers finished: {', '.join(peers)}"
+            )
     return texts
 
 
