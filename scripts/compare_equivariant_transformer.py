@@ -43,24 +43,20 @@ def training_seconds(arguments: argparse.Namespace) -> int:
 
 def configurations(arguments: argparse.Namespace) -> Dict[str, Dict[str, Any]]:
     """torchmd-train settings of both models, on the demo's labels, without an end other than the time."""
-    changes = {
-        "dataset_root": str(arguments.demo / "p_xylene.h5"),
-        "splits": str(arguments.demo / "splits.npz"),
-        "num_epochs": 100_000,
-        "early_stopping_patience": 100_000,
+    common = common_settings(arguments.configuration)
+    common.update(
+        dataset_root=str(arguments.demo / "p_xylene.h5"),
+        splits=str(arguments.demo / "splits.npz"),
+        num_epochs=100_000,
+        early_stopping_patience=100_000,
         # torchmd-net's own schedule for both: it needs no number of epochs.
-        "lr_factor": 0.6,
-        "lr_patience": 0,
-    }
-    dkmp = {**common_settings(arguments.configuration), **changes}
-    dkmp.pop("lr_schedule", None)
+        lr_factor=0.6,
+        lr_patience=0,
+    )
+    common.pop("lr_schedule", None)
     return {
-        "dkmp-c": dkmp,
-        "equivariant-transformer": {
-            **stock_settings(arguments.configuration),
-            **changes,
-            **EQUIVARIANT_TRANSFORMER,
-        },
+        "dkmp-c": common,
+        "equivariant-transformer": {**stock_settings(common), **EQUIVARIANT_TRANSFORMER},
     }
 
 

@@ -25,7 +25,7 @@ def common_settings(configuration: Path = EXAMPLE) -> Dict[str, Any]:
     return {**ours, "train_loss": "mse_loss", "optimizer": "adamw", "lr": 1.5e-3}
 
 
-def stock_settings(configuration: Path = EXAMPLE) -> Dict[str, Any]:
-    """The common settings without the keys that only our models know."""
+def stock_settings(settings: Dict[str, Any]) -> Dict[str, Any]:
+    """The same without the keys that only our models know."""
     ours = {parameter.name for parameter in HYPERPARAMETERS}
-    return {name: value for name, value in common_settings(configuration).items() if name not in ours}
+    return {name: value for name, value in settings.items() if name not in ours}

@@ -69,7 +69,9 @@ def train(name: str, arguments: argparse.Namespace) -> Path:
     """Stock torchmd-train with the demo's settings; returns the best checkpoint."""
     folder = arguments.output / name.replace(", ", "-").replace(" ", "-")
     if not (folder / "finished").is_file():
-        settings = stock_settings() if "model" in MODELS[name] else common_settings()
+        settings = common_settings()
+        if "model" in MODELS[name]:
+            settings = stock_settings(settings)
         settings.update(
             dataset_root=str(arguments.demo / "p_xylene.h5"),
             splits=str(write_splits(arguments)),

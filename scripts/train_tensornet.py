@@ -17,7 +17,7 @@ from typing import Any, Dict, Optional
 
 import torch
 import yaml
-from peer_settings import stock_settings
+from peer_settings import common_settings, stock_settings
 
 from dkmp_plugin.evaluation.held_out import error_text, evaluate_held_out
 from dkmp_plugin.evaluation.prediction import best_checkpoint, checkpoints_by_epoch
@@ -48,7 +48,7 @@ def parse_arguments() -> argparse.Namespace:
 def configuration(arguments: argparse.Namespace, stage: int) -> Dict[str, Any]:
     """torchmd-train's settings of one stage."""
     return {
-        **stock_settings(),
+        **stock_settings(common_settings()),
         **TENSORNET,
         "dataset_root": str(arguments.demo / "p_xylene.h5"),
         "splits": str(arguments.demo / "splits.npz"),
