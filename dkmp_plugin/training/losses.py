@@ -1,7 +1,16 @@
 """Training losses that torchmd-net does not have."""
 
+from typing import Callable, Optional
+
 import torch
 from torch import Tensor
+
+from dkmp_plugin.graph import radius_shells
+
+# In Å. As wide as a bond and its angles: their forces, equal and opposite, cancel in the sum.
+_NEIGHBORHOOD = 1.5
+# In widths of the neighbourhood: where its weight, exp(-4.5), no longer matters.
+_TRUNCATION = 3.0
 
 
 def norm_loss(prediction: Tensor, target: Tensor) -> Tensor:
@@ -19,3 +28,72 @@ def norm_loss(prediction: Tensor, target: Tensor) -> Tensor:
         Scalar, in the unit of the arguments.
     """
     return torch.linalg.vector_norm(prediction - target, dim=-1).mean()
+
+
+def neighborhood_sums(values: Tensor, pos: Tensor, batch: Tensor, box: Optional[Tensor] = None) -> Tensor:
+    """Sums over every atom's neighbourhood, weighted by a Gaussian of the distance of 1.5 Å width.
+
+    They are divided by the root of the sum of the squared weights: values that know nothing of each other
+    keep their size.
+
+    Args:
+        values: One row per atom, shape (N, components).
+        pos: Positions in Å, shape (N, 3).
+        batch: System of each atom, shape (N,), non-decreasing.
+        box: Box vectors as rows in Å, shape (3, 3) or (B, 3, 3), or None.
+
+    Returns:
+        The shape of ``values``.
+    """
+    pos = pos.detach()
+    graph = radius_shells(pos, _TRUNCATION * _NEIGHBORHOOD, 1, batch, box)
+    receivers, senders = graph.edge_index
+    weights = torch.exp(-0.5 * (graph.distance / _NEIGHBORHOOD) ** 2).to(values.dtype)
+    sums = values.index_add(0, receivers, weights.unsqueeze(1) * values[senders])
+    squares = torch.ones_like(values[:, 0]).index_add(0, receivers, weights**2)
+    return sums / squares.sqrt().unsqueeze(1)
+
+
+def neighborhood_norm_loss(
+    prediction: Tensor, target: Tensor, pos: Tensor, batch: Tensor, box: Optional[Tensor] = None
+) -> Tensor:
+    """:func:`norm_loss` of the forces, plus the same of their sums over neighbourhoods.
+
+    Forces along bonds and angles are the largest, and so are their errors, but every mode of vibration holds
+    the same energy. In a neighbourhood's sum the stiff ones cancel and the soft ones stay, which decide how
+    the energies of conformations differ.
+
+    Args:
+        prediction: Forces, shape (N, 3).
+        target: The same shape.
+        pos: As of :func:`neighborhood_sums`.
+        batch: The same.
+        box: The same.
+
+    Returns:
+        Scalar, in the unit of the forces.
+    """
+    sums = neighborhood_sums(prediction - target, pos, batch, box)
+    return norm_loss(prediction, target) + torch.linalg.vector_norm(sums, dim=-1).mean()
+
+
+def loss_of_structures(
+    pos: Tensor, batch: Tensor, box: Optional[Tensor] = None
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """:func:`neighborhood_norm_loss` as torchmd-net calls a loss, of predictions and targets alone.
+
+    Args:
+        pos: As of :func:`neighborhood_sums`.
+        batch: The same.
+        box: The same.
+
+    Returns:
+        The loss: of values per atom, shape (N, 3), as above; of energies, shape (B, 1), :func:`norm_loss`.
+    """
+
+    def loss(prediction: Tensor, target: Tensor) -> Tensor:
+        if prediction.shape != pos.shape:
+            return norm_loss(prediction, target)
+        return neighborhood_norm_loss(prediction, target, pos, batch, box)
+
+    return loss

@@ -62,13 +62,15 @@ def extend_model_factory(module: Any) -> None:
 
 def extend_losses(module: Any) -> None:
     """torchmdnet.loss: our losses by name (choices of ``--train-loss``)."""
-    from dkmp_plugin.training.losses import norm_loss
+    from dkmp_plugin.training.losses import neighborhood_norm_loss, norm_loss
 
-    module.loss_class_mapping["norm_loss"] = norm_loss
+    # The second needs to know where the atoms are: extend_lightning_module.
+    for loss in (norm_loss, neighborhood_norm_loss):
+        module.loss_class_mapping[loss.__name__] = loss
 
 
 def extend_lightning_module(module: Any) -> None:
-    """torchmdnet.module: checkpoints record what the energies of the training data mean."""
+    """torchmdnet.module: losses, optimiser and schedule; checkpoints record what the energies mean."""
     import torchmdnet.models.model as model_factory
 
     # Bound by from-import: stale if torchmdnet.module was imported before the hook was in place.
@@ -84,6 +86,17 @@ def extend_lightning_module(module: Any) -> None:
             checkpoint["dkmp_plugin"] = {"version": __version__, "dataset": dict(metadata or {})}
 
     module.LNNP.on_save_checkpoint = on_save_checkpoint
+    compute_torchmdnet_losses = module.LNNP._compute_losses
+
+    @functools.wraps(compute_torchmdnet_losses)
+    def _compute_losses(self, y, neg_y, batch, loss_fn, loss_name, stage):
+        if loss_name == "neighborhood_norm_loss":
+            from dkmp_plugin.training.losses import loss_of_structures
+
+            loss_fn = loss_of_structures(batch.pos, batch.batch, batch.box if "box" in batch else None)
+        return compute_torchmdnet_losses(self, y, neg_y, batch, loss_fn, loss_name, stage)
+
+    module.LNNP._compute_losses = _compute_losses
     configure_torchmdnet_optimizers = module.LNNP.configure_optimizers
 
     @functools.wraps(configure_torchmdnet_optimizers)

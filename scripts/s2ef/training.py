@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dkmp_plugin.evaluation.metrics import EnergyForceErrors, energy_force_errors
 from dkmp_plugin.files import replaced_on_success
-from dkmp_plugin.training.losses import norm_loss
+from dkmp_plugin.training.losses import neighborhood_norm_loss, norm_loss
 from dkmp_plugin.training.muon import MuonWithAdamW
 from s2ef.models import build_model
 from s2ef.structures import Scaling, Structures, shuffled_batches
@@ -223,11 +223,12 @@ class Training:
         start = time.process_time()
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate()
-        energies, forces = self.model(*self.data.batch(indices))
+        z, pos, batch, box = self.data.batch(indices)
+        energies, forces = self.model(z, pos, batch, box)
         energy_error = energies - self.scaling.energies(self.data.energy[indices])
-        force_error = forces - self.scaling.forces(self.data.forces[indices].reshape(-1, 3))
+        targets = self.scaling.forces(self.data.forces[indices].reshape(-1, 3))
         loss = self._energy_weight() * energy_error.square().mean()
-        loss = loss + self.settings["force_weight"] * self._force_loss(force_error)
+        loss = loss + self.settings["force_weight"] * self._force_loss(forces, targets, pos, batch, box)
         if not torch.isfinite(loss):
             raise Diverged(f"the loss is {loss.item()} at step {self.progress.step}; the training is void")
         self.optimizer.zero_grad()
@@ -239,14 +240,20 @@ class Training:
         self.progress.cpu_seconds += time.process_time() - start
         return loss.item()
 
-    def _force_loss(self, error: Tensor) -> Tensor:
-        """Mean square of the components, or with ``force_loss: norm`` mean length of the atoms' errors."""
+    def _force_loss(
+        self, forces: Tensor, targets: Tensor, pos: Tensor, batch: Tensor, box: Optional[Tensor]
+    ) -> Tensor:
+        """Mean square of the components' errors, or what ``force_loss`` names."""
         name = self.settings.get("force_loss", "squares")
         if name == "norm":
-            return norm_loss(error, torch.zeros_like(error))
+            return norm_loss(forces, targets)
+        if name == "neighborhood_norm":
+            return neighborhood_norm_loss(forces, targets, pos, batch, box)
         if name != "squares":
-            raise ValueError(f"force_loss: {name!r} was given, squares or norm is expected")
-        return error.square().mean()
+            raise ValueError(
+                f"force_loss: {name!r} was given, squares, norm or neighborhood_norm is expected"
+            )
+        return (forces - targets).square().mean()
 
     def _clip_gradients(self) -> None:
         """Cuts gradients to the fixed limit and, with ``gradient_outlier``, a multiple of their usual length.

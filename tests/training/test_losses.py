@@ -6,7 +6,12 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from dkmp_plugin.training.losses import norm_loss
+from dkmp_plugin.training.losses import (
+    loss_of_structures,
+    neighborhood_norm_loss,
+    neighborhood_sums,
+    norm_loss,
+)
 
 
 def test_is_the_mean_length_of_the_rows():
@@ -29,3 +34,63 @@ def test_every_atom_pulls_alike_and_a_perfect_one_not_at_all():
     (gradient,) = torch.autograd.grad(norm_loss(prediction, torch.zeros(3, 3)), prediction)
     assert gradient.norm(dim=1).tolist() == pytest.approx([1 / 3, 1 / 3, 0.0])
     assert not math.isnan(gradient.sum().item())
+
+
+def two_systems(seed=0):
+    random = torch.Generator().manual_seed(seed)
+    pos = torch.rand(60, 3, dtype=torch.float64, generator=random) * 8.0
+    values = torch.randn(60, 3, dtype=torch.float64, generator=random)
+    return pos, values, torch.tensor([0] * 25 + [1] * 35)
+
+
+def test_neighborhoods_are_gaussian_and_end_at_the_system():
+    pos, values, batch = two_systems()
+    distances = torch.cdist(pos, pos)
+    weights = torch.exp(-(distances**2) / (2 * 1.5**2)) * (distances < 4.5) * (batch[:, None] == batch)
+    expected = weights @ values / weights.square().sum(1, keepdim=True).sqrt()
+    torch.testing.assert_close(neighborhood_sums(values, pos, batch), expected)
+
+
+def test_neighborhoods_reach_through_a_periodic_boundary():
+    box = 20.0 * torch.eye(3, dtype=torch.float64)
+    pos = torch.tensor([[0.1, 0.0, 0.0], [19.0, 0.0, 0.0]], dtype=torch.float64)
+    values = torch.tensor([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]], dtype=torch.float64)
+    weight = math.exp(-(1.1**2) / (2 * 1.5**2))
+    sums = neighborhood_sums(values, pos, torch.zeros(2, dtype=torch.long), box)
+    expected = (1.0 - weight) / math.sqrt(1.0 + weight**2)
+    assert sums[:, 0].tolist() == pytest.approx([expected, -expected])
+
+
+def test_opposite_errors_of_a_bond_count_once_and_common_ones_twice():
+    pos = torch.tensor([[0.0, 0.0, 0.0], [1e-3, 0.0, 0.0]])
+    batch, target = torch.zeros(2, dtype=torch.long), torch.zeros(2, 3)
+    error = torch.tensor([[2.0, 0.0, 0.0], [2.0, 0.0, 0.0]])
+    common = neighborhood_norm_loss(error, target, pos, batch)
+    stretch = neighborhood_norm_loss(error * torch.tensor([[1.0], [-1.0]]), target, pos, batch)
+    assert stretch.item() == pytest.approx(2.0, abs=1e-5)
+    assert common.item() == pytest.approx(2.0 + 4.0 / math.sqrt(2.0), abs=1e-5)
+
+
+def test_neighborhood_loss_turns_and_differentiates():
+    pos, prediction, batch = two_systems()
+    target = two_systems(1)[1]
+    rotation = torch.tensor(Rotation.from_rotvec([0.3, -1.0, 2.0]).as_matrix())
+    turned = neighborhood_norm_loss(prediction @ rotation, target @ rotation, pos @ rotation, batch)
+    torch.testing.assert_close(turned, neighborhood_norm_loss(prediction, target, pos, batch))
+    prediction.requires_grad_(True)
+    assert torch.autograd.gradcheck(lambda p: neighborhood_norm_loss(p, target, pos, batch), prediction)
+
+
+def test_a_perfect_prediction_has_no_gradient():
+    pos, target, batch = two_systems()
+    prediction = target.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(neighborhood_norm_loss(prediction, target, pos, batch), prediction)
+    assert not gradient.any()
+
+
+def test_energies_have_no_neighborhoods():
+    pos, forces, batch = two_systems()
+    loss = loss_of_structures(pos, batch)
+    assert loss(torch.tensor([[-2.0], [1.0]]), torch.zeros(2, 1)).item() == pytest.approx(1.5)
+    zero = torch.zeros_like(forces)
+    torch.testing.assert_close(loss(forces, zero), neighborhood_norm_loss(forces, zero, pos, batch))
