@@ -47,12 +47,14 @@ class Progress:
         cpu_seconds: Process CPU seconds spent in optimiser steps.
         losses: Mean training loss of every epoch (since the last resume, where there was one within it).
         gradient_norm: Running mean of the gradients' length, as it was after clipping.
+        centred: Whether the energies' mean error on the training structures has been taken out.
     """
 
     step: int = 0
     cpu_seconds: float = 0.0
     losses: List[float] = field(default_factory=list)
     gradient_norm: Optional[float] = None
+    centred: bool = False
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,19 @@ class Training:
                 f"loss {self.progress.losses[-1]:.5f}",
                 flush=True,
             )
+        if self.settings.get("energy_loss") == "relative" and not self.progress.centred:
+            self._centre_energies()
         self.save()
+
+    def _centre_energies(self) -> None:
+        """Takes the energies' mean error on the training structures out: relative ones say nothing of it."""
+        start = time.process_time()
+        energies, _ = self.predict(self.data)
+        error = float((energies - self.data.energy).mean()) / self.scaling.unit / len(self.data.z)
+        for model in (self.model, self.averaged.module):
+            model.shift -= error
+        self.progress.centred = True
+        self.progress.cpu_seconds += time.process_time() - start
 
     def predict(self, structures: Structures, batch_size: int = 5) -> Tuple[Tensor, Tensor]:
         """Energies (M,) and forces (M, N, 3) of the averaged weights, float64, in the unit of the labels."""
@@ -227,7 +241,7 @@ class Training:
         energies, forces = self.model(z, pos, batch, box)
         energy_error = energies - self.scaling.energies(self.data.energy[indices])
         targets = self.scaling.forces(self.data.forces[indices].reshape(-1, 3))
-        loss = self._energy_weight() * energy_error.square().mean()
+        loss = self._energy_weight() * self._energy_loss(energy_error)
         loss = loss + self.settings["force_weight"] * self._force_loss(forces, targets, pos, batch, box)
         if not torch.isfinite(loss):
             raise Diverged(f"the loss is {loss.item()} at step {self.progress.step}; the training is void")
@@ -239,6 +253,15 @@ class Training:
         self.progress.step += 1
         self.progress.cpu_seconds += time.process_time() - start
         return loss.item()
+
+    def _energy_loss(self, error: Tensor) -> Tensor:
+        """Mean square of the errors, or with ``energy_loss: relative`` their variance within the batch."""
+        name = self.settings.get("energy_loss", "squares")
+        if name == "relative":
+            return error.var() if len(error) > 1 else 0.0 * error.sum()
+        if name != "squares":
+            raise ValueError(f"energy_loss: {name!r} was given, squares or relative is expected")
+        return error.square().mean()
 
     def _force_loss(
         self, forces: Tensor, targets: Tensor, pos: Tensor, batch: Tensor, box: Optional[Tensor]

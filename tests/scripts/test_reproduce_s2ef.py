@@ -279,6 +279,31 @@ def test_models_of_one_seed_start_at_the_mean_energy(protocol_file, s2ef):
         assert energies.mean().item() == pytest.approx(expected.item(), abs=1e-3)
 
 
+def test_relative_energies_leave_the_mean_error_to_the_end(protocol_file, s2ef, tmp_path):
+    protocol = s2ef["protocol"].load_protocol(protocol_file)
+    structures = s2ef["structures"].load_structures(protocol.rows["acac"])
+    training = s2ef["training"]
+    settings = {**protocol.settings("acac", "dkmp-c"), "energy_loss": "relative"}
+
+    def mean_error(run):
+        energies, _ = run.predict(structures["train"])
+        return float((energies - structures["train"].energy).mean())
+
+    arguments = ("dkmp-c", settings, 1e-3, structures, 4, training.Budget(epochs=2), tmp_path / "run.pt")
+    run = training.Training(*arguments)
+    error = torch.tensor([0.5, -1.0, 2.0])
+    assert run._energy_loss(error + 7.0).item() == pytest.approx(run._energy_loss(error).item())
+    assert run._energy_loss(error[:1]).item() == 0.0
+    run.averaged.module.shift += 1.0
+    run.run()
+    assert mean_error(run) == pytest.approx(0.0, abs=1e-4)
+    spent = run.progress.cpu_seconds
+    again = training.Training(*arguments)
+    again.run()
+    assert again.progress.cpu_seconds == spent
+    assert mean_error(again) == pytest.approx(0.0, abs=1e-4)
+
+
 def test_a_training_that_collapses_is_done_anew_at_half_the_rate(protocol_file, s2ef, tmp_path, monkeypatch):
     protocol = s2ef["protocol"].load_protocol(protocol_file)
     structures = s2ef["structures"].load_structures(protocol.rows["acac"])
