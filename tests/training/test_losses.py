@@ -11,6 +11,7 @@ from dkmp_plugin.training.losses import (
     neighborhood_norm_loss,
     neighborhood_sums,
     norm_loss,
+    relative_norm_loss,
 )
 
 
@@ -88,9 +89,18 @@ def test_a_perfect_prediction_has_no_gradient():
     assert not gradient.any()
 
 
+def test_energies_count_relative_to_each_other_and_their_mean_error_a_tenth():
+    energies = torch.tensor([[5.0], [1.0]], requires_grad=True)
+    loss = relative_norm_loss(energies, torch.zeros(2, 1))
+    assert loss.item() == pytest.approx(2.0 + 0.1 * 3.0)
+    (gradient,) = torch.autograd.grad(loss, energies)
+    assert gradient.sum().item() == pytest.approx(0.1)
+    assert relative_norm_loss(energies[:1], torch.zeros(1, 1)).item() == pytest.approx(5.0)
+
+
 def test_energies_have_no_neighborhoods():
     pos, forces, batch = two_systems()
-    loss = loss_of_structures(pos, batch)
-    assert loss(torch.tensor([[-2.0], [1.0]]), torch.zeros(2, 1)).item() == pytest.approx(1.5)
+    loss, energies = loss_of_structures(pos, batch), torch.tensor([[-2.0], [1.0]])
+    assert loss(energies, torch.zeros(2, 1)) == relative_norm_loss(energies, torch.zeros(2, 1))
     zero = torch.zeros_like(forces)
     torch.testing.assert_close(loss(forces, zero), neighborhood_norm_loss(forces, zero, pos, batch))
