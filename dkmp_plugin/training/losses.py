@@ -9,10 +9,10 @@ from dkmp_plugin.graph import radius_shells
 
 # In Å. As wide as a bond and its angles: their forces, equal and opposite, cancel in the sum.
 _NEIGHBORHOOD = 1.5
-# Weight of the energies' mean error in a batch, whose gradient otherwise is the largest and noisiest of all.
-_MEAN_ERROR = 0.1
 # In widths of the neighbourhood: where its weight, exp(-4.5), no longer matters.
 _TRUNCATION = 3.0
+# Weight of the energies' mean error in a batch, whose gradient otherwise is the largest and noisiest of all.
+_MEAN_ERROR = 0.1
 
 
 def norm_loss(prediction: Tensor, target: Tensor) -> Tensor:
@@ -46,9 +46,9 @@ def relative_norm_loss(prediction: Tensor, target: Tensor) -> Tensor:
     Returns:
         Scalar, in the unit of the arguments; :func:`norm_loss` of a single energy.
     """
-    error = prediction - target
-    if len(error) < 2:
+    if len(prediction) < 2:
         return norm_loss(prediction, target)
+    error = prediction - target
     mean = error.mean(dim=0)
     return (error - mean).abs().mean() + _MEAN_ERROR * mean.abs().mean()
 

@@ -44,7 +44,7 @@ class Progress:
 
     Attributes:
         step: Optimiser steps done.
-        cpu_seconds: Process CPU seconds spent in optimiser steps.
+        cpu_seconds: Process CPU seconds spent in optimiser steps, and in taking the energies' mean error out.
         losses: Mean training loss of every epoch (since the last resume, where there was one within it).
         gradient_norm: Running mean of the gradients' length, as it was after clipping.
         centred: Whether the energies' mean error on the training structures has been taken out.
