@@ -14,8 +14,15 @@ from torch import Tensor, nn
 from dkmp_plugin.graph import radius_shells
 
 # Sizes of dkmp-c in the protocol.
-DKMP_C_SIZES = ("dkmp-c", "dkmp-c-large")
-TORCHMDNET_MODELS = (*DKMP_C_SIZES, "equivariant-transformer", "tensornet", "graph-network")
+DKMP_C_SIZES = ("dkmp-c", "dkmp-c-large", "dkmp-c-larger")
+# The models of torchmd-net's interface: name in the protocol, architecture.
+TORCHMDNET_MODELS = {
+    **dict.fromkeys(DKMP_C_SIZES, "dkmp-c"),
+    "equivariant-transformer": "equivariant-transformer",
+    "tensornet": "tensornet",
+    "tensornet-large": "tensornet",
+    "graph-network": "graph-network",
+}
 # torchmd-net's own defaults where neither the protocol nor the model says otherwise.
 _TORCHMDNET_DEFAULTS: Dict[str, Any] = {
     "cutoff_lower": 0.0,
@@ -45,8 +52,7 @@ class TorchMDNetModel(nn.Module):
         super().__init__()
         from torchmdnet.models.model import create_model
 
-        architecture = "dkmp-c" if name in DKMP_C_SIZES else name
-        self.model = create_model({**_TORCHMDNET_DEFAULTS, **settings, "model": architecture})
+        self.model = create_model({**_TORCHMDNET_DEFAULTS, **settings, "model": TORCHMDNET_MODELS[name]})
 
     def forward(
         self, z: Tensor, pos: Tensor, batch: Tensor, box: Optional[Tensor] = None
