@@ -223,10 +223,10 @@ Results run_backward(
   const Tensor by_scalar = call.prepare(grad_scalar), by_vector = call.prepare(grad_vector);
   Features grads;
   grads.edge_vector = at::zeros_like(call.inputs.edge_vector);
-  grads.query = at::zeros_like(call.inputs.query);
-  grads.key = at::zeros_like(call.inputs.key);
-  grads.value = at::zeros_like(call.inputs.value);
-  grads.vector = at::zeros_like(call.inputs.vector);
+  grads.query = at::empty_like(call.inputs.query);
+  grads.key = at::empty_like(call.inputs.key);
+  grads.value = at::empty_like(call.inputs.value);
+  grads.vector = at::empty_like(call.inputs.vector);
   Tensor table_parts;
   if (need_table)
     table_parts = at::zeros({kTableParts, call.inputs.table.size(0), 4 * setup.width}, x.table.options());

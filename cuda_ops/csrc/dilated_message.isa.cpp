@@ -76,19 +76,32 @@ inline Slope<Wide> window(const MessageSetup& setup, const Wide& r) {
   return {choose(within, w.value, zero), choose(within, w.slope, zero)};
 }
 
+// B-spline weights of a table's rows and their derivatives by the distance: places of an edge's numbers, slopes kTaps
+// after their weights. Those of messages are times the window; those of the attention are not.
+constexpr int kHarmonic = 0, kMessageTap = kHarmonic + kHarmonics, kAttentionTap = kMessageTap + 2 * kTaps,
+              kNumbers = kAttentionTap + 2 * kTaps;
+
 // What the loops over channels need of an edge.
-template <class Number>
+template <class Scalar, bool dual>
 struct Edge {
-  Number weight, tap[kTaps], tap_slope[kTaps];  // B-spline weights, and their derivatives by the distance
-  Number harmonic[kHarmonics];
-  int64_t index, first_row;  // first of the table's rows that the taps weigh
-  int other;
+  static constexpr int lanes = kLanes<Scalar>;
+  const Scalar *values, *tangents;  // those of neighbouring edges stand in between: a lane vector for each number
+  int64_t index, first_row;         // first of the table's rows that the taps weigh
+  int64_t other;
+
+  typename Types<Scalar, dual>::Number operator[](int number) const {
+    if constexpr (dual) {
+      return {values[number * lanes], tangents[number * lanes]};
+    } else {
+      return values[number * lanes];
+    }
+  }
 };
 
 // What only the chain rule back to the edge vectors needs, of as many edges as a vector has lanes.
 template <class Wide>
 struct Direction {
-  Wide unit[3], inverse_distance, weight_slope;
+  Wide unit[3], inverse_distance;
 };
 
 // Hands keep(m, weight, slope) the uniform B-splines of degree 5 that do not vanish at the fraction s of an interval.
@@ -136,36 +149,43 @@ struct Geometry {
   using Wide = typename Types<Scalar, dual>::Wide;
   static constexpr int lanes = kLanes<Scalar>;
   static_assert(kBlock % lanes == 0, "blocks are whole lane vectors of edges");
-  Edge<Number> edges[kBlock];
+  int64_t index[kBlock], first_row[kBlock];
+  int32_t other[kBlock];
+  Scalar values[kBlock / lanes][kNumbers][lanes], tangents[dual ? kBlock / lanes : 1][kNumbers][lanes];
   Direction<Wide> directions[kBlock / lanes];
 
-  const Edge<Number>& operator[](int e) const { return edges[e]; }
+  Edge<Scalar, dual> operator[](int e) const {
+    return {&values[e / lanes][0][e % lanes], dual ? &tangents[e / lanes][0][e % lanes] : nullptr, index[e],
+            first_row[e], other[e]};
+  }
 
+  // `slopes`: whether derivatives of the taps are needed.
+  template <bool slopes>
   void set(
       const MessageSetup& setup, const Array<Scalar, dual>& edge_vector, const EdgeRows& rows, int64_t begin,
       int count) {
     for (int e = 0; e < count; ++e) {
-      edges[e].index = rows.edge[begin + e];
-      edges[e].other = rows.other[begin + e];
+      index[e] = rows.edge[begin + e];
+      other[e] = rows.other[begin + e];
     }
     for (int first = 0; first < count; first += lanes) {
       const int here = count - first < lanes ? count - first : lanes;
       // The lanes of no edge hold zero vectors, which are valid.
-      Scalar values[3][lanes] = {}, tangents[3][lanes] = {};
+      Scalar of_edges[3][lanes] = {}, their_tangents[3][lanes] = {};
       for (int e = 0; e < here; ++e)
         for (int k = 0; k < 3; ++k) {
-          const Number number = edge_vector.number(3 * edges[first + e].index + k);
-          values[k][e] = plain(number);
-          if constexpr (dual) tangents[k][e] = number.t;
+          const Number number = edge_vector.number(3 * index[first + e] + k);
+          of_edges[k][e] = plain(number);
+          if constexpr (dual) their_tangents[k][e] = number.t;
         }
       Wide x[3];
-      for (int k = 0; k < 3; ++k)
-        x[k] = Buffer<Scalar, dual>{values[k], tangents[k]}.wide(0);
-      set_lanes(setup, x, first, here);
+      for (int k = 0; k < 3; ++k) x[k] = Buffer<Scalar, dual>{of_edges[k], their_tangents[k]}.wide(0);
+      set_lanes<slopes>(setup, x, first, here);
     }
   }
 
  private:
+  template <bool slopes>
   void set_lanes(const MessageSetup& setup, const Wide* x, int first, int here) {
     const Wide squared = x[0] * x[0] + x[1] * x[1] + x[2] * x[2], zero = squared * Scalar(0);
     // Coincident atoms have no direction: distance, unit vector and their gradients are zero.
@@ -173,22 +193,10 @@ struct Geometry {
     const Wide root = root_lane<Scalar>(squared), r = choose(apart, root, zero),
                inverse = choose(apart, reciprocal_lane<Scalar>(root), zero);
     const Wide ux = x[0] * inverse, uy = x[1] * inverse, uz = x[2] * inverse;
-    const Slope<Wide> w = window<Scalar>(setup, r);
-    directions[first / lanes] = {{ux, uy, uz}, inverse, w.slope};
-
-    // The numbers of an Edge, in their order.
-    constexpr int kTap = 1, kTapSlope = kTap + kTaps, kHarmonic = kTapSlope + kTaps;
-    constexpr int kNumbers = kHarmonic + kHarmonics;
-    Scalar values[kNumbers][lanes], tangents[kNumbers][lanes];
-    const auto keep = [&](int part, const Wide& wide) {
-      Buffer<Scalar, dual>{values[part], tangents[part]}.set_wide(0, wide);
-    };
-    keep(0, w.value);
-    const auto keep_tap = [&](int m, const Wide& tap, const Wide& slope) {
-      keep(kTap + m, tap);
-      keep(kTapSlope + m, slope);
-    };
-    set_taps(setup, r, first, here, keep_tap);
+    const int group = first / lanes;
+    directions[group] = {{ux, uy, uz}, inverse};
+    const Buffer<Scalar, dual> numbers{values[group][0], tangents[dual ? group : 0][0]};
+    const auto keep = [&](int number, const Wide& wide) { numbers.set_wide(number * lanes, wide); };
     const Scalar root3 = Scalar(1.7320508075688772935);
     keep(kHarmonic, ux), keep(kHarmonic + 1, uy), keep(kHarmonic + 2, uz);
     keep(kHarmonic + 3, root3 * (ux * uz));
@@ -196,14 +204,14 @@ struct Geometry {
     keep(kHarmonic + 5, uy * uy - Scalar(0.5) * (ux * ux + uz * uz));
     keep(kHarmonic + 6, root3 * (uy * uz));
     keep(kHarmonic + 7, (Scalar(0.5) * root3) * (uz * uz - ux * ux));
-    for (int e = 0; e < here; ++e) {
-      const auto part = [&](int number) { return Buffer<Scalar, dual>{values[number], tangents[number]}.number(e); };
-      Edge<Number>& edge = edges[first + e];
-      edge.weight = part(0);
-      for (int m = 0; m < kTaps; ++m) edge.tap[m] = part(kTap + m);
-      for (int m = 0; m < kTaps; ++m) edge.tap_slope[m] = part(kTapSlope + m);
-      for (int m = 0; m < kHarmonics; ++m) edge.harmonic[m] = part(kHarmonic + m);
-    }
+    const Slope<Wide> w = window<Scalar>(setup, r);
+    set_taps(setup, r, first, here, [&](int m, const Wide& tap, const Wide& slope) {
+      keep(kMessageTap + m, w.value * tap);
+      if (slopes) keep(kMessageTap + kTaps + m, w.slope * tap + w.value * slope);
+      if (!setup.attention) return;
+      keep(kAttentionTap + m, tap);
+      if (slopes) keep(kAttentionTap + kTaps + m, slope);
+    });
   }
 
   template <class Keep>
@@ -220,7 +228,7 @@ struct Geometry {
     for (int e = 0; e < lanes; ++e) {
       const int64_t row = int64_t(at[e]);
       cell[e] = Scalar(row);
-      if (e < here) edges[first + e].first_row = row;
+      if (e < here) first_row[first + e] = row;
     }
     const Wide s = x - cell;
     if (setup.degree == 3) {
@@ -231,41 +239,42 @@ struct Geometry {
   }
 };
 
-// Chain rule from weight slope, filter slope and harmonics back to the vectors of a lane vector of edges.
+// Chain rule from distance and harmonics back to the vectors of a lane vector of edges.
 template <class Scalar, class Wide>
 inline void edge_gradient(
-    const Direction<Wide>& g, const Wide& by_weight, const Wide& by_filters, const Wide* h, Wide* out) {
+    const Direction<Wide>& g, const Wide& by_distance, const Wide* h, Wide* out) {
   const Scalar root3 = Scalar(1.7320508075688772935);
   const Wide ux = g.unit[0], uy = g.unit[1], uz = g.unit[2];
-  const Wide radial = by_weight * g.weight_slope + by_filters;
   const Wide gx = h[0] + root3 * (h[3] * uz + h[4] * uy) - (h[5] + root3 * h[7]) * ux;
   const Wide gy = h[1] + root3 * (h[4] * ux + h[6] * uz) + Scalar(2) * (h[5] * uy);
   const Wide gz = h[2] + root3 * (h[3] * ux + h[6] * uy) + (root3 * h[7] - h[5]) * uz;
-  const Wide along = radial - (gx * ux + gy * uy + gz * uz) * g.inverse_distance;
+  const Wide along = by_distance - (gx * ux + gy * uy + gz * uz) * g.inverse_distance;
   out[0] = gx * g.inverse_distance + along * ux;
   out[1] = gy * g.inverse_distance + along * uy;
   out[2] = gz * g.inverse_distance + along * uz;
 }
 
-// Radial filter at channel `at`: table rows blended with the given weights.
+// Radial filter at channel `at`: table rows blended with the edge's numbers from `tap` on.
 // Always inline, as the next one: a call would put all vector registers, which hold the caller's sums, into memory.
-template <class Scalar, bool dual, class Number>
+template <class Scalar, bool dual>
 __attribute__((always_inline)) inline typename Types<Scalar, dual>::Wide blend(
-    const Array<Scalar, dual>& table, const Number* tap, int64_t at, int64_t stride) {
+    const Array<Scalar, dual>& table, const Edge<Scalar, dual>& g, int tap, int64_t at, int64_t stride) {
   if constexpr (!dual) {
-    // Two sums: a chain of six additions would be waited for.
-    const auto term = [&](int m) __attribute__((always_inline)) { return tap[m] * load(table.values + at + m * stride); };
-    return (term(0) + term(1) + term(2)) + (term(3) + term(4) + term(5));
+    Lane<Scalar> sum = g[tap] * load(table.values + at);
+#pragma GCC unroll 8
+    for (int m = 1; m < kTaps; ++m) sum += g[tap + m] * load(table.values + at + m * stride);
+    return sum;
   } else {
     Dual<Lane<Scalar>> sum{Lane<Scalar>{}, Lane<Scalar>{}};
     for (int m = 0; m < kTaps; ++m) {
       const Lane<Scalar> row = load(table.values + at + m * stride);
-      sum.v += tap[m].v * row;
-      sum.t += tap[m].t * row;
+      const Dual<Scalar> weight = g[tap + m];
+      sum.v += weight.v * row;
+      sum.t += weight.t * row;
     }
     // Only training asks for a direction of the table itself.
     if (table.direction)
-      for (int m = 0; m < kTaps; ++m) sum.t += tap[m].v * load(table.direction + at + m * stride);
+      for (int m = 0; m < kTaps; ++m) sum.t += g[tap + m].v * load(table.direction + at + m * stride);
     return sum;
   }
 }
@@ -276,19 +285,20 @@ struct Filter {
   Wide value, slope;
 };
 
-template <class Scalar, bool dual, class Number, class Wide = typename Types<Scalar, dual>::Wide>
+template <class Scalar, bool dual, class Wide = typename Types<Scalar, dual>::Wide>
 __attribute__((always_inline)) inline Filter<Wide> blend_with_slope(
-    const Array<Scalar, dual>& table, const Edge<Number>& g, int64_t at, int64_t stride) {
+    const Array<Scalar, dual>& table, const Edge<Scalar, dual>& g, int tap, int64_t at, int64_t stride) {
   if constexpr (!dual) {
     Filter<Wide> sum{Wide{}, Wide{}};
+#pragma GCC unroll 8
     for (int m = 0; m < kTaps; ++m) {
       const Lane<Scalar> row = load(table.values + at + m * stride);
-      sum.value += g.tap[m] * row;
-      sum.slope += g.tap_slope[m] * row;
+      sum.value += g[tap + m] * row;
+      sum.slope += g[tap + kTaps + m] * row;
     }
     return sum;
   } else {
-    return {blend<Scalar, dual>(table, g.tap, at, stride), blend<Scalar, dual>(table, g.tap_slope, at, stride)};
+    return {blend<Scalar, dual>(table, g, tap, at, stride), blend<Scalar, dual>(table, g, tap + kTaps, at, stride)};
   }
 }
 
@@ -364,11 +374,10 @@ struct Attention {
       if (dual) store<Scalar>(gate.tangents + at, load(score.tangents + at) * s * (Scalar(1) - s));
     }
   }
-  // Sets the numbers of edge e to to_number(at), lane vectors. The last one reaches into the next edge, whose own
-  // follow: edges come in ascending order, and to_number reads nothing of `to`.
-  template <class ToNumber>
-  void of_edge(int e, const Buffer<Scalar, dual>& to, const ToNumber& to_number) const {
-    for (int64_t at = e * num_heads; at < (e + 1) * num_heads; at += lanes) to.set_wide(at, to_number(at));
+  // The weights silu(score) of the scalar messages, also laid out for every channel.
+  void set_weights(int count) const {
+    for (int64_t at = 0; at < count * num_heads; at += lanes) weight.set_wide(at, score.wide(at) * gate.wide(at));
+    lay_out(count, weight, weight_of_channel);
   }
   void lay_out(int count, const Buffer<Scalar, dual>& numbers_of_heads, const Buffer<Scalar, dual>& to) const {
     if (whole) return;
@@ -415,39 +424,36 @@ void forward(
     for (int64_t b = rows.start[i]; b < rows.start[i + 1]; b += kBlock) {
       const bool add = b > rows.start[i];
       const int count = int(rows.start[i + 1] - b < kBlock ? rows.start[i + 1] - b : kBlock);
-      geometry.set(setup, x.edge_vector, rows, b, count);
+      geometry.template set<false>(setup, x.edge_vector, rows, b, count);
       if (setup.attention) {
         attention.sum_heads(count, attention.score, [&](int e, int64_t c) __attribute__((always_inline)) {
-          const Edge<Number>& g = geometry[e];
+          const Edge<Scalar, dual> g = geometry[e];
           return x.query.wide(i * d + c) * x.key.wide(g.other * d + c) *
-                 blend<Scalar, dual>(x.table, g.tap, g.first_row * stride + c, stride);
+                 blend<Scalar, dual>(x.table, g, kAttentionTap, g.first_row * stride + c, stride);
         });
         attention.open_gates(count);
+        attention.set_weights(count);
       }
-      for (int e = 0; e < count; ++e)
-        attention.of_edge(e, attention.weight, [&](int64_t at) {
-          const Wide one = spread<Scalar>(Number(geometry[e].weight));
-          return setup.attention ? one * (attention.score.wide(at) * attention.gate.wide(at)) : one;
-        });
-      attention.lay_out(count, attention.weight, attention.weight_of_channel);
       for (int64_t c = 0; c < d; c += lanes) {
         const int64_t head = c / setup.head_width;
         Wide to_scalar{}, to_vector[kHarmonics] = {};
         for (int e = 0; e < count; ++e) {
-          const Edge<Number>& g = geometry[e];
+          const Edge<Scalar, dual> g = geometry[e];
           const int64_t row = g.first_row * stride + c, sent = g.other * 3 * d + c;
-          const Wide f1 = blend<Scalar, dual>(x.table, g.tap, row + d, stride);
-          const Wide f3 = blend<Scalar, dual>(x.table, g.tap, row + 3 * d, stride);
-          to_scalar += attention.weight_at(e, head, c) * (x.value.wide(sent) * f1);
-          const Wide turned = g.weight * (x.value.wide(sent + 2 * d) * f3);
-          if (setup.carries_vector) {
-            const Wide f2 = blend<Scalar, dual>(x.table, g.tap, row + 2 * d, stride);
-            const Wide carried = g.weight * (x.value.wide(sent + d) * f2);
-            const Array<Scalar, dual> vector_sent = x.vector.from(int64_t(g.other) * kHarmonics * d + c);
-            for (int m = 0; m < kHarmonics; ++m)
-              to_vector[m] += vector_sent.wide(m * d) * carried + g.harmonic[m] * turned;
+          const Wide f1 = blend<Scalar, dual>(x.table, g, kMessageTap, row + d, stride);
+          const Wide f3 = blend<Scalar, dual>(x.table, g, kMessageTap, row + 3 * d, stride);
+          if (setup.attention) {
+            to_scalar += attention.weight_at(e, head, c) * (x.value.wide(sent) * f1);
           } else {
-            for (int m = 0; m < kHarmonics; ++m) to_vector[m] += g.harmonic[m] * turned;
+            to_scalar += x.value.wide(sent) * f1;
+          }
+          const Wide turned = x.value.wide(sent + 2 * d) * f3;
+          for (int m = 0; m < kHarmonics; ++m) to_vector[m] += g[kHarmonic + m] * turned;
+          if (setup.carries_vector) {
+            const Wide f2 = blend<Scalar, dual>(x.table, g, kMessageTap, row + 2 * d, stride);
+            const Wide carried = x.value.wide(sent + d) * f2;
+            const Array<Scalar, dual> vector_sent = x.vector.from(g.other * kHarmonics * d + c);
+            for (int m = 0; m < kHarmonics; ++m) to_vector[m] += vector_sent.wide(m * d) * carried;
           }
         }
         put<Scalar>(scalar + i * d + c, to_scalar, add);
@@ -461,7 +467,7 @@ void forward(
 // Per-edge sums over channels, kept one lane vector wide until all channels are done.
 template <class Wide>
 struct EdgeSums {
-  Wide by_weight, by_filters, by_harmonic[kHarmonics];
+  Wide by_distance, by_harmonic[kHarmonics];
 };
 
 // State of one sender's block of edges, shared by the steps of the backward kernel.
@@ -485,10 +491,10 @@ inline void put_edge_gradients(const BackwardBlock<Scalar, dual>& block, int fir
   for (int m = 0; m < kHarmonics; ++m)
     by_harmonic[m] = transpose_sum<Scalar>([&](int e) { return sums[e].by_harmonic[m]; });
   edge_gradient<Scalar>(
-      block.geometry.directions[first / lanes], transpose_sum<Scalar>([&](int e) { return sums[e].by_weight; }),
-      transpose_sum<Scalar>([&](int e) { return sums[e].by_filters; }), by_harmonic, gradient);
+      block.geometry.directions[first / lanes], transpose_sum<Scalar>([&](int e) { return sums[e].by_distance; }),
+      by_harmonic, gradient);
   for (int e = 0; e < lanes && first + e < block.count; ++e)
-    for (int k = 0; k < 3; ++k) edge_vector[3 * block.geometry[first + e].index + k] = result_at(gradient[k], e);
+    for (int k = 0; k < 3; ++k) edge_vector[3 * block.geometry.index[first + e] + k] = result_at(gradient[k], e);
 }
 
 // Recomputes the attention and the gradients of its scores.
@@ -499,36 +505,31 @@ inline void differentiate_scores(
   using Wide = typename Types<Scalar, dual>::Wide;
   const int64_t d = kWidth ? kWidth : setup.width, stride = 4 * d;
   attention.sum_heads(block.count, attention.score, [&](int e, int64_t c) __attribute__((always_inline)) {
-    const auto& g = block.geometry[e];
+    const auto g = block.geometry[e];
     return x.query.wide(g.other * d + c) * x.key.wide(sender * d + c) *
-           blend<Scalar, dual>(x.table, g.tap, g.first_row * stride + c, stride);
+           blend<Scalar, dual>(x.table, g, kAttentionTap, g.first_row * stride + c, stride);
   });
   attention.sum_heads(block.count, attention.sum, [&](int e, int64_t c) __attribute__((always_inline)) {
-    const auto& g = block.geometry[e];
+    const auto g = block.geometry[e];
     return load(grad_scalar + g.other * d + c) *
            (x.value.wide(sender * 3 * d + c) *
-            blend<Scalar, dual>(x.table, g.tap, g.first_row * stride + c + d, stride));
+            blend<Scalar, dual>(x.table, g, kMessageTap, g.first_row * stride + c + d, stride));
   });
   attention.open_gates(block.count);
-  for (int e = 0; e < block.count; ++e) {
-    attention.of_edge(e, attention.weight, [&](int64_t at) {
-      return Wide(attention.score.wide(at) * attention.gate.wide(at));
-    });
-    attention.of_edge(e, attention.gradient, [&](int64_t at) {
-      const Wide a = attention.score.wide(at), sigmoid = attention.gate.wide(at);
-      const Wide slope = sigmoid * (Scalar(1) + a * (Scalar(1) - sigmoid));
-      return Wide(block.geometry[e].weight * (attention.sum.wide(at) * slope));
-    });
+  attention.set_weights(block.count);
+  for (int64_t at = 0; at < block.count * setup.num_heads; at += kLanes<Scalar>) {
+    const Wide a = attention.score.wide(at), sigmoid = attention.gate.wide(at);
+    const Wide slope = sigmoid * (Scalar(1) + a * (Scalar(1) - sigmoid));
+    attention.gradient.set_wide(at, attention.sum.wide(at) * slope);
   }
   for (int e = 0; e < block.count; ++e) {
-    Scalar* out = score_gradient + block.geometry[e].index * 2 * setup.num_heads;
+    Scalar* out = score_gradient + block.geometry.index[e] * 2 * setup.num_heads;
     const int64_t first = e * setup.num_heads;
     for (int64_t head = 0; head < setup.num_heads; ++head) {
       out[head] = attention.gradient.values[first + head];
       if (dual) out[setup.num_heads + head] = attention.gradient.tangents[first + head];
     }
   }
-  attention.lay_out(block.count, attention.weight, attention.weight_of_channel);
   attention.lay_out(block.count, attention.gradient, attention.gradient_of_channel);
 }
 
@@ -546,57 +547,59 @@ inline void differentiate_channels(
   const Wide v0 = x.value.wide(sent), v1 = x.value.wide(sent + d), v2 = x.value.wide(sent + 2 * d);
   Wide to_key{}, to_v0{}, to_v1{}, to_v2{}, to_vector[kHarmonics] = {};
   for (int e = 0; e < block.count; ++e) {
-    const auto& g = block.geometry[e];
+    const Edge<Scalar, dual> g = block.geometry[e];
     EdgeSums<Wide>& sums = block.sums[e];
     const int64_t row = g.first_row * stride + c;
-    const Scalar* grad_received = grad_vector + int64_t(g.other) * kHarmonics * d + c;
-    const Filter<Wide> f1 = blend_with_slope<Scalar, dual>(x.table, g, row + d, stride);
-    const Filter<Wide> f3 = blend_with_slope<Scalar, dual>(x.table, g, row + 3 * d, stride);
+    const Scalar* grad_received = grad_vector + g.other * kHarmonics * d + c;
+    const Filter<Wide> f1 = blend_with_slope<Scalar, dual>(x.table, g, kMessageTap, row + d, stride);
+    const Filter<Wide> f3 = blend_with_slope<Scalar, dual>(x.table, g, kMessageTap, row + 3 * d, stride);
     const Plain grad = load(grad_scalar + g.other * d + c);
-    const Wide attended = attention.weight_at(e, head, c), heard = attended * (grad * v0);
-    const Wide turned = g.weight * (v2 * f3.value);
-    Wide by_f[4] = {Wide{}, g.weight * heard, Wide{}, Wide{}};
-    to_v0 += (g.weight * attended) * (grad * f1.value);
-    Wide along{}, projected{};
-    Wide by_weight = heard * f1.value, by_filters = by_f[1] * f1.slope;
+    const Wide turned = v2 * f3.value;
+    Wide by_f[4] = {Wide{}, grad * v0, Wide{}, Wide{}};
+    if (setup.attention) {
+      const Wide attended = attention.weight_at(e, head, c);
+      by_f[1] = attended * by_f[1];
+      to_v0 += attended * (grad * f1.value);
+    } else {
+      to_v0 += grad * f1.value;
+    }
+    Wide along{}, projected{}, by_distance = by_f[1] * f1.slope;
     if (setup.carries_vector) {
-      const Filter<Wide> f2 = blend_with_slope<Scalar, dual>(x.table, g, row + 2 * d, stride);
-      const Wide carried = g.weight * (v1 * f2.value);
+      const Filter<Wide> f2 = blend_with_slope<Scalar, dual>(x.table, g, kMessageTap, row + 2 * d, stride);
+      const Wide carried = v1 * f2.value;
       for (int m = 0; m < kHarmonics; ++m) {
         const Plain grad_m = load(grad_received + m * d);
         along += grad_m * vector_sent.wide(m * d);
-        projected += g.harmonic[m] * grad_m;
+        projected += g[kHarmonic + m] * grad_m;
         to_vector[m] += grad_m * carried;
         sums.by_harmonic[m] += grad_m * turned;
       }
-      const Wide v1_along = v1 * along;
-      by_f[2] = g.weight * v1_along;
-      by_weight += v1_along * f2.value;
-      by_filters += by_f[2] * f2.slope;
-      to_v1 += g.weight * (along * f2.value);
+      by_f[2] = v1 * along;
+      by_distance += by_f[2] * f2.slope;
+      to_v1 += along * f2.value;
     } else {
       for (int m = 0; m < kHarmonics; ++m) {
         const Plain grad_m = load(grad_received + m * d);
-        projected += g.harmonic[m] * grad_m;
+        projected += g[kHarmonic + m] * grad_m;
         sums.by_harmonic[m] += grad_m * turned;
       }
     }
-    const Wide v2_projected = v2 * projected;
-    by_f[3] = g.weight * v2_projected;
-    sums.by_weight += by_weight + v2_projected * f3.value;
-    to_v2 += g.weight * (projected * f3.value);
-    by_filters += by_f[3] * f3.slope;
+    by_f[3] = v2 * projected;
+    by_distance += by_f[3] * f3.slope;
+    to_v2 += projected * f3.value;
     if (setup.attention) {
       const Wide query = attention.gradient_at(e, head, c) * x.query.wide(g.other * d + c);
       by_f[0] = query * x.key.wide(sender * d + c);
-      const Filter<Wide> f0 = blend_with_slope<Scalar, dual>(x.table, g, row, stride);
-      by_filters += by_f[0] * f0.slope;
+      const Filter<Wide> f0 = blend_with_slope<Scalar, dual>(x.table, g, kAttentionTap, row, stride);
+      by_distance += by_f[0] * f0.slope;
       to_key += query * f0.value;
     }
-    sums.by_filters += by_filters;
+    sums.by_distance += by_distance;
     if (table)
-      for (int m = 0; m < kTaps; ++m)
-        for (int f = 0; f < 4; ++f) put<Scalar>(table + row + m * stride + f * d, g.tap[m] * by_f[f], true);
+      for (int m = 0; m < kTaps; ++m) {
+        if (setup.attention) put<Scalar>(table + row + m * stride, g[kAttentionTap + m] * by_f[0], true);
+        for (int f = 1; f < 4; ++f) put<Scalar>(table + row + m * stride + f * d, g[kMessageTap + m] * by_f[f], true);
+      }
   }
   if (setup.attention) put<Scalar>(key + sender * d + c, to_key, add);
   put<Scalar>(value + sent, to_v0, add);
@@ -617,13 +620,17 @@ void backward(
   const Attention<Scalar, dual> attention(setup, workspace);
   BackwardBlock<Scalar, dual> block{};
   for (int64_t j = begin; j < end; ++j) {
+    if (rows.start[j] == rows.start[j + 1]) {
+      if (setup.attention) std::memset(key + j * setup.width, 0, setup.width * sizeof(Scalar));
+      std::memset(value + j * 3 * setup.width, 0, 3 * setup.width * sizeof(Scalar));
+      if (setup.carries_vector)
+        std::memset(vector + j * kHarmonics * setup.width, 0, kHarmonics * setup.width * sizeof(Scalar));
+    }
     for (int64_t b = rows.start[j]; b < rows.start[j + 1]; b += kBlock) {
       const bool add = b > rows.start[j];
       block.count = int(rows.start[j + 1] - b < kBlock ? rows.start[j + 1] - b : kBlock);
       std::memset(static_cast<void*>(block.sums), 0, block.count * sizeof(block.sums[0]));
-      block.geometry.set(setup, x.edge_vector, rows, b, block.count);
-      if (!setup.attention)
-        for (int e = 0; e < block.count; ++e) attention.weight.set(e, block.geometry[e].weight * Scalar(0) + Scalar(1));
+      block.geometry.template set<true>(setup, x.edge_vector, rows, b, block.count);
       if (setup.attention)
         differentiate_scores<Scalar, dual, kWidth>(setup, x, grad_scalar, j, block, attention, score_gradient);
       for (int64_t c = 0; c < setup.width; c += kLanes<Scalar>)
@@ -646,10 +653,11 @@ void query_gradient(
   const Attention<Scalar, dual> attention(setup, workspace);
   Geometry<Scalar, dual> geometry{};
   for (int64_t i = begin; i < end; ++i) {
+    if (rows.start[i] == rows.start[i + 1]) std::memset(query + i * d, 0, d * sizeof(Scalar));
     for (int64_t b = rows.start[i]; b < rows.start[i + 1]; b += kBlock) {
       const bool add = b > rows.start[i];
       const int count = int(rows.start[i + 1] - b < kBlock ? rows.start[i + 1] - b : kBlock);
-      geometry.set(setup, x.edge_vector, rows, b, count);
+      geometry.template set<false>(setup, x.edge_vector, rows, b, count);
       for (int e = 0; e < count; ++e) {
         const Scalar* by = score_gradient + rows.edge[b + e] * 2 * setup.num_heads;
         const Array<Scalar, dual> by_score{by, by + setup.num_heads};
@@ -661,10 +669,10 @@ void query_gradient(
         const int64_t head = c / setup.head_width;
         Wide sum{};
         for (int e = 0; e < count; ++e) {
-          const Edge<Number>& g = geometry[e];
+          const Edge<Scalar, dual> g = geometry[e];
           sum += attention.gradient_at(e, head, c) *
                  (x.key.wide(g.other * d + c) *
-                  blend<Scalar, dual>(x.table, g.tap, g.first_row * stride + c, stride));
+                  blend<Scalar, dual>(x.table, g, kAttentionTap, g.first_row * stride + c, stride));
         }
         put<Scalar>(query + i * d + c, sum, add);
       }

@@ -52,4 +52,8 @@ class EnergyBlock(nn.Module):
             Energies, shape (N, 1), and ``v`` as it came, as the gated blocks return their vectors.
         """
         lengths = norm_of_components(self.vector_projection(v), self.softening)
-        return self.energy(self.activation(self.hidden(torch.cat([x, lengths], dim=-1)))), v
+        features = torch.cat([x, lengths], dim=-1)
+        energies = self.activation.between(
+            features, self.hidden.weight, self.hidden.bias, self.energy.weight, self.energy.bias
+        )
+        return energies, v

@@ -75,6 +75,12 @@ class ProductUpdateLayer(DilatedMessages):
         second = project_pairs(second, self.second_projection.weight)
         product, invariants = degree_products(first, second)
         features = torch.cat([message, invariants.flatten(1), normed], dim=-1)
-        gates = self.update_output(self.activation(self.update_input(features)))
+        gates = self.activation.between(
+            features,
+            self.update_input.weight,
+            self.update_input.bias,
+            self.update_output.weight,
+            self.update_output.bias,
+        )
         scalar_change, vector_change = degree_gates(gates, invariants, first, second, product)
         return scalar_change.add_(x), vector_change.add_(vector)

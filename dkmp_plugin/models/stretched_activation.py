@@ -1,6 +1,7 @@
 """Activation functions that bend over a longer range."""
 
 from torch import Tensor, nn
+from torch.nn.functional import linear
 from torchmdnet.models.utils import act_class_mapping
 
 
@@ -20,9 +21,22 @@ class StretchedActivation(nn.Module):
         self.activation = act_class_mapping[activation]()
         self.stretch = stretch
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Elementwise, any shape."""
-        if self.stretch == 1.0:
-            return self.activation(x)
-        bent: Tensor = self.activation(x / self.stretch)
-        return self.stretch * bent
+    def between(
+        self, x: Tensor, before: Tensor, before_bias: Tensor, after: Tensor, after_bias: Tensor
+    ) -> Tensor:
+        """A hidden layer: this function of one linear map, then another linear map.
+
+        The stretch goes into the weights: in a frozen module it then costs nothing.
+
+        Args:
+            x: Shape (N, n).
+            before: Weights of the first map, shape (h, n).
+            before_bias: Its biases, shape (h,).
+            after: Weights of the second map, shape (m, h).
+            after_bias: Its biases, shape (m,).
+
+        Returns:
+            Shape (N, m).
+        """
+        hidden = linear(x, before / self.stretch, before_bias / self.stretch)
+        return linear(self.activation(hidden), self.stretch * after, after_bias)
