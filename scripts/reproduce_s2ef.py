@@ -8,6 +8,7 @@ number of epochs, and the same number of process CPU seconds of a single-threade
     python scripts/reproduce_s2ef.py table                      # Markdown; --csv FILE
     python scripts/reproduce_s2ef.py evaluate chignolin FILE@0:300   # trained models on other structures
     python scripts/reproduce_s2ef.py displace 3bpa              # their forces outside the training data
+    python scripts/reproduce_s2ef.py energies chignolin         # their energies' mean errors, file by file
 
 To measure again rather than to fill the table, name folders of your own: --results FOLDER before the verb,
 --work FOLDER behind train and evaluate.
@@ -22,8 +23,9 @@ import dataclasses
 import json
 import platform
 from pathlib import Path
-from typing import Any, Dict, Iterator, Tuple
+from typing import Any, Dict, Iterator, List, Tuple
 
+import numpy as np
 import torch
 from s2ef.measurement import measure_in_new_process
 from s2ef.protocol import BUDGETS, PROTOCOL_FILE, Protocol, Row, load_protocol
@@ -58,7 +60,8 @@ def parse_arguments(protocol: Protocol) -> argparse.Namespace:
     displace = verbs.add_parser(
         "displace", help="largest forces of trained models on test structures with displaced atoms"
     )
-    for verb in (evaluate, displace):
+    energies = verbs.add_parser("energies", help="mean error and scatter of trained models' energies")
+    for verb in (evaluate, displace, energies):
         verb.add_argument("row", choices=list(protocol.rows))
         verb.add_argument("--models", nargs="+", choices=list(protocol.models), default=list(protocol.models))
         verb.add_argument("--budget", choices=BUDGETS, default="epochs")
@@ -261,6 +264,34 @@ def displace(protocol: Protocol, arguments: argparse.Namespace) -> None:
         print(f"| {result['model']} | " + " | ".join(cells) + " |")
 
 
+def energies(protocol: Protocol, arguments: argparse.Namespace) -> None:
+    """Prints mean error and scatter of the energies, file by file, and what models have in common.
+
+    A mean error that grows with a run's temperature, or errors that models share, say more than their size.
+    """
+    row = protocol.rows[arguments.row]
+    structures = load_structures(row)
+    files = [*row.parts["train"], *row.parts["test"]]
+    parts = [
+        load_structures(dataclasses.replace(row, parts={**row.parts, "test": [file]}))["test"]
+        for file in files
+    ]
+    errors: Dict[str, List[np.ndarray]] = {}
+    for result, training in trained(row, structures, protocol, arguments):
+        errors[result["model"]] = [(training.predict(part)[0] - part.energy).numpy() for part in parts]
+    test = {model: np.concatenate(of[len(row.parts["train"]) :]) for model, of in errors.items()}
+    print(
+        f"{row.name}: errors of energies, {row.energy_unit}, mean ± standard deviation of every file, and "
+        f"their correlation on the test structures\n"
+    )
+    print("| | " + " | ".join([*files, *errors]) + " |")
+    print("|---|" + "---:|" * (len(files) + len(errors)))
+    for model, of_files in errors.items():
+        cells = [f"{of.mean():.2g} ± {of.std():.2g}" for of in of_files]
+        cells += [f"{np.corrcoef(test[model], other)[0, 1]:.2f}" for other in test.values()]
+        print(f"| {model} | " + " | ".join(cells) + " |")
+
+
 def print_table(protocol: Protocol, arguments: argparse.Namespace) -> None:
     results = load_results(arguments.results, protocol)
     if not results:
@@ -281,8 +312,9 @@ def main() -> None:
         print_table(protocol, arguments)
         return
     torch.set_num_threads(1)
-    if arguments.verb in ("evaluate", "displace"):
-        (evaluate if arguments.verb == "evaluate" else displace)(protocol, arguments)
+    of_trained = {"evaluate": evaluate, "displace": displace, "energies": energies}
+    if arguments.verb in of_trained:
+        of_trained[arguments.verb](protocol, arguments)
         return
     for name in arguments.rows:
         row = protocol.rows[name]

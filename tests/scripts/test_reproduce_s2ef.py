@@ -1,6 +1,7 @@
 """The comparison trains, resumes where it stopped, and prints what it measured (real acetylacetone, DFT)."""
 
 import json
+import math
 import subprocess
 import sys
 
@@ -83,6 +84,12 @@ def test_trains_once_and_prints_a_table(protocol_file, tmp_path):
     assert moved.returncode == 0, moved.stderr
     (line,) = [line for line in moved.stdout.splitlines() if line.startswith("| dkmp-c |")]
     assert len(line.split("|")) == 8 and "nan" not in line
+    parted = reproduce(protocol_file, results, "energies", "acac", "--work", str(tmp_path / "work"))
+    assert parted.returncode == 0, parted.stderr
+    (line,) = [line for line in parted.stdout.splitlines() if line.startswith("| dkmp-c |")]
+    *_, of_test, correlation = line.strip(" |").split(" | ")
+    assert math.hypot(*map(float, of_test.split(" ± "))) == pytest.approx(result["test"]["energy_rmse"], 0.1)
+    assert correlation == "1.00"
     absent = reproduce(protocol_file, results, "evaluate", "acac", f"{FILE}@:4", "--work", str(tmp_path))
     assert absent.returncode != 0 and "no checkpoint of acac" in absent.stderr
 
