@@ -306,7 +306,6 @@ __attribute__((always_inline)) inline Filter<Wide> blend_with_slope(
 // e * num_heads + h. Where a lane vector spans several heads they are also laid out for every channel.
 template <class Scalar, bool dual>
 struct Attention {
-  using Number = typename Types<Scalar, dual>::Number;
   using Wide = typename Types<Scalar, dual>::Wide;
   static constexpr int lanes = kLanes<Scalar>;
   const int64_t num_heads, head_width, width;
@@ -409,7 +408,6 @@ void forward(
     const MessageSetup& setup, const EdgeRows& rows, const MessageInputs<Scalar>& inputs,
     const MessageInputs<Scalar>* directions, Scalar* scalar, Scalar* vector, Scalar* workspace, int64_t begin,
     int64_t end) {
-  using Number = typename Types<Scalar, dual>::Number;
   using Wide = typename Types<Scalar, dual>::Wide;
   constexpr int lanes = kLanes<Scalar>;
   const Arrays<Scalar, dual> x(inputs, directions);
@@ -473,7 +471,6 @@ struct EdgeSums {
 // State of one sender's block of edges, shared by the steps of the backward kernel.
 template <class Scalar, bool dual>
 struct BackwardBlock {
-  using Number = typename Types<Scalar, dual>::Number;
   using Wide = typename Types<Scalar, dual>::Wide;
   int count;
   Geometry<Scalar, dual> geometry;
@@ -646,7 +643,6 @@ void query_gradient(
     const MessageSetup& setup, const EdgeRows& rows, const MessageInputs<Scalar>& inputs,
     const MessageInputs<Scalar>* directions, const Scalar* score_gradient, Scalar* query, Scalar* workspace,
     int64_t begin, int64_t end) {
-  using Number = typename Types<Scalar, dual>::Number;
   using Wide = typename Types<Scalar, dual>::Wide;
   const Arrays<Scalar, dual> x(inputs, directions);
   const int64_t d = kWidth ? kWidth : setup.width, stride = 4 * d;
