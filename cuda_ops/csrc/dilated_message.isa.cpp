@@ -84,18 +84,11 @@ constexpr int kHarmonic = 0, kMessageTap = kHarmonic + kHarmonics, kAttentionTap
 // What the loops over channels need of an edge.
 template <class Scalar, bool dual>
 struct Edge {
-  static constexpr int lanes = kLanes<Scalar>;
-  const Scalar *values, *tangents;  // those of neighbouring edges stand in between: a lane vector for each number
-  int64_t index, first_row;         // first of the table's rows that the taps weigh
+  Array<Scalar, dual> numbers;  // those of neighbouring edges stand in between: a lane vector for each number
+  int64_t first_row;            // first of the table's rows that the taps weigh
   int64_t other;
 
-  typename Types<Scalar, dual>::Number operator[](int number) const {
-    if constexpr (dual) {
-      return {values[number * lanes], tangents[number * lanes]};
-    } else {
-      return values[number * lanes];
-    }
-  }
+  typename Types<Scalar, dual>::Number operator[](int number) const { return numbers.number(number * kLanes<Scalar>); }
 };
 
 // What only the chain rule back to the edge vectors needs, of as many edges as a vector has lanes.
@@ -155,8 +148,8 @@ struct Geometry {
   Direction<Wide> directions[kBlock / lanes];
 
   Edge<Scalar, dual> operator[](int e) const {
-    return {&values[e / lanes][0][e % lanes], dual ? &tangents[e / lanes][0][e % lanes] : nullptr, index[e],
-            first_row[e], other[e]};
+    const int group = e / lanes, lane = e % lanes;
+    return {{&values[group][0][lane], &tangents[dual ? group : 0][0][lane]}, first_row[e], other[e]};
   }
 
   // `slopes`: whether derivatives of the taps are needed.

@@ -33,3 +33,18 @@ def test_between_two_linear_maps():
 def test_factor_one_is_the_function_itself():
     x = torch.linspace(-5, 5, 101, dtype=torch.float64).unsqueeze(1)
     assert torch.equal(StretchedActivation("silu", 1.0).between(x, ONE, NONE, ONE, NONE), silu(x))
+
+
+class HiddenLayer(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.activation = StretchedActivation("tanh", 6.0)
+
+    def forward(self, x, before, before_bias, after, after_bias):
+        return self.activation.between(x, before, before_bias, after, after_bias)
+
+
+def test_scripted_equals_eager():
+    x = torch.linspace(-5, 5, 101, dtype=torch.float64).unsqueeze(1)
+    layer = HiddenLayer()
+    assert torch.equal(torch.jit.script(layer)(x, ONE, NONE, ONE, NONE), layer(x, ONE, NONE, ONE, NONE))
