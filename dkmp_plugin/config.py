@@ -13,7 +13,7 @@ REVISIONS: Tuple[int, ...] = (1, 2, 3, 4, 5, 6)
 CANONICAL_FRAMES: Tuple[str, ...] = ("none", "principal", "first", "mean")
 ATTENTION_VARIANTS: Tuple[str, ...] = ("split", "literal")
 PARTITIONS: Tuple[str, ...] = ("dilated", "one-shot", "random", "reuse-25")
-LR_SCHEDULES: Tuple[str, ...] = ("plateau", "cosine")
+LR_SCHEDULES: Tuple[str, ...] = ("plateau", "cosine", "linear")
 OPTIMIZERS: Tuple[str, ...] = ("adamw", "muon")
 ENERGY_UNITS: Tuple[str, ...] = ("eV", "kcal/mol", "kJ/mol", "hartree")
 
@@ -120,8 +120,8 @@ HYPERPARAMETERS: Tuple[Hyperparameter, ...] = (
         "lr_schedule",
         str,
         "plateau",
-        "'plateau' is torchmd-net's own schedule; 'cosine' lowers it from lr to lr_min over the "
-        "whole training (DKMP models only)",
+        "'plateau' is torchmd-net's own schedule; 'cosine' (half of one) and 'linear' lower it from lr to "
+        "lr_min over the whole training (DKMP models only)",
         LR_SCHEDULES,
     ),
     Hyperparameter(

@@ -8,7 +8,7 @@ reports on stderr.
 import argparse
 import functools
 import math
-from typing import Any
+from typing import Any, Callable, Dict
 
 from dkmp_plugin.config import DKMP_MODELS, add_arguments, defaults
 
@@ -109,9 +109,9 @@ def extend_lightning_module(module: Any) -> None:
 
             optimizers = [MuonWithAdamW(self.model, self.hparams.lr, self.hparams.weight_decay)]
             schedulers[0]["scheduler"] = _plateau_schedule(optimizers[0], self.hparams)
-        if self.hparams.get("lr_schedule") == "cosine":
+        if self.hparams.get("lr_schedule") in _FALLS:
             schedulers = [
-                _cosine_schedule(optimizers[0], self.hparams, self.trainer.estimated_stepping_batches)
+                falling_schedule(optimizers[0], self.hparams, self.trainer.estimated_stepping_batches)
             ]
         return optimizers, schedulers
 
@@ -131,15 +131,21 @@ def _plateau_schedule(optimizer: Any, hyper_parameters: Any) -> Any:
     )
 
 
-def _cosine_schedule(optimizer: Any, hyper_parameters: Any, num_steps: int) -> Any:
-    """Half a cosine from lr to lr_min; during the warm-up torchmd-net sets the rate itself."""
+# From one to zero, over the training's progress from zero to one.
+_FALLS: Dict[str, Callable[[float], float]] = {
+    "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
+    "linear": lambda progress: 1.0 - progress,
+}
+
+
+def falling_schedule(optimizer: Any, hyper_parameters: Any, num_steps: int) -> Any:
+    """From lr to lr_min as ``lr_schedule`` says; during the warm-up torchmd-net sets the rate itself."""
     from torch.optim.lr_scheduler import LambdaLR
 
-    floor = hyper_parameters.lr_min / hyper_parameters.lr
+    floor, fall = hyper_parameters.lr_min / hyper_parameters.lr, _FALLS[hyper_parameters.lr_schedule]
 
     def factor(step: int) -> float:
-        progress = min(1.0, step / max(1, num_steps))
-        return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * progress))
+        return floor + (1.0 - floor) * fall(min(1.0, step / max(1, num_steps)))
 
     return {"scheduler": LambdaLR(optimizer, factor), "interval": "step", "frequency": 1}
 

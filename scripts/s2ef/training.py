@@ -32,6 +32,8 @@ def _of_training(settings: Dict[str, Any]) -> Dict[str, Any]:
 # An epoch's mean loss over the lowest one of all epochs before. Losses fluctuate by less than ten; a model
 # that has collapsed (it predicts no forces any more) does not come back.
 _COLLAPSED = 100.0
+# Of the running mean of the energies' errors.
+_ENERGY_ERROR_MEMORY = 0.97
 
 
 class Diverged(Exception):
@@ -47,6 +49,7 @@ class Progress:
         cpu_seconds: Process CPU seconds spent in optimiser steps, and in taking the energies' mean error out.
         losses: Mean training loss of every epoch (since the last resume, where there was one within it).
         gradient_norm: Running mean of the gradients' length, as it was after clipping.
+        energy_error: Running mean of the energies' errors, in units of the scaling; of batches of one alone.
         centred: Whether the energies' mean error on the training structures has been taken out.
     """
 
@@ -54,6 +57,7 @@ class Progress:
     cpu_seconds: float = 0.0
     losses: List[float] = field(default_factory=list)
     gradient_norm: Optional[float] = None
+    energy_error: Optional[float] = None
     centred: bool = False
 
 
@@ -137,10 +141,12 @@ class Training:
 
     def _fresh_optimizer(self) -> torch.optim.Optimizer:
         name, weight_decay = self.settings["optimizer"], self.settings["weight_decay"]
-        if name == "muon":
+        if name == "muon":  # as it was until version 18 of the protocol
+            return MuonWithAdamW(self.model, self.learning_rate, weight_decay, momentum=0.95, balanced=False)
+        if name == "normuon":
             return MuonWithAdamW(self.model, self.learning_rate, weight_decay)
         if name != "adamw":
-            raise ValueError(f"optimizer: {name!r} was given, adamw or muon is expected")
+            raise ValueError(f"optimizer: {name!r} was given, adamw, muon or normuon is expected")
         return torch.optim.AdamW(
             self.model.parameters(),
             lr=self.learning_rate,
@@ -219,9 +225,11 @@ class Training:
     def _learning_rate(self) -> float:
         fraction, warmup = self._fraction(), self.settings["warmup"]
         floor = self.settings["learning_rate_floor"]
-        cosine = floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * fraction))
+        fall = 0.5 * (1.0 + math.cos(math.pi * fraction))
+        if self.settings.get("learning_rate_fall", "cosine") == "linear":
+            fall = 1.0 - fraction
         # The first step must not have the rate zero.
-        return self.learning_rate * cosine * min(1.0, (fraction + 1e-3) / warmup)
+        return self.learning_rate * (floor + (1.0 - floor) * fall) * min(1.0, (fraction + 1e-3) / warmup)
 
     def _energy_weight(self) -> float:
         """Rises geometrically, per atom: forces first, energies at the end.
@@ -255,10 +263,18 @@ class Training:
         return loss.item()
 
     def _energy_loss(self, error: Tensor) -> Tensor:
-        """Mean square of the errors, or with ``energy_loss: relative`` their variance within the batch."""
+        """Mean square of the errors, or with ``energy_loss: relative`` their variance within the batch.
+
+        A batch of one has none: there it is the square of the difference to the running mean of the errors.
+        """
         name = self.settings.get("energy_loss", "squares")
+        if name == "relative" and len(error) > 1:
+            return error.var()
         if name == "relative":
-            return error.var() if len(error) > 1 else 0.0 * error.sum()
+            latest, usual = error.item(), self.progress.energy_error
+            usual = latest if usual is None else usual
+            self.progress.energy_error = _ENERGY_ERROR_MEMORY * usual + (1.0 - _ENERGY_ERROR_MEMORY) * latest
+            return (error - usual).square().mean()
         if name != "squares":
             raise ValueError(f"energy_loss: {name!r} was given, squares or relative is expected")
         return error.square().mean()

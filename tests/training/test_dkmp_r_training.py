@@ -148,7 +148,7 @@ def test_two_processes_with_gloo(frame, displacement_configuration):
         ({"displacement_scale": 0.0}, "displacement_scale: 0.0 was given, a positive length"),
         ({"num_frequencies": -1}, "num_frequencies: -1 was given"),
         ({"max_num_neighbors": 1}, "at least one neighbour for each of the 3 layers"),
-        ({"lr_schedule": "cosin"}, "lr_schedule: 'cosin' was given, one of plateau, cosine"),
+        ({"lr_schedule": "cosin"}, "lr_schedule: 'cosin' was given, one of plateau, cosine, linear"),
     ],
 )
 def test_impossible_configurations(changes, expected):

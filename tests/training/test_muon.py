@@ -50,7 +50,7 @@ def test_matrices_of_hidden_layers_are_muons():
 def test_steps_of_matrices_are_orthogonal_and_have_the_size_of_adamws():
     model = fresh_model()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    train(model, MuonWithAdamW(model, lr=1e-3), 1)
+    train(model, MuonWithAdamW(model, lr=1e-3, balanced=False), 1)
     step = {name: parameter.detach() - before[name] for name, parameter in model.named_parameters()}
     weight = model.representation_model.layers[0].value.weight
     blocks = square_blocks(step["representation_model.layers.0.value.weight"])
@@ -80,7 +80,7 @@ def test_square_matrices_move_as_with_torchs_muon(weight_decay):
     mine = nn.Parameter(torch.randn(12, 12))
     theirs = nn.Parameter(mine.detach().clone())
     start = mine.detach().clone()
-    ours = BlockMuon([mine], lr=1e-2, weight_decay=weight_decay)
+    ours = BlockMuon([mine], lr=1e-2, weight_decay=weight_decay, momentum=0.95, balanced=False)
     reference = torch.optim.Muon([theirs], lr=1e-2, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
     for _ in range(4):
         gradient = torch.randn(12, 12)
@@ -89,6 +89,43 @@ def test_square_matrices_move_as_with_torchs_muon(weight_decay):
             optimizer.step()
     # Both iterate in bfloat16.
     assert (mine - theirs).norm() < 0.03 * (mine - start).norm()
+
+
+def row_lengths_after_steps(balanced):
+    """Of a matrix (12, 24) whose gradients are of rank 3, with one row ten times as long as the others."""
+    torch.manual_seed(0)
+    matrix = nn.Parameter(torch.zeros(12, 24))
+    optimizer = BlockMuon([matrix], lr=1e-2, momentum=0.0, balanced=balanced)
+    factors = torch.randn(12, 3)
+    factors[0] *= 10.0
+    lengths = []
+    for _ in range(60):
+        before = matrix.detach().clone()
+        matrix.grad = factors @ torch.randn(3, 24)
+        optimizer.step()
+        lengths.append((matrix.detach() - before).norm(dim=1))
+    return torch.stack(lengths[30:]).square().mean(0).sqrt()
+
+
+def test_rows_are_balanced():
+    plain, balanced = row_lengths_after_steps(False), row_lengths_after_steps(True)
+    assert plain.max() > 2.0 * plain.min()
+    assert balanced.max() < 1.3 * balanced.min()
+    # The whole step is as long as without.
+    assert balanced.norm() == pytest.approx(float(plain.norm()), rel=0.1)
+
+
+def test_rows_without_a_gradient_stay():
+    matrix = nn.Parameter(torch.ones(6, 6))
+    optimizer = BlockMuon([matrix], lr=1e-2)
+    matrix.grad = torch.zeros(6, 6)
+    optimizer.step()
+    assert torch.equal(matrix.detach(), torch.ones(6, 6))
+    matrix.grad = torch.ones(6, 6)
+    matrix.grad[0] = 0.0
+    optimizer.step()
+    assert torch.equal(matrix[0].detach(), torch.ones(6)) and matrix.isfinite().all()
+    assert (matrix[1:] < 1.0).all()
 
 
 @pytest.mark.parametrize("shape", [(3, 10, 10), (3, 20, 7), (3, 7, 20)])

@@ -52,7 +52,7 @@ def test_trains_two_epochs_then_resumes(configuration):
     assert torch.load(last, weights_only=True)["global_step"] == 9  # 24 conformations in batches of 8
 
 
-@pytest.mark.parametrize("schedule", ["plateau", "cosine"])
+@pytest.mark.parametrize("schedule", ["plateau", "cosine", "linear"])
 def test_trains_with_muon_and_resumes(configuration, schedule):
     path = configuration(optimizer="muon", lr_schedule=schedule, num_epochs=1)
     done = torchmd_train("--conf", path)
