@@ -9,8 +9,8 @@ from torch.optim import AdamW, Optimizer
 # The last maps of an output head: a handful of directions, which have nothing to be orthogonal to.
 _FEWEST_OUTPUTS = 3
 # Of the running means of gradients and of rows' squares. Losses of lengths have gradients that do not shrink
-# with the errors, so the mean of gradients is a long one: 0.95 leaves a tenth more error on chignolin, 0.99 is
-# too slow for ten epochs.
+# with the errors, so the mean of gradients is a long one: 0.95 leaves a tenth more error on chignolin, 0.99
+# is too slow for ten epochs.
 _MOMENTUM = 0.98
 _ROW_MEMORY = 0.95
 

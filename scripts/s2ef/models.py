@@ -52,7 +52,9 @@ class TorchMDNetModel(nn.Module):
         super().__init__()
         from torchmdnet.models.model import create_model
 
-        self.model = create_model({**_TORCHMDNET_DEFAULTS, **settings, "model": TORCHMDNET_MODELS[name]})
+        # The comparison has its own optimisers (s2ef.training), of which dkmp-c's configuration knows nothing.
+        of_model = {key: value for key, value in settings.items() if key != "optimizer"}
+        self.model = create_model({**_TORCHMDNET_DEFAULTS, **of_model, "model": TORCHMDNET_MODELS[name]})
 
     def forward(
         self, z: Tensor, pos: Tensor, batch: Tensor, box: Optional[Tensor] = None
