@@ -52,7 +52,7 @@ class TorchMDNetModel(nn.Module):
         super().__init__()
         from torchmdnet.models.model import create_model
 
-        # The comparison has its own optimisers (s2ef.training), of which dkmp-c's configuration knows nothing.
+        # The comparison's optimisers (s2ef.training) are not those of dkmp-c's configuration.
         of_model = {key: value for key, value in settings.items() if key != "optimizer"}
         self.model = create_model({**_TORCHMDNET_DEFAULTS, **of_model, "model": TORCHMDNET_MODELS[name]})
 
