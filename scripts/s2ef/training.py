@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dkmp_plugin.evaluation.metrics import EnergyForceErrors, energy_force_errors
 from dkmp_plugin.files import replaced_on_success
-from dkmp_plugin.training.losses import neighborhood_norm_loss, norm_loss
+from dkmp_plugin.training.losses import neighborhood_norm_loss, norm_loss, usual_after
 from dkmp_plugin.training.muon import MuonWithAdamW
 from s2ef.models import build_model
 from s2ef.structures import Scaling, Structures, shuffled_batches
@@ -32,8 +32,6 @@ def _of_training(settings: Dict[str, Any]) -> Dict[str, Any]:
 # An epoch's mean loss over the lowest one of all epochs before. Losses fluctuate by less than ten; a model
 # that has collapsed (it predicts no forces any more) does not come back.
 _COLLAPSED = 100.0
-# Of the running mean of the energies' errors.
-_ENERGY_ERROR_MEMORY = 0.97
 
 
 class Diverged(Exception):
@@ -49,7 +47,8 @@ class Progress:
         cpu_seconds: Process CPU seconds spent in optimiser steps, and in taking the energies' mean error out.
         losses: Mean training loss of every epoch (since the last resume, where there was one within it).
         gradient_norm: Running mean of the gradients' length, as it was after clipping.
-        energy_error: Running mean of the energies' errors, in units of the scaling; of batches of one alone.
+        energy_error: Running mean of the energies' errors, shape (1,), in units of the scaling; kept for
+            batches of one.
         centred: Whether the energies' mean error on the training structures has been taken out.
     """
 
@@ -57,7 +56,7 @@ class Progress:
     cpu_seconds: float = 0.0
     losses: List[float] = field(default_factory=list)
     gradient_norm: Optional[float] = None
-    energy_error: Optional[float] = None
+    energy_error: Optional[Tensor] = None
     centred: bool = False
 
 
@@ -271,10 +270,9 @@ class Training:
         if name == "relative" and len(error) > 1:
             return error.var()
         if name == "relative":
-            latest, usual = error.item(), self.progress.energy_error
-            usual = latest if usual is None else usual
-            self.progress.energy_error = _ENERGY_ERROR_MEMORY * usual + (1.0 - _ENERGY_ERROR_MEMORY) * latest
-            return (error - usual).square().mean()
+            before = self.progress.energy_error
+            self.progress.energy_error = usual_after(error.unsqueeze(1), before)
+            return (error - (error.detach() if before is None else before)).square().mean()
         if name != "squares":
             raise ValueError(f"energy_loss: {name!r} was given, squares or relative is expected")
         return error.square().mean()
