@@ -301,6 +301,9 @@ def test_relative_energies_leave_the_mean_error_to_the_end(protocol_file, s2ef, 
     error = torch.tensor([0.5, -1.0, 2.0])
     assert run._energy_loss(error + 7.0).item() == pytest.approx(run._energy_loss(error).item())
     assert run._energy_loss(error[:1]).item() == 0.0
+    # A batch of one: relative to the running mean, which the first one starts, and which is saved.
+    assert run._energy_loss(error[2:]).item() == pytest.approx((2.0 - 0.5) ** 2)
+    assert run.progress.energy_error.item() == pytest.approx(0.5 + 0.03 * 1.5)
     run.averaged.module.shift += 1.0
     run.run()
     assert mean_error(run) == pytest.approx(0.0, abs=1e-4)
@@ -308,6 +311,7 @@ def test_relative_energies_leave_the_mean_error_to_the_end(protocol_file, s2ef, 
     again = training.Training(*arguments)
     again.run()
     assert again.progress.cpu_seconds == spent
+    assert again.progress.energy_error.item() == run.progress.energy_error.item()
     assert mean_error(again) == pytest.approx(0.0, abs=1e-4)
 
 
