@@ -13,8 +13,6 @@ _NEIGHBORHOOD = 1.5
 _TRUNCATION = 3.0
 # Weight of the energies' mean error in a batch, whose gradient otherwise is the largest and noisiest of all.
 _MEAN_ERROR = 0.1
-# Weight of the latest batch in the running mean of the energies' errors.
-_LATEST = 0.03
 
 
 def norm_loss(prediction: Tensor, target: Tensor) -> Tensor:
@@ -34,7 +32,7 @@ def norm_loss(prediction: Tensor, target: Tensor) -> Tensor:
     return torch.linalg.vector_norm(prediction - target, dim=-1).mean()
 
 
-def relative_norm_loss(prediction: Tensor, target: Tensor, usual_error: Optional[Tensor] = None) -> Tensor:
+def relative_norm_loss(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean absolute errors of a batch's energies relative to each other, plus a tenth of their mean error.
 
     The energy of a molecule sums over its atoms, and so does its gradient: the mean error of a batch pulls on
@@ -44,34 +42,15 @@ def relative_norm_loss(prediction: Tensor, target: Tensor, usual_error: Optional
     Args:
         prediction: Energies, shape (B, 1).
         target: The same shape.
-        usual_error: What a single energy's error is relative to, shape (1,): the running mean of the errors
-            before it (:func:`usual_after`).
 
     Returns:
-        Scalar, in the unit of the arguments; :func:`norm_loss` of a single energy without ``usual_error``.
+        Scalar, in the unit of the arguments; :func:`norm_loss` of a single energy.
     """
+    if len(prediction) < 2:
+        return norm_loss(prediction, target)
     error = prediction - target
     mean = error.mean(dim=0)
-    reference = mean
-    if len(error) == 1:
-        if usual_error is None:
-            return norm_loss(prediction, target)
-        reference = usual_error
-    return (error - reference).abs().mean() + _MEAN_ERROR * mean.abs().mean()
-
-
-def usual_after(error: Tensor, usual_error: Optional[Tensor]) -> Tensor:
-    """The running mean of the energies' errors, over about thirty batches, after one more batch.
-
-    Args:
-        error: Predicted energies minus true ones, shape (B, 1).
-        usual_error: The mean before, shape (1,); None for the first batch.
-
-    Returns:
-        Shape (1,), without a gradient.
-    """
-    latest = error.detach().mean(dim=0)
-    return latest if usual_error is None else usual_error.lerp(latest, _LATEST)
+    return (error - mean).abs().mean() + _MEAN_ERROR * mean.abs().mean()
 
 
 def neighborhood_sums(values: Tensor, pos: Tensor, batch: Tensor, box: Optional[Tensor] = None) -> Tensor:
@@ -122,7 +101,7 @@ def neighborhood_norm_loss(
 
 
 def loss_of_structures(
-    pos: Tensor, batch: Tensor, box: Optional[Tensor] = None, usual_error: Optional[Tensor] = None
+    pos: Tensor, batch: Tensor, box: Optional[Tensor] = None
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """:func:`neighborhood_norm_loss` as torchmd-net calls a loss, of predictions and targets alone.
 
@@ -130,7 +109,6 @@ def loss_of_structures(
         pos: As of :func:`neighborhood_sums`.
         batch: The same.
         box: The same.
-        usual_error: As of :func:`relative_norm_loss`.
 
     Returns:
         The loss: of values per atom, shape (N, 3), as above; of energies, shape (B, 1),
@@ -139,7 +117,7 @@ def loss_of_structures(
 
     def loss(prediction: Tensor, target: Tensor) -> Tensor:
         if prediction.shape != pos.shape:
-            return relative_norm_loss(prediction, target, usual_error)
+            return relative_norm_loss(prediction, target)
         return neighborhood_norm_loss(prediction, target, pos, batch, box)
 
     return loss

@@ -91,13 +91,9 @@ def extend_lightning_module(module: Any) -> None:
     @functools.wraps(compute_torchmdnet_losses)
     def _compute_losses(self, y, neg_y, batch, loss_fn, loss_name, stage):
         if loss_name == "neighborhood_norm_loss":
-            from dkmp_plugin.training.losses import loss_of_structures, usual_after
+            from dkmp_plugin.training.losses import loss_of_structures
 
-            box = batch.box if "box" in batch else None
-            usual_error = getattr(self, "dkmp_usual_energy_error", None)
-            loss_fn = loss_of_structures(batch.pos, batch.batch, box, usual_error)
-            if stage == "train" and "y" in batch:
-                self.dkmp_usual_energy_error = usual_after(y - batch.y, usual_error)
+            loss_fn = loss_of_structures(batch.pos, batch.batch, batch.box if "box" in batch else None)
         return compute_torchmdnet_losses(self, y, neg_y, batch, loss_fn, loss_name, stage)
 
     module.LNNP._compute_losses = _compute_losses

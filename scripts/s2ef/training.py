@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dkmp_plugin.evaluation.metrics import EnergyForceErrors, energy_force_errors
 from dkmp_plugin.files import replaced_on_success
-from dkmp_plugin.training.losses import neighborhood_norm_loss, norm_loss, usual_after
+from dkmp_plugin.training.losses import neighborhood_norm_loss, norm_loss
 from dkmp_plugin.training.muon import MuonWithAdamW
 from s2ef.models import build_model
 from s2ef.structures import Scaling, Structures, shuffled_batches
@@ -32,6 +32,8 @@ def _of_training(settings: Dict[str, Any]) -> Dict[str, Any]:
 # An epoch's mean loss over the lowest one of all epochs before. Losses fluctuate by less than ten; a model
 # that has collapsed (it predicts no forces any more) does not come back.
 _COLLAPSED = 100.0
+# Weight of the latest structure in the running mean of the energies' errors.
+_LATEST_ERROR = 0.03
 
 
 class Diverged(Exception):
@@ -271,8 +273,9 @@ class Training:
             return error.var()
         if name == "relative":
             before = self.progress.energy_error
-            self.progress.energy_error = usual_after(error.unsqueeze(1), before)
-            return (error - (error.detach() if before is None else before)).square().mean()
+            latest = error.detach()
+            self.progress.energy_error = latest if before is None else before.lerp(latest, _LATEST_ERROR)
+            return (error - (latest if before is None else before)).square().mean()
         if name != "squares":
             raise ValueError(f"energy_loss: {name!r} was given, squares or relative is expected")
         return error.square().mean()

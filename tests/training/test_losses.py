@@ -12,7 +12,6 @@ from dkmp_plugin.training.losses import (
     neighborhood_sums,
     norm_loss,
     relative_norm_loss,
-    usual_after,
 )
 
 
@@ -97,25 +96,6 @@ def test_energies_count_relative_to_each_other_and_their_mean_error_a_tenth():
     (gradient,) = torch.autograd.grad(loss, energies)
     assert gradient.sum().item() == pytest.approx(0.1)
     assert relative_norm_loss(energies[:1], torch.zeros(1, 1)).item() == pytest.approx(5.0)
-
-
-def test_a_single_energy_counts_relative_to_the_usual_error():
-    energy = torch.tensor([[5.0]], requires_grad=True)
-    loss = relative_norm_loss(energy, torch.zeros(1, 1), torch.tensor([5.5]))
-    assert loss.item() == pytest.approx(0.5 + 0.1 * 5.0)
-    (gradient,) = torch.autograd.grad(loss, energy)
-    assert gradient.item() == pytest.approx(-1.0 + 0.1)
-
-
-def test_the_usual_error_follows_the_errors():
-    usual = None
-    for _ in range(200):
-        usual = usual_after(torch.tensor([[2.0], [4.0]], requires_grad=True), usual)
-        assert not usual.requires_grad
-    assert usual.item() == pytest.approx(3.0)
-    for _ in range(200):
-        usual = usual_after(torch.tensor([[-1.0]]), usual)
-    assert usual.item() == pytest.approx(-1.0, abs=0.02)
 
 
 def test_energies_have_no_neighborhoods():
