@@ -128,8 +128,8 @@ HYPERPARAMETERS: Tuple[Hyperparameter, ...] = (
         "optimizer",
         str,
         "adamw",
-        "'adamw' is torchmd-net's own; 'muon' moves the matrices by Muon, the rest by AdamW, at the same lr "
-        "(DKMP models only)",
+        "'adamw' is torchmd-net's own; 'muon' moves the matrices by Muon, their rows balanced, the rest by "
+        "AdamW, at the same lr (DKMP models only)",
         OPTIMIZERS,
     ),
     Hyperparameter(

@@ -124,13 +124,14 @@ class BlockMuon(Optimizer):
         blocks: Dict[torch.Size, List[Tensor]] = {}
         updates: Dict[torch.Size, List[Tensor]] = {}
         squares: Dict[torch.Size, List[Tensor]] = {}
+        balanced = group.get("balanced", False)  # checkpoints from before rows were balanced do not have it
         for matrix in group["params"]:
             if matrix.grad is None:
                 continue
             of_matrix, state = square_blocks(matrix), self.state[matrix]
             if "momentum_buffer" not in state:
                 state["momentum_buffer"] = torch.zeros_like(matrix)
-                if group["balanced"]:
+                if balanced:
                     state["row_squares"] = matrix.new_zeros(len(of_matrix), len(of_matrix[0]), 1)
             mean = state["momentum_buffer"].lerp_(matrix.grad, 1.0 - group["momentum"])
             matrix.mul_(1.0 - group["lr"] * group["weight_decay"])
@@ -138,11 +139,11 @@ class BlockMuon(Optimizer):
             shape = of_matrix[0].shape
             blocks.setdefault(shape, []).extend(of_matrix)
             updates.setdefault(shape, []).extend(square_blocks(update))
-            if group["balanced"]:
+            if balanced:
                 squares.setdefault(shape, []).extend(state["row_squares"])
         for shape, of_shape in blocks.items():
             steps = orthogonalize(torch.stack(updates[shape])).to(of_shape[0].dtype)
-            if group["balanced"]:
+            if balanced:
                 steps = _balanced(steps, squares[shape])
             # An orthogonal matrix has elements of 1 / sqrt(its longer side); AdamW's usual steps are 0.2 lr.
             torch._foreach_add_(of_shape, list(steps), alpha=-0.2 * group["lr"] * max(shape) ** 0.5)

@@ -1,5 +1,6 @@
 """Muon and AdamW as one optimiser: which parameters each moves, and checkpoints."""
 
+import copy
 import io
 
 import pytest
@@ -163,6 +164,22 @@ def test_goes_on_from_a_checkpoint():
     train(model, optimizer, 3)
     train(restarted, second, 3)
     for mine, other in zip(model.parameters(), restarted.parameters(), strict=True):
+        assert torch.equal(mine, other)
+
+
+def test_checkpoints_from_before_rows_were_balanced_go_on_without():
+    model = fresh_model()
+    optimizer = MuonWithAdamW(model, lr=1e-3, momentum=0.95, balanced=False)
+    train(model, optimizer, 2)
+    old = copy.deepcopy(optimizer.state_dict())
+    del old["param_groups"][0]["balanced"]
+    again = create_model(hyper_parameters())
+    again.load_state_dict(model.state_dict())
+    resumed = MuonWithAdamW(again, lr=1e-3)
+    resumed.load_state_dict(old)
+    train(model, optimizer, 2)
+    train(again, resumed, 2)
+    for mine, other in zip(model.parameters(), again.parameters(), strict=True):
         assert torch.equal(mine, other)
 
 
