@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Dict, Union
 
 from dkmp_plugin.bespoke.settings import BespokeSettings
-from dkmp_plugin.bespoke.training import train, write_configuration
+from dkmp_plugin.bespoke.training import loss_weights, train, write_configuration
 from dkmp_plugin.files import replaced_on_success
 from dkmp_plugin.labeling.campaign import run_campaign
 from dkmp_plugin.labeling.executors import TaskMap, in_this_process
@@ -79,6 +79,8 @@ def _label(settings: BespokeSettings, output: Path, task_map: TaskMap) -> None:
 
 
 def _train(settings: BespokeSettings, output: Path) -> None:
+    from dkmp_plugin.datasets.label_file import read_label_file
+
     finished = output / "training_finished"
     if _begin("train", finished):
         configuration = output / "training.yaml"
@@ -87,6 +89,7 @@ def _train(settings: BespokeSettings, output: Path) -> None:
             num_epochs=settings.epochs,
             embedding_dimension=settings.width,
             seed=settings.seed,
+            **loss_weights(len(read_label_file(output / "labels.h5").atomic_numbers)),
         )
         train(output, configuration, settings.epochs)
         finished.touch()

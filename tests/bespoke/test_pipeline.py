@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from dkmp_plugin.bespoke.settings import BespokeSettings
-from dkmp_plugin.bespoke.training import newest_checkpoint
+from dkmp_plugin.bespoke.training import loss_weights, newest_checkpoint
 from dkmp_plugin.cli import main
 from dkmp_plugin.datasets.label_file import read_label_file
 from dkmp_plugin.simulation.model_file import load_model_file
@@ -59,6 +59,13 @@ def run_here(capfd, *arguments, **changes):
     status = main([str(part) for part in command(*arguments, **changes)[1:]])
     captured = capfd.readouterr()
     return status, captured.out, captured.err
+
+
+@pytest.mark.parametrize(("num_atoms", "weight"), [(5, 0.2), (18, 0.2), (52, 3.6 / 52), (166, 0.0217)])
+def test_energies_of_larger_molecules_weigh_less(num_atoms, weight):
+    weights = loss_weights(num_atoms)
+    assert weights["y_weight"] == pytest.approx(weight, rel=1e-2)
+    assert sum(weights.values()) == pytest.approx(1.0)
 
 
 def kill_when(condition, ligand, output):
