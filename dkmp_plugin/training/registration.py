@@ -109,7 +109,7 @@ def extend_lightning_module(module: Any) -> None:
 
             optimizers = [MuonWithAdamW(self.model, self.hparams.lr, self.hparams.weight_decay)]
             schedulers[0]["scheduler"] = _plateau_schedule(optimizers[0], self.hparams)
-        if self.hparams.get("lr_schedule") in _FALLS:
+        if self.hparams.get("lr_schedule") in FALLS:
             schedulers = [
                 falling_schedule(optimizers[0], self.hparams, self.trainer.estimated_stepping_batches)
             ]
@@ -132,7 +132,7 @@ def _plateau_schedule(optimizer: Any, hyper_parameters: Any) -> Any:
 
 
 # From one to zero, over the training's progress from zero to one.
-_FALLS: Dict[str, Callable[[float], float]] = {
+FALLS: Dict[str, Callable[[float], float]] = {
     "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
     "linear": lambda progress: 1.0 - progress,
 }
@@ -142,7 +142,7 @@ def falling_schedule(optimizer: Any, hyper_parameters: Any, num_steps: int) -> A
     """From lr to lr_min as ``lr_schedule`` says; during the warm-up torchmd-net sets the rate itself."""
     from torch.optim.lr_scheduler import LambdaLR
 
-    floor, fall = hyper_parameters.lr_min / hyper_parameters.lr, _FALLS[hyper_parameters.lr_schedule]
+    floor, fall = hyper_parameters.lr_min / hyper_parameters.lr, FALLS[hyper_parameters.lr_schedule]
 
     def factor(step: int) -> float:
         return floor + (1.0 - floor) * fall(min(1.0, step / max(1, num_steps)))

@@ -15,6 +15,7 @@ from dkmp_plugin.evaluation.metrics import EnergyForceErrors, energy_force_error
 from dkmp_plugin.files import replaced_on_success
 from dkmp_plugin.training.losses import neighborhood_norm_loss, norm_loss
 from dkmp_plugin.training.muon import MuonWithAdamW
+from dkmp_plugin.training.registration import FALLS
 from s2ef.models import build_model
 from s2ef.structures import Scaling, Structures, shuffled_batches
 
@@ -226,9 +227,7 @@ class Training:
     def _learning_rate(self) -> float:
         fraction, warmup = self._fraction(), self.settings["warmup"]
         floor = self.settings["learning_rate_floor"]
-        fall = 0.5 * (1.0 + math.cos(math.pi * fraction))
-        if self.settings.get("learning_rate_fall", "cosine") == "linear":
-            fall = 1.0 - fraction
+        fall = FALLS[self.settings.get("learning_rate_fall", "cosine")](fraction)
         # The first step must not have the rate zero.
         return self.learning_rate * (floor + (1.0 - floor) * fall) * min(1.0, (fraction + 1e-3) / warmup)
 
@@ -272,10 +271,10 @@ class Training:
         if name == "relative" and len(error) > 1:
             return error.var()
         if name == "relative":
-            before = self.progress.energy_error
             latest = error.detach()
-            self.progress.energy_error = latest if before is None else before.lerp(latest, _LATEST_ERROR)
-            return (error - (latest if before is None else before)).square().mean()
+            usual = latest if self.progress.energy_error is None else self.progress.energy_error
+            self.progress.energy_error = usual.lerp(latest, _LATEST_ERROR)
+            return (error - usual).square().mean()
         if name != "squares":
             raise ValueError(f"energy_loss: {name!r} was given, squares or relative is expected")
         return error.square().mean()
