@@ -124,7 +124,8 @@ def _nve(arguments: argparse.Namespace) -> int:
     for name, drift in zip(("total energy", "velocity Verlet's own energy"), drifts, strict=True):
         print(
             f"{arguments.output}: {name} over {drift.duration:g} ps: drift {drift.drift:.3g} ± "
-            f"{drift.drift_error:.2g} meV/atom/ns, fluctuation {drift.fluctuation:.3g} meV/atom"
+            f"{drift.drift_error:.2g} meV/atom/ns, fluctuation {drift.fluctuation:.3g} meV/atom, largest "
+            f"change from row to row {drift.largest_change:.3g} meV/atom at {drift.largest_change_time:g} ps"
         )
     return 0
 

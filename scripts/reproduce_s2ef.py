@@ -22,6 +22,7 @@ import argparse
 import dataclasses
 import json
 import platform
+import shutil
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Tuple
 
@@ -85,10 +86,14 @@ def measurement(protocol_file: Path, row: Row, model: str, path: Path) -> Dict[s
     return json.loads(path.read_text())
 
 
+def searched_checkpoint(work: Path, row: Row, model: str, learning_rate: float) -> Path:
+    return work / f"{row.name}__{model}__rate_{learning_rate}.pt"
+
+
 def choose_learning_rate(
-    protocol: Protocol, row: Row, model: str, structures: Dict[str, Any], path: Path
+    protocol: Protocol, row: Row, model: str, structures: Dict[str, Any], path: Path, work: Path
 ) -> float:
-    """A short training with every candidate not tried before; the lowest validation force MAE wins."""
+    """A training with every candidate not tried before; the lowest validation force MAE wins."""
     settings = protocol.settings(row.name, model)
     if len(settings["learning_rates"]) == 1:
         return settings["learning_rates"][0]
@@ -98,7 +103,8 @@ def choose_learning_rate(
         return json.loads(path.read_text())["learning_rate"]
     for candidate in missing:
         budget = Budget(epochs=settings["learning_rate_search_epochs"])
-        training = Training(model, settings, candidate, structures, row.batch_size, budget)
+        checkpoint = searched_checkpoint(work, row, model, candidate)
+        training = Training(model, settings, candidate, structures, row.batch_size, budget, checkpoint)
         try:
             training.run()
         except Diverged as error:
@@ -128,7 +134,7 @@ def train(protocol: Protocol, row: Row, model: str, budget: str, arguments: argp
     structures = load_structures(row)
     search = prefix.with_name(f"{prefix.name}__learning_rate.json")
     measured = prefix.with_name(f"{prefix.name}__measurement.json")
-    learning_rate = choose_learning_rate(protocol, row, model, structures, search)
+    learning_rate = choose_learning_rate(protocol, row, model, structures, search, arguments.work)
     if result.is_file():
         trained = json.loads(result.read_text())
         if trained.get("searched_learning_rate", trained["learning_rate"]) == learning_rate:
@@ -136,6 +142,11 @@ def train(protocol: Protocol, row: Row, model: str, budget: str, arguments: argp
     print(f"== {row.name}, {model}, equal {budget}", flush=True)
     limit = Budget(epochs=row.epochs) if budget == "epochs" else Budget(cpu_seconds=row.cpu_seconds)
     checkpoint = arguments.work / f"{row.name}__{model}__{budget}.pt"
+    searched = searched_checkpoint(arguments.work, row, model, learning_rate)
+    if budget == "epochs" and settings["learning_rate_search_epochs"] == row.epochs and searched.is_file():
+        # The search has trained this very model.
+        with replaced_on_success(checkpoint) as temporary:
+            shutil.copyfile(searched, temporary)
     training = train_to_the_end(model, settings, learning_rate, structures, row.batch_size, limit, checkpoint)
     progress = training.progress
     write_json(

@@ -15,12 +15,17 @@ class EnergyDrift:
         drift_error: standard error of the drift, from blocks.
         fluctuation: standard deviation of the energy around the fitted line, in meV per atom.
         duration: length of the trajectory in picoseconds.
+        largest_change: largest change between two neighbouring samples, in meV per atom: what a line through
+            all of them does not show, a place that the time step does not resolve.
+        largest_change_time: time of the first of those two samples in picoseconds.
     """
 
     drift: float
     drift_error: float
     fluctuation: float
     duration: float
+    largest_change: float
+    largest_change_time: float
 
 
 def nve_drift(time: np.ndarray, energy: np.ndarray, num_atoms: int, num_blocks: int = 10) -> EnergyDrift:
@@ -57,11 +62,14 @@ def nve_drift(time: np.ndarray, energy: np.ndarray, num_atoms: int, num_blocks: 
     squares = np.square(change - slope * since).sum()
     residual = energy - slope * time
     per_nanosecond = 1000.0 / num_atoms
+    changes = np.abs(np.diff(energy))
     return EnergyDrift(
         drift=float(slope * per_nanosecond),
         drift_error=float(np.sqrt(squares / (num_blocks - 2) / spread) * per_nanosecond),
         fluctuation=float(residual.std() / num_atoms),
         duration=float(time[-1] - time[0]),
+        largest_change=float(changes.max() / num_atoms),
+        largest_change_time=float(time[changes.argmax()]),
     )
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Callable, Dict, NamedTuple, Optional, Union
+from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 from tqdm import tqdm
@@ -17,6 +17,7 @@ from dkmp_plugin.files import replaced_on_success
 _BOLTZMANN = 0.08617333262  # meV/K
 # Twenty times the surface of the sun: no molecule is left, and what a potential says about it means nothing.
 _BLOWN_UP = 1e5  # K
+_LOG, _STATE, _BEFORE_LARGEST_CHANGE = "energies.csv", "state.npz", "before_largest_change.npz"
 COLUMNS = (
     "step",
     "time_ps",
@@ -129,6 +130,9 @@ def run_nve(
     on from the last saved state: at most ``save_interval`` steps are computed twice, and the result is the
     one of an uninterrupted run. Called again with a longer duration it extends the run.
 
+    ``before_largest_change.npz`` is the state, as in ``state.npz``, at the last row before the largest change
+    of the shadow energy between two rows: where to look when it jumps.
+
     Args:
         dynamics: the molecule and its potential.
         folder: where to write.
@@ -161,13 +165,20 @@ def run_nve(
         _start_log(folder)
         step = 0
         _step_and_record(dynamics, folder, 1, step, time_step)
-        _save(dynamics, folder, step)
+        _save(folder / _STATE, step, dynamics.get_state())
+    shadow = read_columns(folder / _LOG)["shadow_energy_mev"]
+    largest_change = np.abs(np.diff(shadow)).max(initial=0.0)
+    latest = shadow[-1]
     while step < num_steps:
         advance = min(record_interval, num_steps - step)
+        before, shadow_before = dynamics.get_state(), latest
+        latest = _step_and_record(dynamics, folder, advance, step + advance, time_step)
+        if abs(latest - shadow_before) > largest_change:
+            largest_change = abs(latest - shadow_before)
+            _save(folder / _BEFORE_LARGEST_CHANGE, step, before)
         step += advance
-        _step_and_record(dynamics, folder, advance, step, time_step)
         if step % save_interval == 0 or step == num_steps:
-            _save(dynamics, folder, step)
+            _save(folder / _STATE, step, dynamics.get_state())
         if progress is not None:
             progress(step)
     return summarise(folder, dynamics.num_atoms)
@@ -176,7 +187,7 @@ def run_nve(
 def summarise(folder: Union[str, Path], num_atoms: int) -> Conservation:
     """Drifts of the run in a folder so far; writes ``drift.json`` and ``energies.png`` beside it."""
     folder = Path(folder)
-    log = folder / "energies.csv"
+    log = folder / _LOG
     with log.open() as lines:
         _check_columns(log, lines.readline().strip())
     columns = read_columns(log)
@@ -238,14 +249,17 @@ def _check_settings(folder: Path, settings: Dict[str, Any]) -> None:
 
 
 def _start_log(folder: Path) -> None:
-    with replaced_on_success(folder / "energies.csv") as temporary:
+    with replaced_on_success(folder / _LOG) as temporary:
         temporary.write_text(",".join(COLUMNS) + "\n")
 
 
 def _step_and_record(
     dynamics: VerletDynamics, folder: Path, num_steps: int, step: int, time_step: float
-) -> None:
-    """Advance by ``num_steps``, at least one, and append a row for the step reached, number ``step``."""
+) -> float:
+    """Advance by ``num_steps``, at least one, and append a row for the step reached, number ``step``.
+
+    Returns the shadow energy.
+    """
     dynamics.step(num_steps - 1)
     before = dynamics.energies()[0]
     dynamics.step(1)
@@ -264,25 +278,26 @@ def _step_and_record(
     total = potential + kinetic
     shadow = shadow_energy(total, (before, potential, after), kick)
     values = (step * time_step / 1000.0, potential, kinetic, total, shadow)
-    with (folder / "energies.csv").open("a") as log:
+    with (folder / _LOG).open("a") as log:
         log.write(f"{step}," + ",".join(f"{value:.12g}" for value in values) + "\n")
+    return shadow
 
 
-def _save(dynamics: VerletDynamics, folder: Path, step: int) -> None:
-    positions, velocities = dynamics.get_state()
-    with replaced_on_success(folder / "state.npz") as temporary:
+def _save(path: Path, step: int, state: Tuple[np.ndarray, np.ndarray]) -> None:
+    positions, velocities = state
+    with replaced_on_success(path) as temporary:
         np.savez(temporary, step=step, positions=positions, velocities=velocities)
 
 
 def _restore(dynamics: VerletDynamics, folder: Path) -> Optional[int]:
     """Continue from the saved state, dropping rows after it; None where there is none."""
-    path = folder / "state.npz"
+    path = folder / _STATE
     if not path.is_file():
         return None
     with np.load(path) as state:
         step = int(state["step"])
         dynamics.set_state(state["positions"], state["velocities"])
-    log = folder / "energies.csv"
+    log = folder / _LOG
     header, *rows = log.read_text().splitlines()
     _check_columns(log, header)
     # A kill may have cut the last row short; it then comes after the saved state.

@@ -61,6 +61,7 @@ def test_energy_is_conserved_and_everything_is_written(model_path, structure, tm
     assert drifts.total.fluctuation < 0.01
     assert drifts.shadow.fluctuation < 0.1 * drifts.total.fluctuation
     assert {path.name for path in tmp_path.iterdir()} == {
+        "before_largest_change.npz",
         "drift.json",
         "energies.csv",
         "energies.png",
@@ -99,6 +100,20 @@ def test_a_continued_run_equals_an_uninterrupted_one(model_path, structure, tmp_
     run(model_path, structure, tmp_path / "parts", engine, 0.018)
     np.testing.assert_allclose(energies(tmp_path / "parts"), energies(tmp_path / "whole"), atol=1e-7)
     assert len(energies(tmp_path / "parts")) == 37
+
+
+@pytest.mark.parametrize("durations", [(0.01,), (0.006, 0.01)])
+def test_the_state_before_the_largest_change_is_kept(model_path, structure, tmp_path, durations):
+    for duration in durations:
+        drifts = run(model_path, structure, tmp_path, duration=duration)
+    columns = read_columns(tmp_path / "energies.csv")
+    row = np.abs(np.diff(columns["shadow_energy_mev"])).argmax()
+    assert drifts.shadow.largest_change_time == columns["time_ps"][row]
+    dynamics = molecular_dynamics(model_path, structure, time_step=0.1)
+    with np.load(tmp_path / "before_largest_change.npz") as state:
+        assert state["step"] == columns["step"][row]
+        dynamics.set_state(state["positions"], state["velocities"])
+    assert dynamics.energies()[0] == pytest.approx(columns["potential_energy_mev"][row], abs=1e-6)
 
 
 def test_a_killed_run_continues(model_path, structure, tmp_path):

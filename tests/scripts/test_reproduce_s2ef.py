@@ -273,6 +273,23 @@ def test_a_single_learning_rate_needs_no_search(protocol_file, tmp_path):
     assert not (results / "acac__graph-network__learning_rate.json").exists()
 
 
+def test_a_search_over_all_epochs_is_the_training(protocol_file, tmp_path):
+    values = yaml.safe_load(protocol_file.read_text())
+    values["rows"]["acac"]["common"].update(learning_rates=[1.0e-3, 2.0e-3], learning_rate_search_epochs=2)
+    protocol, results, work = tmp_path / "protocol.yaml", tmp_path / "results", tmp_path / "work"
+    protocol.write_text(yaml.safe_dump(values))
+    arguments = ("train", "--work", str(work), "--models", "graph-network", "--budgets", "epochs")
+    done = reproduce(protocol, results, *arguments)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((results / "acac__graph-network__epochs.json").read_text())
+    search = json.loads((results / "acac__graph-network__learning_rate.json").read_text())
+    best = result["learning_rate"]
+    assert result["validation"]["force_mae"] == min(search["validation_force_mae"].values())
+    searched = torch.load(work / f"acac__graph-network__rate_{best}.pt", weights_only=True)
+    assert result["cpu_seconds"] == searched["progress"]["cpu_seconds"]
+    assert "resumed at step 6" in done.stdout
+
+
 def test_models_of_one_seed_start_at_the_mean_energy(protocol_file, s2ef):
     """Where an untrained model's energies lie must not decide the comparison."""
     protocol = s2ef["protocol"].load_protocol(protocol_file)
