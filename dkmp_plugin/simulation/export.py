@@ -83,7 +83,16 @@ def script_checkpoint(
     energy_model = EnergyModel(model).to(device=device, dtype=_DTYPES[dtype]).eval()
     for parameter in energy_model.parameters():
         parameter.requires_grad_(False)
-    return torchscript.script(energy_model), info
+    try:
+        return torchscript.script(energy_model), info
+    except RuntimeError as error:
+        if model.prior_model is None:
+            raise
+        priors = ", ".join(type(prior).__name__ for prior in model.prior_model)
+        raise ValueError(
+            f"{checkpoint_path}: its prior_model, {priors}, cannot be compiled by TorchScript (torchmd-net's own "
+            "neighbour search cannot), and without it the energies would be wrong; train without it"
+        ) from error
 
 
 def _describe(

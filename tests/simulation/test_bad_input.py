@@ -87,6 +87,14 @@ class TestFiles:
         with pytest.raises(ValueError, match="energy_unit"):
             export_model(tmp_path / "model.ckpt", tmp_path / "model.pt")
 
+    def test_prior_that_torchscript_cannot_compile(self, tmp_path):
+        scales = {"distance_scale": 1e-10, "energy_scale": 1.6e-19, "atomic_number": list(range(20))}
+        prior = {"ZBL": {"cutoff_distance": 3.0, "max_num_neighbors": 50, **scales}}
+        write_checkpoint(tmp_path / "zbl.ckpt", prior_model=[prior])
+        with pytest.raises(ValueError, match="prior_model, ZBL, cannot be compiled"):
+            export_model(tmp_path / "zbl.ckpt", tmp_path / "zbl.pt")
+        assert not (tmp_path / "zbl.pt").exists()
+
     def test_unknown_precision(self, checkpoint, tmp_path):
         with pytest.raises(ValueError, match="float32"):
             export_model(checkpoint, tmp_path / "model.pt", dtype="float16")
