@@ -90,8 +90,8 @@ def script_checkpoint(
             raise
         priors = ", ".join(type(prior).__name__ for prior in model.prior_model)
         raise ValueError(
-            f"{checkpoint_path}: its prior_model, {priors}, cannot be compiled by TorchScript (torchmd-net's own "
-            "neighbour search cannot), and without it the energies would be wrong; train without it"
+            f"{checkpoint_path}: its prior_model, {priors}, cannot be compiled by TorchScript (torchmd-net's "
+            "own neighbour search cannot), and without it the energies would be wrong; train without it"
         ) from error
 
 
