@@ -14,7 +14,7 @@ from dkmp_plugin.evaluation.nve import run_nve, simulate_nve, summarise
 from dkmp_plugin.evaluation.report import read_columns
 from dkmp_plugin.evaluation.verlet import OpenMMVerlet, molecular_dynamics
 from dkmp_plugin.simulation.stack import prepare_backend
-from tests.conftest import ethanol
+from tests.conftest import ROOT, ethanol
 from tests.simulation.conftest import checkpoint, model_path
 
 __all__ = ["checkpoint", "model_path"]
@@ -114,6 +114,28 @@ def test_the_state_before_the_largest_change_is_kept(model_path, structure, tmp_
         assert state["step"] == columns["step"][row]
         dynamics.set_state(state["positions"], state["velocities"])
     assert dynamics.energies()[0] == pytest.approx(columns["potential_energy_mev"][row], abs=1e-6)
+
+
+def test_the_slope_of_a_force_between_two_atoms(model_path, structure, tmp_path):
+    """scripts/scan_pair.py against second differences of the energy."""
+    from ase import Atoms
+
+    from dkmp_plugin.simulation import DKMPCalculator
+
+    z, positions = (part.numpy() for part in ethanol())
+    np.savez(tmp_path / "state.npz", positions=positions / 10)
+    command = [sys.executable, str(ROOT / "scripts/scan_pair.py"), str(structure)]
+    command += [str(tmp_path / "state.npz"), "8", "2", str(model_path), "--range", "0.8", "1.4"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    rms, _ = done.stdout.splitlines()[-1].removeprefix(f"{model_path}: ").split(", ", 1)
+    line = positions[8] - positions[2]
+    energies = []
+    for distance in np.arange(0.79, 1.415, 0.01):
+        positions[8] = positions[2] + distance * line / np.linalg.norm(line)
+        energies.append(Atoms(z, positions, calculator=DKMPCalculator(model_path)).get_potential_energy())
+    expected = np.sqrt(np.mean((np.diff(energies, 2) / 0.01**2) ** 2))
+    assert float(rms) == pytest.approx(expected, rel=0.05)
 
 
 def test_a_killed_run_continues(model_path, structure, tmp_path):

@@ -1,0 +1,64 @@
+"""Force of one atom moved along the line to another: is a potential smooth where a simulation found a jump?
+
+`dkmp nve` keeps the state before the largest change of energy. Of a pair of atoms in it,
+
+    python scripts/scan_pair.py structure.pdb before_largest_change.npz 160 42 model.pt other.pt
+
+prints, for every model or checkpoint, how fast the force on the first atom changes along the line. A step of
+0.5 fs moves a hydrogen by 0.02 Å: slopes that swing within that are not resolved.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch  # isort: skip  (before openmm, which DKMPCalculator may load)
+import ase.io
+import numpy as np
+
+from dkmp_plugin.evaluation.prediction import best_checkpoint
+from dkmp_plugin.simulation import DKMPCalculator
+
+STEP = 0.01  # Å
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("structure", help="PDB file, for the elements")
+    parser.add_argument("state", type=Path, help="state of dkmp nve in OpenMM")
+    parser.add_argument("moved", type=int, help="index of the atom that is moved")
+    parser.add_argument("other", type=int, help="index of the atom it is moved to and from")
+    parser.add_argument("models", nargs="+", type=Path, help="model files, checkpoints, or log_dirs")
+    parser.add_argument("--range", nargs=2, type=float, default=(1.6, 2.4), help="distances in Å [1.6 2.4]")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    torch.set_num_threads(1)
+    atoms = ase.io.read(arguments.structure, index=0)
+    atoms.set_cell(None)
+    atoms.set_pbc(False)
+    with np.load(arguments.state) as state:
+        start = 10.0 * state["positions"]  # OpenMM's nm
+    line = start[arguments.moved] - start[arguments.other]
+    direction = line / np.linalg.norm(line)
+    distances = np.arange(arguments.range[0], arguments.range[1] + STEP / 2, STEP)
+    print("slope of the force along the line, eV/Å^2: RMS, largest; its change along the line, eV/Å^3: RMS")
+    for model in arguments.models:
+        atoms.calc = DKMPCalculator(str(best_checkpoint(model) if model.is_dir() else model))
+        forces = []
+        for distance in distances:
+            positions = start.copy()
+            positions[arguments.moved] = start[arguments.other] + distance * direction
+            atoms.set_positions(positions)
+            forces.append(atoms.get_forces()[arguments.moved] @ direction)
+        slope = np.gradient(np.array(forces), STEP)
+        change = np.gradient(slope, STEP)
+        rms, change_rms = np.sqrt(np.mean(slope**2)), np.sqrt(np.mean(change**2))
+        print(f"{model}: {rms:.3g}, {np.abs(slope).max():.3g}; {change_rms:.3g}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
