@@ -184,6 +184,8 @@ def collect(arguments: argparse.Namespace) -> List[Dict[str, Any]]:
         result["shadow_drift"] = drifts.shadow.drift
         result["shadow_drift_error"] = drifts.shadow.drift_error
         result["shadow_fluctuation"] = drifts.shadow.fluctuation
+        result["shadow_largest_change"] = drifts.shadow.largest_change
+        result["shadow_largest_change_time"] = drifts.shadow.largest_change_time
         result["mean_temperature_k"] = float(kelvin.mean())
         results.append(result)
     prefix = arguments.results / arguments.molecule
