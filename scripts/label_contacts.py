@@ -16,19 +16,17 @@ from typing import List, Tuple
 
 import numpy as np
 import openmm
-from ase import units
 from openmm import app
-from tblite.interface import Calculator
 from tqdm import tqdm
 
 from dkmp_plugin.files import replaced_on_success
+from dkmp_plugin.labeling.gfn2 import label_conformations
 
 ROOT = Path(__file__).resolve().parent.parent
 DISTANCES = (2.1, 2.0, 1.9, 1.8, 1.7)  # Å, one after the other
 START = (2.2, 2.8)  # Å, between which a pair is before it is pulled
 PULL = 2e6  # kJ/mol/nm^2; the molecule keeps the pair up to 0.08 Å further apart than asked
 RESTRAINT = 2000.0  # kJ/mol/nm^2, holds every atom near its place in the frame
-KCAL_PER_MOL = units.kcal / units.mol
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -100,18 +98,10 @@ def main() -> None:
         if len(structures) == arguments.pairs:
             break
     positions = np.array(structures).swapaxes(0, 1).reshape(-1, len(z), 3)
-    energies, forces = [], []
-    calculator = Calculator("GFN2-xTB", z, positions[0] / units.Bohr, charge=-2.0)
-    calculator.set("verbosity", 0)
-    calculator.add("alpb-solvation", "water")
-    for structure in tqdm(positions, unit="structure"):
-        calculator.update(structure / units.Bohr)
-        result = calculator.singlepoint()
-        energies.append(result.get("energy") * units.Hartree / KCAL_PER_MOL)
-        forces.append(-result.get("gradient") * units.Hartree / units.Bohr / KCAL_PER_MOL)
+    energies, forces = label_conformations(z, positions, charge=-2, solvent="water", progress=tqdm)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     with replaced_on_success(arguments.output) as temporary, temporary.open("wb") as file:
-        np.savez(file, z=z, R=positions, E=np.array(energies), F=np.array(forces))
+        np.savez(file, z=z, R=positions, E=energies, F=forces)
     print(f"{arguments.output}: {len(structures)} pairs, each at {', '.join(map(str, DISTANCES))} Å")
 
 

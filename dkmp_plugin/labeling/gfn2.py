@@ -1,7 +1,7 @@
 """GFN2-xTB energies and forces with tblite (Bannwarth et al., doi:10.1021/acs.jctc.8b01176)."""
 
 from importlib.metadata import version
-from typing import Any, Callable, Iterable, Sequence, Tuple
+from typing import Any, Callable, Iterable, Optional, Sequence, Tuple
 
 import numpy as np
 from ase import units
@@ -21,15 +21,17 @@ def label_conformations(
     positions: np.ndarray,
     *,
     charge: int = 0,
+    solvent: Optional[str] = None,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
     keep_going: bool = False,
 ) -> Tuple[np.ndarray, np.ndarray]:
-    """Labels conformations of one molecule in vacuum.
+    """Labels conformations of one molecule.
 
     Args:
         atomic_numbers: (N,).
         positions: (M, N, 3) in Å.
         charge: total charge in elementary charges.
+        solvent: of the ALPB model, e.g. ``water``; None for vacuum.
         progress: wraps the iteration over conformations, e.g. ``tqdm``.
         keep_going: NaN as the labels of a conformation that does not converge, instead of an error.
 
@@ -48,6 +50,8 @@ def label_conformations(
             if calculator is None:
                 calculator = Calculator("GFN2-xTB", np.asarray(atomic_numbers), in_bohr, charge=float(charge))
                 calculator.set("verbosity", 0)
+                if solvent is not None:
+                    calculator.add("alpb-solvation", solvent)
             else:
                 calculator.update(in_bohr)
             result = calculator.singlepoint()
