@@ -11,12 +11,14 @@ prints, for every model or checkpoint, how fast the force on the first atom chan
 import argparse
 from pathlib import Path
 
-import torch  # isort: skip  (before openmm, which DKMPCalculator may load)
 import ase.io
 import numpy as np
+import torch
 
 from dkmp_plugin.evaluation.prediction import best_checkpoint
-from dkmp_plugin.simulation import DKMPCalculator
+from dkmp_plugin.evaluation.smoothness import LineScan
+from dkmp_plugin.simulation.model_source import load_model
+from dkmp_plugin.simulation.units import KILOJOULE_PER_MOLE, kilojoule_per_mole
 
 STEP = 0.01  # Å
 
@@ -34,30 +36,31 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def slopes(
+    path: Path, z: torch.Tensor, start: np.ndarray, moved: int, other: int, distances: np.ndarray
+) -> np.ndarray:
+    """Slope of the force on ``moved`` in eV/Å^2, at distances from ``other`` along the line through both."""
+    model, info = load_model(best_checkpoint(path) if path.is_dir() else path)
+    model = model.double()
+    line = start[moved] - start[other]
+    scan = LineScan(lambda positions: model(z, positions, None), start, [moved], line)
+    in_ev = kilojoule_per_mole(info.energy_unit) / KILOJOULE_PER_MOLE["eV"]
+    return in_ev * scan.run(distances - np.linalg.norm(line)).force_slope
+
+
 def main() -> None:
     arguments = parse_arguments()
     torch.set_num_threads(1)
-    atoms = ase.io.read(arguments.structure, index=0)
-    atoms.set_cell(None)
-    atoms.set_pbc(False)
+    z = torch.as_tensor(ase.io.read(arguments.structure, index=0).numbers)
     with np.load(arguments.state) as state:
         start = 10.0 * state["positions"]  # OpenMM's nm
-    line = start[arguments.moved] - start[arguments.other]
-    direction = line / np.linalg.norm(line)
     distances = np.arange(arguments.range[0], arguments.range[1] + STEP / 2, STEP)
     print("slope of the force along the line, eV/Å^2: RMS, largest; its change along the line, eV/Å^3: RMS")
-    for model in arguments.models:
-        atoms.calc = DKMPCalculator(str(best_checkpoint(model) if model.is_dir() else model))
-        forces = []
-        for distance in distances:
-            positions = start.copy()
-            positions[arguments.moved] = start[arguments.other] + distance * direction
-            atoms.set_positions(positions)
-            forces.append(atoms.get_forces()[arguments.moved] @ direction)
-        slope = np.gradient(np.array(forces), STEP)
+    for path in arguments.models:
+        slope = slopes(path, z, start, arguments.moved, arguments.other, distances)
         change = np.gradient(slope, STEP)
         rms, change_rms = np.sqrt(np.mean(slope**2)), np.sqrt(np.mean(change**2))
-        print(f"{model}: {rms:.3g}, {np.abs(slope).max():.3g}; {change_rms:.3g}", flush=True)
+        print(f"{path}: {rms:.3g}, {np.abs(slope).max():.3g}; {change_rms:.3g}", flush=True)
 
 
 if __name__ == "__main__":
