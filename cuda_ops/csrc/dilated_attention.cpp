@@ -125,8 +125,13 @@ struct Call {
     const int64_t channels = (neighbors.numel() + num_atoms) * row;
     const int64_t grain = channels < kSerialWork ? num_atoms : std::max<int64_t>(1, num_atoms / 64);
     at::parallel_for(0, num_atoms, grain, [&](int64_t begin, int64_t end) {
-      const std::unique_ptr<Scalar[]> workspace(new Scalar[kernels.workspace(setup)]);
-      work(workspace.get(), begin, end);
+      // At a cache line's begin, or every lane vector in it would lie across two.
+      constexpr size_t kCacheLine = 64;
+      size_t bytes = size_t(kernels.workspace(setup)) * sizeof(Scalar) + kCacheLine;
+      const std::unique_ptr<char[]> memory(new char[bytes]);
+      void* workspace = memory.get();
+      std::align(kCacheLine, 0, workspace, bytes);
+      work(static_cast<Scalar*>(workspace), begin, end);
     });
   }
 

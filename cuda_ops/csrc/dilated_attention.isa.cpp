@@ -37,11 +37,11 @@ inline int64_t whole_tiles(int64_t count) {
   return (count + kLanes<Scalar> - 1) / kLanes<Scalar> * kLanes<Scalar>;
 }
 
-// e^x, exactly zero where it would underflow.
+// e^x of x <= 0, exactly zero where it would underflow.
 template <class Scalar>
 inline Lane<Scalar> weight_of(const Lane<Scalar>& x) {
   const Lane<Scalar> zero{};
-  return x < zero - ExpConstants<Scalar>::limit ? zero : exponential<Scalar>(x);
+  return x < zero - ExpConstants<Scalar>::limit ? zero : exponential_within_limit<Scalar>(x);
 }
 template <class Scalar>
 inline Dual<Lane<Scalar>> weight_of(const Dual<Lane<Scalar>>& x) {
@@ -70,103 +70,131 @@ inline Scalar largest_lane(const Vector& lane) {
 }
 
 // Lane e: the dot product of `here` (one head of one atom) with the same head of the row that begins at rows[e].
-// `vectors` lane vectors of the head are held in registers.
-template <class Scalar, int vectors, class Here, class There>
+// `vectors` lane vectors of the head are held in registers: all of it or, unless `whole`, its beginning.
+template <class Scalar, int vectors, bool whole, class Here, class There>
 inline auto dot_tile(
     const AttentionSetup& setup, const Here& here, int64_t atom, const There& there, const int64_t* rows,
     int64_t head) {
   constexpr int lanes = kLanes<Scalar>, step = vectors * lanes;
   using Product = decltype(here.wide(0) * there.wide(0));
   const int64_t row = setup.num_heads * setup.head_width, first = head * setup.head_width;
+  const Here mine = here.from(atom * row + first);
+  const There theirs = there.from(first);
   decltype(here.wide(0)) held[vectors];
 #pragma GCC unroll 8
-  for (int x = 0; x < vectors; ++x) held[x] = here.wide(atom * row + first + x * lanes);
+  for (int x = 0; x < vectors; ++x) held[x] = mine.wide(x * lanes);
   return transpose_sum<Scalar>([&](int e) {
-    const int64_t from = rows[e] + first;
-    Product sum = held[0] * there.wide(from);
+    const There other = theirs.from(rows[e]);
+    Product sum = held[0] * other.wide(0);
 #pragma GCC unroll 8
-    for (int x = 1; x < vectors; ++x) sum += held[x] * there.wide(from + x * lanes);
-    for (int64_t c = step; c < setup.head_width; c += lanes)
-      sum += here.wide(atom * row + first + c) * there.wide(from + c);
+    for (int x = 1; x < vectors; ++x) sum += held[x] * other.wide(x * lanes);
+    for (int64_t c = step; !whole && c < setup.head_width; c += lanes) sum += mine.wide(c) * other.wide(c);
     return sum;
   });
 }
 
-// Writes the sum over t of weights[t] times channels c.. of the row that begins at rows[t] to `to` + c: `vectors` lane
-// vectors of each of `heads` heads, which lie one after the other when there is more than one.
-template <class Scalar, int vectors, int heads, class Weights, class Source>
+// Writes factors[head] times the sum over t of weights[t] times channels c.. of the row that begins at rows[t] to
+// `to` + c: `vectors` lane vectors of each of `heads` heads, which lie one after the other when there is more than one.
+template <class Scalar, int vectors, int heads, class Weights, class Source, class Factor>
 inline void sum_channels(
     const Weights& weights, int64_t stride, const Source& source, const int64_t* rows, int64_t count, int64_t c,
-    Scalar* to) {
+    const Factor* factors, Scalar* to) {
   constexpr int lanes = kLanes<Scalar>;
   using Product = decltype(weights.number(0) * source.wide(0));
+  const Source channels = source.from(c);
   Product sums[heads * vectors] = {};
   for (int64_t t = 0; t < count; ++t) {
-    const int64_t from = rows[t] + c;
+    const Source other = channels.from(rows[t]);
 #pragma GCC unroll 8
     for (int h = 0; h < heads; ++h) {
       const auto weight = weights.number(h * stride + t);
 #pragma GCC unroll 8
-      for (int x = 0; x < vectors; ++x)
-        sums[h * vectors + x] += weight * source.wide(from + (h * vectors + x) * lanes);
+      for (int x = 0; x < vectors; ++x) sums[h * vectors + x] += weight * other.wide((h * vectors + x) * lanes);
     }
   }
 #pragma GCC unroll 8
-  for (int x = 0; x < heads * vectors; ++x) put<Scalar>(to + c + x * lanes, sums[x], false);
+  for (int x = 0; x < heads * vectors; ++x) put<Scalar>(to + c + x * lanes, factors[x / vectors] * sums[x], false);
 }
 
 // The same for all channels of a row; weights of head h begin at h * stride.
-template <class Scalar, int vectors, class Weights, class Source>
+template <class Scalar, int vectors, bool whole, class Weights, class Source, class Factor>
 inline void sum_rows(
     const AttentionSetup& setup, const Weights& weights, int64_t stride, const Source& source, const int64_t* rows,
-    int64_t count, Scalar* to) {
+    int64_t count, const Factor* factors, Scalar* to) {
   constexpr int lanes = kLanes<Scalar>, together = 8 / vectors;
   const int64_t width = setup.head_width;
   int64_t head = 0;
-  if (width == vectors * lanes)
+  if constexpr (whole)
     for (; head + together <= setup.num_heads; head += together)
       sum_channels<Scalar, vectors, together>(
-          weights.from(head * stride), stride, source, rows, count, head * width, to);
+          weights.from(head * stride), stride, source, rows, count, head * width, factors + head, to);
   for (; head < setup.num_heads; ++head)
     for (int64_t c = 0; c < width; c += vectors * lanes)
       sum_channels<Scalar, vectors, 1>(
-          weights.from(head * stride), stride, source, rows, count, head * width + c, to);
+          weights.from(head * stride), stride, source, rows, count, head * width + c, factors + head, to);
 }
 
-// The neighbours of one receiver without the -1 entries, filled up to whole tiles with copies of the last.
+// The neighbours of one receiver without the -1 entries, filled up to whole tiles with copies of the last whose biases
+// are minus infinity: they get weight zero.
 template <class Scalar, bool dual>
 struct Receiver {
   int64_t count, padded;
   int64_t* row;   // where the features of each begin
   int32_t* slot;  // and which entry of the list it is
-  Buffer<Scalar, dual> bias;
+  Buffer<Scalar, dual> bias;  // times the scale
 
   void collect(const AttentionSetup& setup, const Array<Scalar, dual>& biases, int64_t atom) {
-    const int64_t first = atom * setup.num_neighbors, width = setup.num_heads * setup.head_width;
-    count = 0;
-    for (int64_t k = 0; k < setup.num_neighbors; ++k) {
-      const int64_t other = setup.wide_neighbors ? setup.wide_neighbors[first + k] : setup.narrow_neighbors[first + k];
-      row[count] = other * width;
-      slot[count] = int32_t(k);
-      count += other >= 0;
+    const int64_t first = atom * setup.num_neighbors;
+    const Array<Scalar, dual> mine = biases.values ? biases.from(first) : biases;
+    if (setup.wide_neighbors) {
+      collect(setup, mine, setup.wide_neighbors + first);
+    } else {
+      collect(setup, mine, setup.narrow_neighbors + first);
+    }
+  }
+
+ private:
+  template <class Index>
+  void collect(const AttentionSetup& setup, const Array<Scalar, dual>& biases, const Index* neighbors) {
+    using Number = typename Types<Scalar, dual>::Number;
+    const int64_t width = setup.num_heads * setup.head_width, listed = setup.num_neighbors;
+    const Scalar scale = Scalar(setup.scale);
+    int64_t* const rows = row;
+    int32_t* const slots = slot;
+    const Buffer<Scalar, dual> scaled = bias;
+    Index signs = 0;
+    for (int64_t k = 0; k < listed; ++k) {
+      signs |= neighbors[k];
+      rows[k] = int64_t(neighbors[k]) * width;
+      slots[k] = int32_t(k);
+    }
+    count = listed;
+    if (signs >= 0) {
+      for (int64_t k = 0; k < listed; ++k) scaled.set(k, biases.values ? scale * biases.number(k) : Number{});
+    } else {  // some are -1
+      count = 0;
+      for (int64_t k = 0; k < listed; ++k) {
+        rows[count] = rows[k];
+        slots[count] = int32_t(k);
+        scaled.set(count, biases.values ? scale * biases.number(k) : Number{});
+        count += neighbors[k] >= 0;
+      }
     }
     padded = whole_tiles<Scalar>(count);
-    using Number = typename Types<Scalar, dual>::Number;
-    for (int64_t t = 0; t < count; ++t) bias.set(t, biases.values ? biases.number(first + slot[t]) : Number{});
     for (int64_t t = count; t < padded; ++t) {
-      row[t] = row[count - 1];
-      bias.set(t, bias.number(count - 1));
+      rows[t] = rows[count - 1];
+      scaled.set(t, Number{} + Scalar(-__builtin_inf()));
     }
   }
 };
 
 inline int64_t visited(const AttentionSetup& setup, int64_t at) { return setup.order ? setup.order[at] : at; }
 
-// Replaces the dot products of `heads` heads, `stride` apart, by their softmax.
+// Replaces the dot products of `heads` heads, `stride` apart, by exponentials that times `factors` are their softmax.
 template <class Scalar, bool dual, int heads>
-inline void softmax(
+inline void exponentials(
     const AttentionSetup& setup, const Receiver<Scalar, dual>& receiver, const Buffer<Scalar, dual>& scores,
-    int64_t stride) {
+    int64_t stride, typename Types<Scalar, dual>::Number* factors) {
   using Wide = typename Types<Scalar, dual>::Wide;
   constexpr int lanes = kLanes<Scalar>;
   const Scalar scale = Scalar(setup.scale), lowest = -__builtin_inf();
@@ -177,7 +205,7 @@ inline void softmax(
     const Wide bias = receiver.bias.wide(t);
 #pragma GCC unroll 8
     for (int h = 0; h < heads; ++h) {
-      const Wide score = scale * (scores.wide(h * stride + t) + bias);
+      const Wide score = scale * scores.wide(h * stride + t) + bias;
       scores.set_wide(h * stride + t, score);
       most[h] = plain(score) > most[h] ? plain(score) : most[h];
     }
@@ -188,18 +216,13 @@ inline void softmax(
   for (int64_t t = 0; t < receiver.padded; t += lanes) {
 #pragma GCC unroll 8
     for (int h = 0; h < heads; ++h) {
-      const Wide score = scores.wide(h * stride + t) - most[h];
-      const Wide weight = first_lanes<Scalar>(weight_of<Scalar>(score), receiver.count - t);
+      const Wide weight = weight_of<Scalar>(scores.wide(h * stride + t) - most[h]);
       scores.set_wide(h * stride + t, weight);
       sum[h] += weight;
     }
   }
 #pragma GCC unroll 8
-  for (int h = 0; h < heads; ++h) sum[h] = spread<Scalar>(reciprocal(sum_lanes(sum[h])));
-  for (int64_t t = 0; t < receiver.padded; t += lanes) {
-#pragma GCC unroll 8
-    for (int h = 0; h < heads; ++h) scores.set_wide(h * stride + t, scores.wide(h * stride + t) * sum[h]);
-  }
+  for (int h = 0; h < heads; ++h) factors[h] = reciprocal(sum_lanes(sum[h]));
 }
 
 // Gradients of the dot products of `heads` heads from those of their softmax, in place.
@@ -235,11 +258,15 @@ inline void softmax_gradients(
 // Scratch memory of one thread, cut out of one array. Sizes in Scalars; a slot takes one Scalar's place, a row two.
 template <class Scalar, bool dual>
 struct Workspace {
+  using Number = typename Types<Scalar, dual>::Number;
+
   Receiver<Scalar, dual> receiver;
   Buffer<Scalar, dual> weights, gradients;  // (H, K rounded up)
+  Number* factors;                          // (H,), what weights are still to be multiplied with
   int64_t stride;
   static constexpr int kHeads = 4;  // as many as the registers hold
 
+  Workspace() = default;
   Workspace(const AttentionSetup& setup, Scalar* memory) : stride(whole_tiles<Scalar>(setup.num_neighbors + 1)) {
     const int64_t all = setup.num_heads * stride;
     receiver.row = reinterpret_cast<int64_t*>(memory);
@@ -248,18 +275,34 @@ struct Workspace {
     memory += 5 * stride;
     weights = {memory, memory + all};
     gradients = {memory + 2 * all, memory + 3 * all};
+    factors = reinterpret_cast<Number*>(memory + 4 * all);
   }
   static int64_t size(const AttentionSetup& setup) {
-    return (5 + 4 * setup.num_heads) * whole_tiles<Scalar>(setup.num_neighbors + 1);
+    return (5 + 4 * setup.num_heads) * whole_tiles<Scalar>(setup.num_neighbors + 1) +
+           whole_tiles<Scalar>(2 * setup.num_heads);
   }
-  // The softmax of all heads, in place of their dot products. Heads go together because each waits for its own
-  // maximum, exponentials and sum in turn.
-  void normalize(const AttentionSetup& setup) const {
-    if (receiver.count == 0) return;
+  // The softmax of all heads, in place of their dot products, but for the factors. Heads go together because each waits
+  // for its own maximum, exponentials and sum in turn.
+  void exponentiate(const AttentionSetup& setup) const {
+    if (receiver.count == 0) {
+      for (int64_t head = 0; head < setup.num_heads; ++head) factors[head] = Number{};
+      return;
+    }
     int64_t head = 0;
     for (; head + kHeads <= setup.num_heads; head += kHeads)
-      softmax<Scalar, dual, kHeads>(setup, receiver, weights_of(head), stride);
-    for (; head < setup.num_heads; ++head) softmax<Scalar, dual, 1>(setup, receiver, weights_of(head), stride);
+      exponentials<Scalar, dual, kHeads>(setup, receiver, weights_of(head), stride, factors + head);
+    for (; head < setup.num_heads; ++head)
+      exponentials<Scalar, dual, 1>(setup, receiver, weights_of(head), stride, factors + head);
+  }
+  // Multiplies the weights with their factors.
+  void normalize(const AttentionSetup& setup) const {
+    constexpr int lanes = kLanes<Scalar>;
+    for (int64_t head = 0; head < setup.num_heads; ++head) {
+      const auto factor = spread<Scalar>(factors[head]);
+      const Buffer<Scalar, dual> of_head = weights_of(head);
+      for (int64_t t = 0; t < receiver.padded; t += lanes) of_head.set_wide(t, of_head.wide(t) * factor);
+      factors[head] = Number{} + Scalar(1);
+    }
   }
   // The gradients of all dot products, in place of those of the softmax.
   void differentiate(const AttentionSetup& setup) const {
@@ -294,31 +337,50 @@ inline void prefetch_visit(
   for (int64_t c = 0; c < row; c += kCacheLine / int64_t(sizeof(Scalar))) __builtin_prefetch(result + far * row + c, 1);
 }
 
-template <class Scalar, bool dual, int vectors>
+// Receivers whose keys the forward pass reads before their values. They share most of their neighbours, so that keys
+// stay in the first-level cache from one receiver to the next, if they fit there and values do not fit beside them.
+constexpr int64_t kReceivers = 4;
+template <class Scalar>
+inline int64_t receivers_together(const AttentionSetup& setup) {
+  constexpr int64_t kFirstLevelBytes = 40 << 10;
+  const int64_t bytes = setup.num_neighbors * setup.num_heads * setup.head_width * int64_t(sizeof(Scalar));
+  return bytes <= kFirstLevelBytes && 2 * bytes > kFirstLevelBytes ? kReceivers : 1;
+}
+
+template <class Scalar, bool dual, int vectors, bool whole>
 __attribute__((flatten)) void forward(
     const AttentionSetup& setup, const AttentionInputs<Scalar>& inputs, const AttentionInputs<Scalar>* directions,
     Scalar* to, Scalar* memory, int64_t begin, int64_t end) {
   constexpr int lanes = kLanes<Scalar>;
   const Arrays<Scalar, dual> x(inputs, directions);
-  Workspace<Scalar, dual> work(setup, memory);
-  Receiver<Scalar, dual>& receiver = work.receiver;
-  const int64_t row = setup.num_heads * setup.head_width;
-  for (int64_t at = begin; at < end; ++at) {
-    const int64_t i = visited(setup, at);
-    prefetch_visit(setup, inputs, to, at, end);
-    receiver.collect(setup, x.bias, i);
-    for (int64_t t = 0; t < receiver.padded; t += lanes) {
-      for (int64_t head = 0; head < setup.num_heads; ++head)
-        work.weights_of(head).set_wide(
-            t, dot_tile<Scalar, vectors>(setup, x.query, i, x.key, receiver.row + t, head));
+  const int64_t row = setup.num_heads * setup.head_width, together = receivers_together<Scalar>(setup);
+  Workspace<Scalar, dual> works[kReceivers];
+  for (int64_t r = 0; r < together; ++r)
+    works[r] = Workspace<Scalar, dual>(setup, memory + r * Workspace<Scalar, true>::size(setup));
+  for (int64_t first = begin; first < end; first += together) {
+    const int64_t count = end - first < together ? end - first : together;
+    for (int64_t r = 0; r < count; ++r) {
+      const int64_t i = visited(setup, first + r);
+      prefetch_visit(setup, inputs, to, first + r, end);
+      const Receiver<Scalar, dual>& receiver = works[r].receiver;
+      works[r].receiver.collect(setup, x.bias, i);
+      for (int64_t t = 0; t < receiver.padded; t += lanes) {
+        for (int64_t head = 0; head < setup.num_heads; ++head)
+          works[r].weights_of(head).set_wide(
+              t, dot_tile<Scalar, vectors, whole>(setup, x.query, i, x.key, receiver.row + t, head));
+      }
+      works[r].exponentiate(setup);
     }
-    work.normalize(setup);
-    sum_rows<Scalar, vectors>(
-        setup, work.weights, work.stride, x.value, receiver.row, receiver.count, to + i * row);
+    for (int64_t r = 0; r < count; ++r) {
+      const Receiver<Scalar, dual>& receiver = works[r].receiver;
+      sum_rows<Scalar, vectors, whole>(
+          setup, works[r].weights, works[r].stride, x.value, receiver.row, receiver.count, works[r].factors,
+          to + visited(setup, first + r) * row);
+    }
   }
 }
 
-template <class Scalar, bool dual, int vectors>
+template <class Scalar, bool dual, int vectors, bool whole>
 __attribute__((flatten)) void receivers(
     const AttentionSetup& setup, const AttentionInputs<Scalar>& inputs, const AttentionInputs<Scalar>* directions,
     const Scalar* grad, Scalar* query, Scalar* bias, const AttentionTerms<Scalar>& terms, Scalar* memory,
@@ -338,10 +400,11 @@ __attribute__((flatten)) void receivers(
     for (int64_t t = 0; t < receiver.padded; t += lanes) {
       const int64_t* rows = receiver.row + t;
       for (int64_t head = 0; head < setup.num_heads; ++head)
-        work.weights_of(head).set_wide(t, dot_tile<Scalar, vectors>(setup, x.query, i, x.key, rows, head));
+        work.weights_of(head).set_wide(t, dot_tile<Scalar, vectors, whole>(setup, x.query, i, x.key, rows, head));
       for (int64_t head = 0; head < setup.num_heads; ++head)
-        work.gradients_of(head).set_wide(t, dot_tile<Scalar, vectors>(setup, upstream, i, x.value, rows, head));
+        work.gradients_of(head).set_wide(t, dot_tile<Scalar, vectors, whole>(setup, upstream, i, x.value, rows, head));
     }
+    work.exponentiate(setup);
     work.normalize(setup);
     work.differentiate(setup);
     for (int64_t t = 0; t < receiver.count; ++t) {
@@ -351,8 +414,8 @@ __attribute__((flatten)) void receivers(
         to_terms.set((2 * edge + 1) * setup.num_heads + head, work.gradients_of(head).number(t));
       }
     }
-    sum_rows<Scalar, vectors>(
-        setup, work.gradients, work.stride, x.key, receiver.row, receiver.count, query + i * row);
+    sum_rows<Scalar, vectors, whole>(
+        setup, work.gradients, work.stride, x.key, receiver.row, receiver.count, work.factors, query + i * row);
     if (!bias) continue;
     Scalar* to = bias + i * setup.num_neighbors;
     for (int64_t k = 0; k < setup.num_neighbors; ++k) to[k] = 0;
@@ -430,7 +493,7 @@ inline void sum_edges(
   }
 }
 
-template <class Scalar, bool dual, int vectors>
+template <class Scalar, bool dual, int vectors, bool whole>
 __attribute__((flatten)) void senders(
     const AttentionSetup& setup, const AttentionEdges& edges, const AttentionInputs<Scalar>& inputs,
     const AttentionInputs<Scalar>* directions, const Scalar* grad, const AttentionTerms<Scalar>& terms, Scalar* key,
@@ -453,7 +516,7 @@ __attribute__((flatten)) void senders(
     }
     Scalar *to_key = key + piece.sender * row, *to_value = value + piece.sender * row;
     int64_t head = 0;
-    if (width == vectors * lanes)
+    if constexpr (whole)
       for (; head + together <= setup.num_heads; head += together)
         sum_edges<Scalar, dual, vectors, together>(
             setup, x.query, upstream, from_terms, piece, head, head * width, to_key, to_value);
@@ -464,26 +527,37 @@ __attribute__((flatten)) void senders(
   }
 }
 
-// Calls the instance for the width of a head: lane vectors that divide it are held in registers.
-template <class Scalar, template <class, bool, int> class Kernel, class... Arguments>
+// Calls the instance for the width of a head, which the registers hold whole or in parts.
+template <class Scalar, template <class, bool, int, bool> class Kernel, class... Arguments>
 void dispatch(const AttentionSetup& setup, bool dual, const Arguments&... arguments) {
+  const auto call = [&](auto vectors, auto whole) {
+    dual ? Kernel<Scalar, true, vectors, whole>::run(setup, arguments...)
+         : Kernel<Scalar, false, vectors, whole>::run(setup, arguments...);
+  };
+  using One = std::integral_constant<int, 1>;
+  using Two = std::integral_constant<int, 2>;
+  using Four = std::integral_constant<int, 4>;
   const int64_t vectors = setup.head_width / kLanes<Scalar>;
-  if (vectors % 4 == 0) {
-    dual ? Kernel<Scalar, true, 4>::run(setup, arguments...) : Kernel<Scalar, false, 4>::run(setup, arguments...);
-  } else if (vectors % 2 == 0) {
-    dual ? Kernel<Scalar, true, 2>::run(setup, arguments...) : Kernel<Scalar, false, 2>::run(setup, arguments...);
+  if (vectors == 1) {
+    call(One{}, std::true_type{});
+  } else if (vectors == 2) {
+    call(Two{}, std::true_type{});
+  } else if (vectors == 4) {
+    call(Four{}, std::true_type{});
+  } else if (vectors % 4 == 0) {
+    call(Four{}, std::false_type{});
   } else {
-    dual ? Kernel<Scalar, true, 1>::run(setup, arguments...) : Kernel<Scalar, false, 1>::run(setup, arguments...);
+    call(One{}, std::false_type{});
   }
 }
 
-#define DKMP_KERNEL(NAME, FUNCTION)                      \
-  template <class Scalar, bool dual, int vectors>        \
-  struct NAME {                                          \
-    template <class... Arguments>                        \
-    static void run(const Arguments&... arguments) {     \
-      FUNCTION<Scalar, dual, vectors>(arguments...);     \
-    }                                                    \
+#define DKMP_KERNEL(NAME, FUNCTION)                            \
+  template <class Scalar, bool dual, int vectors, bool whole>  \
+  struct NAME {                                                \
+    template <class... Arguments>                              \
+    static void run(const Arguments&... arguments) {           \
+      FUNCTION<Scalar, dual, vectors, whole>(arguments...);    \
+    }                                                          \
   };
 DKMP_KERNEL(Forward, forward)
 DKMP_KERNEL(Receivers, receivers)
@@ -494,7 +568,9 @@ template <class Scalar>
 AttentionKernels<Scalar> make_kernels() {
   AttentionKernels<Scalar> kernels;
   kernels.lanes = kLanes<Scalar>;
-  kernels.workspace = [](const AttentionSetup& setup) { return Workspace<Scalar, true>::size(setup); };
+  kernels.workspace = [](const AttentionSetup& setup) {
+    return receivers_together<Scalar>(setup) * Workspace<Scalar, true>::size(setup);
+  };
   kernels.forward = [](const AttentionSetup& setup, const AttentionInputs<Scalar>& inputs,
                        const AttentionInputs<Scalar>* directions, Scalar* result, Scalar* workspace, int64_t begin,
                        int64_t end) {

@@ -87,14 +87,11 @@ struct ExpConstants<double> {
       1.0 / 5040, 1.0 / 40320, 1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};
 };
 
-// e^x to a few units in the last place; |x| is limited to the range without overflow. NaN stays NaN.
+// e^x to a few units in the last place, for |x| up to the limit. NaN stays NaN.
 template <class Scalar>
-inline Lane<Scalar> exponential(Lane<Scalar> x) {
+inline Lane<Scalar> exponential_within_limit(const Lane<Scalar>& x) {
   using K = ExpConstants<Scalar>;
   using Bits = typename LaneOf<Scalar>::bits;
-  const Lane<Scalar> limit = Lane<Scalar>{} + K::limit;
-  x = x > limit ? limit : x;
-  x = x < -limit ? -limit : x;
   // Adding and removing a large constant rounds to an integer; its low bits then are that integer.
   const Lane<Scalar> shifted = x * Scalar(1.44269504088896340736) + K::round;
   const Lane<Scalar> n = shifted - K::round;
@@ -104,6 +101,15 @@ inline Lane<Scalar> exponential(Lane<Scalar> x) {
   for (int k = K::terms - 1; k >= 0; --k) sum = K::inverse_factorials[k] + sum * rest;
   // Casts between vectors of equal size keep the bits: the integer is added to the exponent.
   return (Lane<Scalar>)((Bits)sum + ((Bits)shifted << K::shift));
+}
+
+// The same for any x, which is brought into the range without overflow.
+template <class Scalar>
+inline Lane<Scalar> exponential(Lane<Scalar> x) {
+  const Lane<Scalar> limit = Lane<Scalar>{} + ExpConstants<Scalar>::limit;
+  x = x > limit ? limit : x;
+  x = x < -limit ? -limit : x;
+  return exponential_within_limit<Scalar>(x);
 }
 
 template <class Scalar>
