@@ -15,6 +15,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include <atomic>
 #include <limits>
 #include <memory>
 #include <vector>
@@ -63,7 +64,7 @@ struct Call {
   Features inputs, directions;
   Tensor neighbors;
   AttentionInputs<Scalar> input_pointers, direction_pointers;
-  std::shared_ptr<const std::vector<int32_t>> order;
+  std::shared_ptr<const Visits> visits;
   bool has_directions;
 
   Call(const Features& x, const Features* p, const Tensor& neighbors_, double scale) {
@@ -77,6 +78,7 @@ struct Call {
         kName, ": neighbors has shape ", neighbors.sizes(),
         "; fewer than 2^31 atoms and 2^32 entries can be served, split the call");
     const int64_t narrow = attention_kernels_of<Scalar>(2).lanes;
+    setup.num_atoms = num_atoms;
     setup.num_heads = x.query.size(1);
     setup.head_width = (head_width + narrow - 1) / narrow * narrow;
     setup.num_neighbors = neighbors.size(1);
@@ -97,11 +99,12 @@ struct Call {
       directions = prepare(*p);
       direction_pointers = pointers(directions);
     }
-    check_neighbors(kName, setup.wide_neighbors, setup.narrow_neighbors, num_atoms, setup.num_neighbors);
     if (neighbors.numel() > 0 && 2 * num_atoms * row * int64_t(sizeof(Scalar)) > kCachedBytes)
-      order = wide ? recent_visiting_order(setup.wide_neighbors, num_atoms, setup.num_neighbors)
-                   : recent_visiting_order(setup.narrow_neighbors, num_atoms, setup.num_neighbors);
-    setup.order = order ? order->data() : nullptr;
+      visits = wide ? recent_visits(kName, setup.wide_neighbors, num_atoms, setup.num_neighbors)
+                    : recent_visits(kName, setup.narrow_neighbors, num_atoms, setup.num_neighbors);
+    setup.order = visits && !visits->order.empty() ? visits->order.data() : nullptr;
+    setup.anew_start = visits ? visits->start.data() : nullptr;
+    setup.anew = visits ? visits->anew.data() : nullptr;
   }
   Call(const Call&) = delete;
 
@@ -119,11 +122,13 @@ struct Call {
     return in_huge_pages(at::empty({num_atoms, setup.num_heads, setup.head_width}, inputs.query.options()));
   }
 
-  // Runs work(workspace, begin, end) over all rows; rows are independent, so the split changes no result.
+  // Runs work(workspace, begin, end) over all rows; rows are independent, so the split changes no result. Refuses the
+  // call where work returns false.
   template <class Work>
   void for_rows(const Work& work) const {
     const int64_t channels = (neighbors.numel() + num_atoms) * row;
     const int64_t grain = channels < kSerialWork ? num_atoms : std::max<int64_t>(1, num_atoms / 64);
+    std::atomic<bool> valid{true};
     at::parallel_for(0, num_atoms, grain, [&](int64_t begin, int64_t end) {
       // At a cache line's begin, or every lane vector in it would lie across two.
       constexpr size_t kCacheLine = 64;
@@ -131,8 +136,11 @@ struct Call {
       const std::unique_ptr<char[]> memory(new char[bytes]);
       void* workspace = memory.get();
       std::align(kCacheLine, 0, workspace, bytes);
-      work(static_cast<Scalar*>(workspace), begin, end);
+      if (!work(static_cast<Scalar*>(workspace), begin, end)) valid = false;
     });
+    // The kernels see that an entry is wrong, this says which one.
+    if (!valid)
+      check_neighbors(kName, setup.wide_neighbors, setup.narrow_neighbors, num_atoms, setup.num_neighbors);
   }
 
  private:
@@ -151,7 +159,7 @@ Tensor run_forward(const Features& x, const Features* p, const Tensor& neighbors
   Tensor result = call.empty_rows();
   Scalar* to = result.template data_ptr<Scalar>();
   call.for_rows([&](Scalar* workspace, int64_t begin, int64_t end) {
-    call.kernels.forward(call.setup, call.input_pointers, call.direction(), to, workspace, begin, end);
+    return call.kernels.forward(call.setup, call.input_pointers, call.direction(), to, workspace, begin, end);
   });
   return call.trim(result);
 }
@@ -172,7 +180,7 @@ Gradients run_backward(
   Scalar* first_term = terms_memory.data_ptr<Scalar>();
   const AttentionTerms<Scalar> terms{first_term, p ? first_term + terms_memory.numel() / 2 : nullptr};
   call.for_rows([&](Scalar* workspace, int64_t begin, int64_t end) {
-    call.kernels.receivers(
+    return call.kernels.receivers(
         call.setup, call.input_pointers, call.direction(), from, to_query, to_bias, terms, workspace, begin, end);
   });
   const SenderLists senders(
@@ -181,6 +189,7 @@ Gradients run_backward(
   call.for_rows([&](Scalar*, int64_t begin, int64_t end) {
     call.kernels.senders(
         call.setup, edges, call.input_pointers, call.direction(), from, terms, to_key, to_value, begin, end);
+    return true;
   });
   return {call.trim(query), call.trim(key), call.trim(value), bias};
 }

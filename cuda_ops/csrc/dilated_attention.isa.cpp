@@ -143,33 +143,33 @@ struct Receiver {
   int32_t* slot;  // and which entry of the list it is
   Buffer<Scalar, dual> bias;  // times the scale
 
-  void collect(const AttentionSetup& setup, const Array<Scalar, dual>& biases, int64_t atom) {
+  // False, and no neighbours, where an entry is neither an atom nor -1.
+  bool collect(const AttentionSetup& setup, const Array<Scalar, dual>& biases, int64_t atom) {
     const int64_t first = atom * setup.num_neighbors;
     const Array<Scalar, dual> mine = biases.values ? biases.from(first) : biases;
-    if (setup.wide_neighbors) {
-      collect(setup, mine, setup.wide_neighbors + first);
-    } else {
-      collect(setup, mine, setup.narrow_neighbors + first);
-    }
+    return setup.wide_neighbors ? collect(setup, mine, setup.wide_neighbors + first)
+                                : collect(setup, mine, setup.narrow_neighbors + first);
   }
 
  private:
   template <class Index>
-  void collect(const AttentionSetup& setup, const Array<Scalar, dual>& biases, const Index* neighbors) {
+  bool collect(const AttentionSetup& setup, const Array<Scalar, dual>& biases, const Index* neighbors) {
     using Number = typename Types<Scalar, dual>::Number;
     const int64_t width = setup.num_heads * setup.head_width, listed = setup.num_neighbors;
     const Scalar scale = Scalar(setup.scale);
     int64_t* const rows = row;
     int32_t* const slots = slot;
     const Buffer<Scalar, dual> scaled = bias;
-    Index signs = 0;
+    Index least = 0, most = -1;
     for (int64_t k = 0; k < listed; ++k) {
-      signs |= neighbors[k];
+      least = neighbors[k] < least ? neighbors[k] : least;
+      most = neighbors[k] > most ? neighbors[k] : most;
       rows[k] = int64_t(neighbors[k]) * width;
       slots[k] = int32_t(k);
     }
+    if (least < -1 || most >= setup.num_atoms) return false;
     count = listed;
-    if (signs >= 0) {
+    if (least >= 0) {
       for (int64_t k = 0; k < listed; ++k) scaled.set(k, biases.values ? scale * biases.number(k) : Number{});
     } else {  // some are -1
       count = 0;
@@ -185,6 +185,7 @@ struct Receiver {
       rows[t] = rows[count - 1];
       scaled.set(t, Number{} + Scalar(-__builtin_inf()));
     }
+    return true;
   }
 };
 
@@ -322,14 +323,23 @@ inline void prefetch_row(const Scalar* row, int64_t width) {
   for (int64_t c = 0; c < width; c += kCacheLine / int64_t(sizeof(Scalar))) __builtin_prefetch(row + c);
 }
 
-// Asks for what the rows visited next read of their own; in a row's own order the processor does so by itself.
+// Asks for what the rows visited next read: keys and values not in cache and, in an order that the processor cannot
+// foresee, what they have of their own.
 template <class Scalar>
 inline void prefetch_visit(
     const AttentionSetup& setup, const AttentionInputs<Scalar>& inputs, const Scalar* result, int64_t at,
     int64_t end) {
   const int64_t width = setup.num_neighbors, row = setup.num_heads * setup.head_width;
-  if (!setup.order || at + 2 >= end) return;
-  const int64_t far = setup.order[at + 2];
+  const int64_t next = at + 2;
+  if (next >= end) return;
+  if (setup.anew) {
+    for (int32_t a = setup.anew_start[next]; a < setup.anew_start[next + 1]; ++a) {
+      prefetch_row(inputs.key + setup.anew[a] * row, row);
+      prefetch_row(inputs.value + setup.anew[a] * row, row);
+    }
+  }
+  if (!setup.order) return;
+  const int64_t far = setup.order[next];
   if (setup.wide_neighbors) prefetch_row(setup.wide_neighbors + far * width, width);
   if (setup.narrow_neighbors) prefetch_row(setup.narrow_neighbors + far * width, width);
   if (inputs.bias) prefetch_row(inputs.bias + far * width, width);
@@ -348,7 +358,7 @@ inline int64_t receivers_together(const AttentionSetup& setup) {
 }
 
 template <class Scalar, bool dual, int vectors, bool whole>
-__attribute__((flatten)) void forward(
+__attribute__((flatten)) bool forward(
     const AttentionSetup& setup, const AttentionInputs<Scalar>& inputs, const AttentionInputs<Scalar>* directions,
     Scalar* to, Scalar* memory, int64_t begin, int64_t end) {
   constexpr int lanes = kLanes<Scalar>;
@@ -363,7 +373,7 @@ __attribute__((flatten)) void forward(
       const int64_t i = visited(setup, first + r);
       prefetch_visit(setup, inputs, to, first + r, end);
       const Receiver<Scalar, dual>& receiver = works[r].receiver;
-      works[r].receiver.collect(setup, x.bias, i);
+      if (!works[r].receiver.collect(setup, x.bias, i)) return false;
       for (int64_t t = 0; t < receiver.padded; t += lanes) {
         for (int64_t head = 0; head < setup.num_heads; ++head)
           works[r].weights_of(head).set_wide(
@@ -378,10 +388,11 @@ __attribute__((flatten)) void forward(
           to + visited(setup, first + r) * row);
     }
   }
+  return true;
 }
 
 template <class Scalar, bool dual, int vectors, bool whole>
-__attribute__((flatten)) void receivers(
+__attribute__((flatten)) bool receivers(
     const AttentionSetup& setup, const AttentionInputs<Scalar>& inputs, const AttentionInputs<Scalar>* directions,
     const Scalar* grad, Scalar* query, Scalar* bias, const AttentionTerms<Scalar>& terms, Scalar* memory,
     int64_t begin, int64_t end) {
@@ -396,7 +407,7 @@ __attribute__((flatten)) void receivers(
   for (int64_t at = begin; at < end; ++at) {
     const int64_t i = visited(setup, at);
     prefetch_visit(setup, inputs, query, at, end);
-    receiver.collect(setup, x.bias, i);
+    if (!receiver.collect(setup, x.bias, i)) return false;
     for (int64_t t = 0; t < receiver.padded; t += lanes) {
       const int64_t* rows = receiver.row + t;
       for (int64_t head = 0; head < setup.num_heads; ++head)
@@ -425,6 +436,7 @@ __attribute__((flatten)) void receivers(
       to[receiver.slot[t]] = result(sum);
     }
   }
+  return true;
 }
 
 // Some of a sender's edges, and the receivers they belong to.
@@ -529,34 +541,28 @@ __attribute__((flatten)) void senders(
 
 // Calls the instance for the width of a head, which the registers hold whole or in parts.
 template <class Scalar, template <class, bool, int, bool> class Kernel, class... Arguments>
-void dispatch(const AttentionSetup& setup, bool dual, const Arguments&... arguments) {
+auto dispatch(const AttentionSetup& setup, bool dual, const Arguments&... arguments) {
   const auto call = [&](auto vectors, auto whole) {
-    dual ? Kernel<Scalar, true, vectors, whole>::run(setup, arguments...)
-         : Kernel<Scalar, false, vectors, whole>::run(setup, arguments...);
+    return dual ? Kernel<Scalar, true, vectors, whole>::run(setup, arguments...)
+                : Kernel<Scalar, false, vectors, whole>::run(setup, arguments...);
   };
   using One = std::integral_constant<int, 1>;
   using Two = std::integral_constant<int, 2>;
   using Four = std::integral_constant<int, 4>;
   const int64_t vectors = setup.head_width / kLanes<Scalar>;
-  if (vectors == 1) {
-    call(One{}, std::true_type{});
-  } else if (vectors == 2) {
-    call(Two{}, std::true_type{});
-  } else if (vectors == 4) {
-    call(Four{}, std::true_type{});
-  } else if (vectors % 4 == 0) {
-    call(Four{}, std::false_type{});
-  } else {
-    call(One{}, std::false_type{});
-  }
+  if (vectors == 1) return call(One{}, std::true_type{});
+  if (vectors == 2) return call(Two{}, std::true_type{});
+  if (vectors == 4) return call(Four{}, std::true_type{});
+  if (vectors % 4 == 0) return call(Four{}, std::false_type{});
+  return call(One{}, std::false_type{});
 }
 
 #define DKMP_KERNEL(NAME, FUNCTION)                            \
   template <class Scalar, bool dual, int vectors, bool whole>  \
   struct NAME {                                                \
     template <class... Arguments>                              \
-    static void run(const Arguments&... arguments) {           \
-      FUNCTION<Scalar, dual, vectors, whole>(arguments...);    \
+    static auto run(const Arguments&... arguments) {           \
+      return FUNCTION<Scalar, dual, vectors, whole>(arguments...); \
     }                                                          \
   };
 DKMP_KERNEL(Forward, forward)
@@ -574,12 +580,12 @@ AttentionKernels<Scalar> make_kernels() {
   kernels.forward = [](const AttentionSetup& setup, const AttentionInputs<Scalar>& inputs,
                        const AttentionInputs<Scalar>* directions, Scalar* result, Scalar* workspace, int64_t begin,
                        int64_t end) {
-    dispatch<Scalar, Forward>(setup, directions != nullptr, inputs, directions, result, workspace, begin, end);
+    return dispatch<Scalar, Forward>(setup, directions != nullptr, inputs, directions, result, workspace, begin, end);
   };
   kernels.receivers = [](const AttentionSetup& setup, const AttentionInputs<Scalar>& inputs,
                          const AttentionInputs<Scalar>* directions, const Scalar* grad, Scalar* query, Scalar* bias,
                          const AttentionTerms<Scalar>& terms, Scalar* workspace, int64_t begin, int64_t end) {
-    dispatch<Scalar, Receivers>(
+    return dispatch<Scalar, Receivers>(
         setup, directions != nullptr, inputs, directions, grad, query, bias, terms, workspace, begin, end);
   };
   kernels.senders = [](const AttentionSetup& setup, const AttentionEdges& edges,

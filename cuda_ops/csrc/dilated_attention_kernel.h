@@ -7,12 +7,15 @@ namespace dkmp {
 
 // Shape of one call. The feature row of an atom holds its heads one after the other.
 struct AttentionSetup {
+  int64_t num_atoms;
   int64_t num_heads;
   int64_t head_width;  // channels per head; a multiple of the kernel's lanes
   int64_t num_neighbors;
   const int32_t* narrow_neighbors;  // (N, K), -1 for none; null when wide_neighbors is given
   const int64_t* wide_neighbors;
   const int32_t* order;  // (N,) the atom whose row is visited at each place; null for 0, 1, 2, ...
+  // Visit p reads rows anew[anew_start[p]..anew_start[p + 1]] that are not in cache; null where all are.
+  const int32_t *anew_start, *anew;
   double scale;
 };
 
@@ -41,12 +44,13 @@ struct AttentionKernels {
   int lanes;
   // Scalars of scratch memory that one thread needs.
   int64_t (*workspace)(const AttentionSetup&);
-  // Rows visited at [begin, end) of the result. With directions, its directional derivative.
-  void (*forward)(
+  // Rows visited at [begin, end) of the result. With directions, its directional derivative. False where a list names
+  // an atom that does not exist; the result is void then.
+  bool (*forward)(
       const AttentionSetup&, const AttentionInputs<Scalar>& inputs, const AttentionInputs<Scalar>* directions,
       Scalar* result, Scalar* workspace, int64_t begin, int64_t end);
-  // Gradients of the queries and biases of rows visited at [begin, end); fills their terms.
-  void (*receivers)(
+  // Gradients of the queries and biases of rows visited at [begin, end); fills their terms. False as above.
+  bool (*receivers)(
       const AttentionSetup&, const AttentionInputs<Scalar>& inputs, const AttentionInputs<Scalar>* directions,
       const Scalar* grad, Scalar* query, Scalar* bias, const AttentionTerms<Scalar>& terms,
       Scalar* workspace, int64_t begin, int64_t end);

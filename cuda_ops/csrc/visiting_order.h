@@ -1,4 +1,4 @@
-// An order to visit atoms in, such that atoms that share neighbours follow each other.
+// An order to visit atoms in, such that atoms that share neighbours follow each other, and what each visit reads anew.
 #pragma once
 
 #include <algorithm>
@@ -7,6 +7,8 @@
 #include <memory>
 #include <mutex>
 #include <vector>
+
+#include "neighbor_lists.h"
 
 namespace dkmp {
 
@@ -91,16 +93,42 @@ std::vector<int32_t> visiting_order(const Index* neighbors, int64_t num_atoms, i
   return order;
 }
 
-// The same, remembered for the lists of recent calls: models attend over the same few lists again and again, and one
-// thread finds the order while the others wait. Lists are told apart by some of their entries only, which is safe:
-// results do not depend on the order, a wrong one costs time.
+struct Visits {
+  std::vector<int32_t> order;        // (N,) the atom visited at each place; empty for 0, 1, 2, ...
+  std::vector<int32_t> start, anew;  // visit p reads rows anew[start[p]..start[p + 1]] that recent visits have not read
+};
+
 template <class Index>
-std::shared_ptr<const std::vector<int32_t>> recent_visiting_order(
-    const Index* neighbors, int64_t num_atoms, int64_t width) {
+Visits plan_visits(const Index* neighbors, int64_t num_atoms, int64_t width) {
+  // Visits whose rows a second-level cache holds.
+  constexpr int32_t kHeld = 256;
+  Visits visits;
+  if (!follows_space(neighbors, num_atoms, width)) visits.order = visiting_order(neighbors, num_atoms, width);
+  std::vector<int32_t> held_until(num_atoms, -1);
+  visits.start.push_back(0);
+  for (int64_t at = 0; at < num_atoms; ++at) {
+    const int64_t atom = visits.order.empty() ? at : visits.order[at];
+    for (int64_t k = 0; k < width; ++k) {
+      const int64_t other = neighbors[atom * width + k];
+      if (other < 0) continue;
+      if (held_until[other] < at) visits.anew.push_back(int32_t(other));
+      held_until[other] = int32_t(at) + kHeld;
+    }
+    visits.start.push_back(int32_t(visits.anew.size()));
+  }
+  return visits;
+}
+
+// The same, remembered for the lists of recent calls: models attend over the same few lists again and again, and one
+// thread plans while the others wait. Lists are told apart by some of their entries only, which is safe: results do not
+// depend on the order, a wrong one costs time. Entries of new lists are checked.
+template <class Index>
+std::shared_ptr<const Visits> recent_visits(
+    const char* op, const Index* neighbors, int64_t num_atoms, int64_t width) {
   struct Entry {
     int64_t num_atoms = -1, width = -1;
     uint64_t sample = 0;
-    std::shared_ptr<const std::vector<int32_t>> order;
+    std::shared_ptr<const Visits> visits;
   };
   constexpr int64_t kSampled = 512;
   static std::mutex mutex;
@@ -113,15 +141,14 @@ std::shared_ptr<const std::vector<int32_t>> recent_visiting_order(
   {
     const std::lock_guard<std::mutex> guard(mutex);
     for (const Entry& entry : entries)
-      if (entry.num_atoms == num_atoms && entry.width == width && entry.sample == sample) return entry.order;
+      if (entry.num_atoms == num_atoms && entry.width == width && entry.sample == sample) return entry.visits;
   }
-  std::shared_ptr<const std::vector<int32_t>> order;
-  if (!follows_space(neighbors, num_atoms, width))
-    order = std::make_shared<const std::vector<int32_t>>(visiting_order(neighbors, num_atoms, width));
+  check_entries(op, neighbors, num_atoms, width);
+  auto visits = std::make_shared<const Visits>(plan_visits(neighbors, num_atoms, width));
   const std::lock_guard<std::mutex> guard(mutex);
-  entries[oldest] = {num_atoms, width, sample, order};
+  entries[oldest] = {num_atoms, width, sample, visits};
   oldest = (oldest + 1) % entries.size();
-  return order;
+  return visits;
 }
 
 }  // namespace dkmp
