@@ -13,7 +13,6 @@ with ``--threads 1``, it compares fairly on a machine that is busy with other wo
 
 import argparse
 import ctypes
-import os
 import statistics
 import sys
 import time
@@ -23,11 +22,12 @@ from typing import Callable, Dict, List, Tuple
 import torch
 from scipy.io import netcdf_file
 from scipy.spatial import cKDTree
+from shared_data import data_folder
 from torch import Tensor
 
 from dkmp_plugin import ops
 
-DATA = Path(os.environ.get("DKMP_DATA", Path(__file__).resolve().parents[1].parent / "shared" / "data"))
+DATA = data_folder()
 HEADS, WIDTH = 4, 32
 Inputs = Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 

@@ -16,19 +16,18 @@ that is shared changes its speed between one process and the next.
 """
 
 import argparse
-import os
 import resource
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 import numpy as np
 import torch
+from shared_data import data_folder
 
 SIZES = (3341, 4880, 11122, 41693, 108000)
-DATA = Path(os.environ.get("DKMP_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+DATA = data_folder()
 ADENYLATE_KINASE_ATOMS = 3341
 
 

@@ -14,7 +14,6 @@ matter for speed. The structures are torchmd-net's benchmark files in DKMP_DATA 
 """
 
 import argparse
-import os
 import statistics
 import subprocess
 import sys
@@ -26,11 +25,12 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import numpy as np
 import torch
+from shared_data import data_folder
 
 from dkmp_plugin.config import REVISIONS
 
 ROOT = Path(__file__).resolve().parent.parent
-DATA = Path(os.environ.get("DKMP_DATA", ROOT.parent / "shared" / "data"))
+DATA = data_folder()
 GRAPH_STRUCTURES = ("dhfr.pdb", "factorIX.pdb", "stmv.pdb")
 
 

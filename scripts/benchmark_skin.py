@@ -6,13 +6,14 @@ vibrate, and neighbours are searched more often than in real dynamics. Structure
 """
 
 import argparse
-import os
 import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
+
+from shared_data import data_folder
 
 from dkmp_plugin.simulation.stack import prepare_backend
 
@@ -30,7 +31,7 @@ from dkmp_plugin.datasets.deepmd import read_deepmd  # noqa: E402
 from dkmp_plugin.simulation import export_model  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
-DATA = Path(os.environ.get("DKMP_DATA", ROOT.parent / "shared" / "data"))
+DATA = data_folder()
 
 
 def parse_arguments() -> argparse.Namespace:

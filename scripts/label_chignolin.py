@@ -4,10 +4,10 @@ Runs 0 (300 K) and 1 (350 K) are for training, the end of run 1 for validation, 
 """
 
 import argparse
-import os
 from pathlib import Path
 
 import numpy as np
+from shared_data import data_folder
 
 from dkmp_plugin.datasets.label_file import (
     LabelledConformations,
@@ -46,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    data = Path(os.environ.get("DKMP_DATA", ROOT.parent / "shared/data"))
+    data = data_folder()
     parser.add_argument("--data", type=Path, default=data / "chignolin", help="folder of gfn2_traj*.npz")
     parser.add_argument("--output", type=Path, default=Path("runs/nve"), help="folder to write into")
     arguments = parser.parse_args()

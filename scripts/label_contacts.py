@@ -10,13 +10,13 @@ The file has the arrays of shared/data/chignolin, the widest contacts of all pai
 """
 
 import argparse
-import os
 from pathlib import Path
 from typing import List, Tuple
 
 import numpy as np
 import openmm
 from openmm import app
+from shared_data import data_folder
 from tqdm import tqdm
 
 from dkmp_plugin.files import replaced_on_success
@@ -33,7 +33,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    data = Path(os.environ.get("DKMP_DATA", ROOT.parent / "shared/data"))
+    data = data_folder()
     parser.add_argument("--data", type=Path, default=data / "chignolin", help="shared/data/chignolin")
     parser.add_argument("--output", type=Path, default=Path("runs/contacts.npz"), help="[runs/contacts.npz]")
     parser.add_argument("--pairs", type=int, default=24, help="frames, and pairs pulled [24]")

@@ -10,7 +10,6 @@ numbers also go to results.json in the output folder.
 import argparse
 import csv
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, Dict
 
 import yaml
+from shared_data import data_folder
 
 from dkmp_plugin.files import replaced_on_success
 from dkmp_plugin.models.partition import PARTITIONS
@@ -46,7 +46,7 @@ def train(partition: str, seed: int, arguments: argparse.Namespace) -> float:
 
 
 def main() -> None:
-    data = Path(os.environ.get("DKMP_DATA", ROOT.parent / "shared" / "data")) / "adk"
+    data = data_folder() / "adk"
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, default=data, help="folder of dims_002.dcd")
     parser.add_argument("--selection", default="full")

@@ -11,13 +11,13 @@ because how the molecule tumbles as a whole cannot be predicted. The numbers als
 
 import argparse
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Dict, Tuple
 
 import numpy as np
 import torch
+from shared_data import data_folder
 
 from dkmp_plugin.datasets import REGISTRY
 from dkmp_plugin.datasets.adk import dims_test_files
@@ -92,7 +92,7 @@ def draw(path: Path, true: np.ndarray, rollout: np.ndarray, alpha_carbons: np.nd
 
 
 def parse() -> argparse.Namespace:
-    data = Path(os.environ.get("DKMP_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+    data = data_folder()
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "--checkpoint", required=True, help="checkpoint, or log_dir of torchmd-train (its last checkpoint)"

@@ -16,12 +16,13 @@ it stopped: call the script again.
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Dict, List
+
+from shared_data import data_folder
 
 import torch  # isort: skip  (before openmm: its Torch plugin needs torch's libraries)
 import numpy as np
@@ -107,7 +108,7 @@ def prepare_chignolin(folder: Path, runs: List[str]) -> None:
             (trained / "finished").touch()
         export_once(best_checkpoint(trained), folder / model)
     if not (folder / "start.pdb").is_file():
-        data = Path(os.environ.get("DKMP_DATA", ROOT.parent / "shared/data")) / "chignolin"
+        data = data_folder() / "chignolin"
         with (data / "chignolin.pdb").open() as file:
             topology = app.PDBFile(file).topology
         force_field = app.ForceField("amber14-all.xml", "implicit/obc2.xml")

@@ -9,7 +9,6 @@ forces make of it. Prints the median over distance bins and draws it.
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
@@ -19,6 +18,7 @@ from ase.io import read
 from matplotlib.figure import Figure
 from peer_settings import EQUIVARIANT_TRANSFORMER
 from s2ef.models import TORCHMDNET_MODELS, build_model
+from shared_data import data_folder
 from torch import Tensor, nn
 from torchmdnet.models.model import create_model
 from tqdm import tqdm
@@ -57,7 +57,7 @@ BIN = 2.0  # Å
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    data = Path(os.environ.get("DKMP_DATA", ROOT.parent / "shared/data"))
+    data = data_folder()
     parser.add_argument("--structure", type=Path, default=data / "chignolin/chignolin.pdb")
     parser.add_argument("--receivers", type=int, default=6, help="atoms i, evenly spread")
     parser.add_argument("--seeds", type=int, default=2, help="untrained networks of each kind")

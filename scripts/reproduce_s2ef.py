@@ -86,8 +86,9 @@ def measurement(protocol_file: Path, row: Row, model: str, path: Path) -> Dict[s
     return json.loads(path.read_text())
 
 
-def searched_checkpoint(work: Path, row: Row, model: str, learning_rate: float) -> Path:
-    return work / f"{row.name}__{model}__rate_{learning_rate}.pt"
+def searched_checkpoint(work: Path, row: Row, model: str, learning_rate: float, epochs: float) -> Path:
+    """The rate falls over so many epochs: a search of another length cannot go on from it."""
+    return work / f"{row.name}__{model}__rate_{learning_rate}__{epochs:g}_epochs.pt"
 
 
 def choose_learning_rate(
@@ -102,8 +103,8 @@ def choose_learning_rate(
     if not missing:
         return json.loads(path.read_text())["learning_rate"]
     for candidate in missing:
-        budget = Budget(epochs=settings["learning_rate_search_epochs"])
-        checkpoint = searched_checkpoint(work, row, model, candidate)
+        epochs = settings["learning_rate_search_epochs"]
+        budget, checkpoint = Budget(epochs=epochs), searched_checkpoint(work, row, model, candidate, epochs)
         training = Training(model, settings, candidate, structures, row.batch_size, budget, checkpoint)
         try:
             training.run()
@@ -142,8 +143,8 @@ def train(protocol: Protocol, row: Row, model: str, budget: str, arguments: argp
     print(f"== {row.name}, {model}, equal {budget}", flush=True)
     limit = Budget(epochs=row.epochs) if budget == "epochs" else Budget(cpu_seconds=row.cpu_seconds)
     checkpoint = arguments.work / f"{row.name}__{model}__{budget}.pt"
-    searched = searched_checkpoint(arguments.work, row, model, learning_rate)
-    if budget == "epochs" and settings["learning_rate_search_epochs"] == row.epochs and searched.is_file():
+    searched = searched_checkpoint(arguments.work, row, model, learning_rate, row.epochs)
+    if budget == "epochs" and searched.is_file():
         # The search has trained this very model.
         with replaced_on_success(checkpoint) as temporary:
             shutil.copyfile(searched, temporary)

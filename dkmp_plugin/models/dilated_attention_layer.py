@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torchmdnet.models.utils import act_class_mapping
 
+from dkmp_plugin.models.linear_map import LinearMap
 from dkmp_plugin.ops import dilated_attention
 
 ATTENTION_VARIANTS = ("split", "literal")
@@ -40,17 +41,17 @@ class DilatedAttentionLayer(nn.Module):
         self.literal = variant == "literal"
         key_channels = hidden_channels if self.literal else hidden_channels // 2
         self.norm_attention = nn.LayerNorm(hidden_channels)
-        self.query = nn.Linear(hidden_channels, hidden_channels)
-        self.element_key = nn.Linear(hidden_channels, key_channels)
-        self.structure_key = nn.Linear(hidden_channels, key_channels)
-        self.value = nn.Linear(hidden_channels, hidden_channels)
-        self.output = nn.Linear(hidden_channels, hidden_channels)
+        self.query = LinearMap(hidden_channels, hidden_channels)
+        self.element_key = LinearMap(hidden_channels, key_channels)
+        self.structure_key = LinearMap(hidden_channels, key_channels)
+        self.value = LinearMap(hidden_channels, hidden_channels)
+        self.output = LinearMap(hidden_channels, hidden_channels)
         self.norm_feed_forward = nn.LayerNorm(hidden_channels)
         inputs = hidden_channels if self.literal else 2 * hidden_channels
         self.feed_forward = nn.Sequential(
-            nn.Linear(inputs, 2 * hidden_channels),
+            LinearMap(inputs, 2 * hidden_channels),
             act_class_mapping[activation](),
-            nn.Linear(2 * hidden_channels, hidden_channels),
+            LinearMap(2 * hidden_channels, hidden_channels),
         )
         initial = torch.tensor(1.0 if self.literal else -0.3)
         self.distance_factor = nn.Parameter(initial, requires_grad=not self.literal)

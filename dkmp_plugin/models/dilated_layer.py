@@ -4,14 +4,14 @@ from typing import Final, Tuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 from torchmdnet.models.utils import act_class_mapping
 
 from dkmp_plugin.models.initial_weights import reset_linear_maps
 from dkmp_plugin.models.layer_settings import LayerSettings
+from dkmp_plugin.models.linear_map import LinearMap
 from dkmp_plugin.models.radial import RadialFilters
 from dkmp_plugin.models.radius_shell import RadiusShell
-from dkmp_plugin.ops import degree_gates, degree_invariants
+from dkmp_plugin.ops import degree_gates, degree_invariants, linear
 
 
 def project_pairs(vector: Tensor, weight: Tensor) -> Tensor:
@@ -74,10 +74,10 @@ class DilatedMessages(nn.Module):
         )
         self.norm = nn.LayerNorm(d, dtype=dtype)
         if attention:
-            self.query_key = nn.Linear(d, 2 * d, dtype=dtype)
+            self.query_key = LinearMap(d, 2 * d, dtype=dtype)
         else:
-            self.receiver_gate = nn.Linear(d, d, dtype=dtype)
-        self.value = nn.Linear(d, 3 * d, dtype=dtype)
+            self.receiver_gate = LinearMap(d, d, dtype=dtype)
+        self.value = LinearMap(d, 3 * d, dtype=dtype)
 
     def reset_parameters(self) -> None:
         """Xavier-uniform weights, biases at zero."""
@@ -121,11 +121,11 @@ class SharedUpdateLayer(DilatedMessages):
     def __init__(self, settings: LayerSettings, shell: RadiusShell) -> None:
         super().__init__(settings, shell, amplified_filters=False)
         d, dtype = settings.hidden_channels, settings.dtype
-        self.vector_projection = nn.Linear(d, 2 * d, bias=False, dtype=dtype)
+        self.vector_projection = LinearMap(d, 2 * d, bias=False, dtype=dtype)
         self.update = nn.Sequential(
-            nn.Linear(2 * d, d, dtype=dtype),
+            LinearMap(2 * d, d, dtype=dtype),
             act_class_mapping[settings.activation](),
-            nn.Linear(d, 3 * d, dtype=dtype),
+            LinearMap(d, 3 * d, dtype=dtype),
         )
         self.reset_parameters()
 
@@ -167,11 +167,11 @@ class DegreeUpdateLayer(DilatedMessages):
     def __init__(self, settings: LayerSettings, shell: RadiusShell) -> None:
         super().__init__(settings, shell, amplified_filters=True)
         d, dtype = settings.hidden_channels, settings.dtype
-        self.first_projection = nn.Linear(d, 2 * d, bias=False, dtype=dtype)
-        self.second_projection = nn.Linear(d, 2 * d, bias=False, dtype=dtype)
-        self.update_input = nn.Linear(4 * d, d, dtype=dtype)
+        self.first_projection = LinearMap(d, 2 * d, bias=False, dtype=dtype)
+        self.second_projection = LinearMap(d, 2 * d, bias=False, dtype=dtype)
+        self.update_input = LinearMap(4 * d, d, dtype=dtype)
         self.activation = act_class_mapping[settings.activation]()
-        self.update_output = nn.Linear(d, 5 * d, dtype=dtype)
+        self.update_output = LinearMap(d, 5 * d, dtype=dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

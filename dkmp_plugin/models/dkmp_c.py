@@ -11,6 +11,7 @@ from dkmp_plugin.graph import edge_vectors
 from dkmp_plugin.models.dilated_layer import DegreeUpdateLayer, DilatedMessages, SharedUpdateLayer
 from dkmp_plugin.models.initial_weights import reset_linear_maps
 from dkmp_plugin.models.layer_settings import LayerSettings
+from dkmp_plugin.models.linear_map import LinearMap
 from dkmp_plugin.models.product_layer import ProductUpdateLayer
 from dkmp_plugin.models.radial import RadialFilters
 from dkmp_plugin.models.radius_shell import RadiusShell
@@ -128,7 +129,7 @@ class NeighborEmbedding(nn.Module):
             shell.spline_degree,
             dtype,
         )
-        self.combine = nn.Linear(2 * d, d, dtype=dtype)
+        self.combine = LinearMap(2 * d, d, dtype=dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -22,6 +22,7 @@ from dkmp_plugin.models.dilated_attention_layer import (
     BLOCK_SIZE,
     DilatedAttentionLayer,
 )
+from dkmp_plugin.models.linear_map import LinearMap
 from dkmp_plugin.models.neighborhood_deviation import NeighborhoodDeviation
 from dkmp_plugin.models.partition import rank_columns
 from dkmp_plugin.models.reference_structure import ReferenceStructure
@@ -97,9 +98,9 @@ class CoordinateEmbedding(nn.Module):
         self.linear = num_frequencies == 0
         inputs = 3 if self.linear else 3 + 2 * num_frequencies + hidden_channels
         inputs += 3 if has_reference else 0
-        self.first = nn.Linear(inputs, hidden_channels if self.linear else 2 * hidden_channels)
+        self.first = LinearMap(inputs, hidden_channels if self.linear else 2 * hidden_channels)
         self.activation = act_class_mapping[activation]()
-        self.second = nn.Identity() if self.linear else nn.Linear(2 * hidden_channels, hidden_channels)
+        self.second = nn.Identity() if self.linear else LinearMap(2 * hidden_channels, hidden_channels)
 
     def reset_parameters(self) -> None:
         """Draw all weights anew; the frequencies stay."""
@@ -211,7 +212,7 @@ class DKMPR(nn.Module):
         self.literal = attention_variant == "literal"
         self.norm = nn.Identity() if self.literal else nn.LayerNorm(hidden_channels)
         seen = 6 if self.use_reference else 3
-        self.coordinate_skip = nn.Identity() if self.literal else nn.Linear(seen, hidden_channels)
+        self.coordinate_skip = nn.Identity() if self.literal else LinearMap(seen, hidden_channels)
         self.register_buffer("trained_elements", torch.zeros(max_z, dtype=torch.bool))
         self.reset_parameters()
         self.to(dtype)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from dkmp_plugin.models.gated_block import norm_of_components
 from dkmp_plugin.models.initial_weights import reset_linear_maps
+from dkmp_plugin.models.linear_map import LinearMap
 from dkmp_plugin.models.stretched_activation import StretchedActivation
 
 
@@ -29,10 +30,10 @@ class EnergyBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.softening = softening
-        self.vector_projection = nn.Linear(hidden_channels, hidden_channels, bias=False, dtype=dtype)
-        self.hidden = nn.Linear(2 * hidden_channels, hidden_channels, dtype=dtype)
+        self.vector_projection = LinearMap(hidden_channels, hidden_channels, bias=False, dtype=dtype)
+        self.hidden = LinearMap(2 * hidden_channels, hidden_channels, dtype=dtype)
         self.activation = StretchedActivation(activation, stretch)
-        self.energy = nn.Linear(hidden_channels, 1, dtype=dtype)
+        self.energy = LinearMap(hidden_channels, 1, dtype=dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from dkmp_plugin.models.linear_map import LinearMap
 from dkmp_plugin.ops import dilated_attention
 
 # Width of queries and keys; the op wants values as wide as keys, three of them are the coordinates.
@@ -26,8 +27,8 @@ class NeighborhoodDeviation(nn.Module):
         self.num_heads = num_heads
         self.head_channels = _HEAD_CHANNELS
         self.norm = nn.LayerNorm(hidden_channels)
-        self.query = nn.Linear(hidden_channels, num_heads * _HEAD_CHANNELS)
-        self.key = nn.Linear(hidden_channels, num_heads * _HEAD_CHANNELS)
+        self.query = LinearMap(hidden_channels, num_heads * _HEAD_CHANNELS)
+        self.key = LinearMap(hidden_channels, num_heads * _HEAD_CHANNELS)
         self.distance_factor = nn.Parameter(torch.tensor(-0.3))
 
     def reset_parameters(self) -> None:

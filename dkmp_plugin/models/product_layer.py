@@ -3,10 +3,11 @@
 from typing import Tuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dkmp_plugin.models.dilated_layer import DilatedMessages, project_pairs
 from dkmp_plugin.models.layer_settings import LayerSettings
+from dkmp_plugin.models.linear_map import LinearMap
 from dkmp_plugin.models.radius_shell import RadiusShell
 from dkmp_plugin.models.spherical import DegreeNorm
 from dkmp_plugin.models.stretched_activation import StretchedActivation
@@ -36,11 +37,11 @@ class ProductUpdateLayer(DilatedMessages):
         d, dtype = settings.hidden_channels, settings.dtype
         self.sent_norm = DegreeNorm(d, norm_offset, dtype)
         self.received_norm = DegreeNorm(d, norm_offset, dtype)
-        self.first_projection = nn.Linear(d, 2 * d, bias=False, dtype=dtype)
-        self.second_projection = nn.Linear(d, 2 * d, bias=False, dtype=dtype)
-        self.update_input = nn.Linear(6 * d, d, dtype=dtype)
+        self.first_projection = LinearMap(d, 2 * d, bias=False, dtype=dtype)
+        self.second_projection = LinearMap(d, 2 * d, bias=False, dtype=dtype)
+        self.update_input = LinearMap(6 * d, d, dtype=dtype)
         self.activation = StretchedActivation(settings.activation, settings.stretch)
-        self.update_output = nn.Linear(d, 9 * d, dtype=dtype)
+        self.update_output = LinearMap(d, 9 * d, dtype=dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -1,8 +1,9 @@
 """Activation functions that bend over a longer range."""
 
 from torch import Tensor, nn
-from torch.nn.functional import linear
 from torchmdnet.models.utils import act_class_mapping
+
+from dkmp_plugin.ops import linear
 
 
 class StretchedActivation(nn.Module):

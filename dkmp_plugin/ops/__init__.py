@@ -24,6 +24,7 @@ __all__ = [
     "dilated_message",
     "distance_ranks",
     "edge_vectors",
+    "linear",
     "radius_shells",
     "status",
     "why_no_cuda",
@@ -35,10 +36,12 @@ if _STATUS.native:
     from dkmp_plugin.ops import native as _attention
     from dkmp_plugin.ops import native as _degrees
     from dkmp_plugin.ops import native as _implementation
+    from dkmp_plugin.ops import native as _linear
     from dkmp_plugin.ops import native as _ranks
 else:
     from dkmp_plugin.ops import attention_reference as _attention  # type: ignore[no-redef]
     from dkmp_plugin.ops import degrees_reference as _degrees  # type: ignore[no-redef]
+    from dkmp_plugin.ops import linear_reference as _linear  # type: ignore[no-redef]
     from dkmp_plugin.ops import ranks_reference as _ranks  # type: ignore[no-redef]
     from dkmp_plugin.ops import reference as _implementation  # type: ignore[no-redef]
 
@@ -307,3 +310,20 @@ def degree_norm(vector: Tensor, weight: Tensor, offset: float) -> Tensor:
 def degree_norm_apart(vector: Tensor, weight: Tensor, offset: float) -> Tuple[Tensor, Tensor]:
     """As :func:`degree_norm`, each degree for itself: (N, 3, d) and (N, 5, d), contiguous."""
     return _degrees.degree_norm_apart(vector, weight, offset)
+
+
+def linear(input: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
+    """``torch.nn.functional.linear``, twice as fast for float32 on CPUs with AVX-512 that are not Intel's.
+
+    There torch's own product, MKL's, leaves half of every vector register idle; oneDNN's, which torch has
+    too, does not.
+
+    Args:
+        input: (..., n).
+        weight: (m, n).
+        bias: (m,) or None.
+
+    Returns:
+        (..., m). Differentiable any number of times.
+    """
+    return _linear.linear(input, weight, bias)

@@ -6,7 +6,7 @@ without a compiler these names are defined here, on top of the pure-ATen referen
 
 import torch
 
-from dkmp_plugin.ops import attention_reference, degrees_reference, reference
+from dkmp_plugin.ops import attention_reference, degrees_reference, linear_reference, reference
 
 _SCHEMAS = {
     "radius_shells": "(Tensor pos, Tensor batch, Tensor? box, float cutoff, int num_shells, float overlap, "
@@ -24,6 +24,7 @@ _SCHEMAS = {
     "-> (Tensor, Tensor)",
     "degree_norm": "(Tensor vector, Tensor weight, float offset) -> Tensor",
     "degree_norm_apart": "(Tensor vector, Tensor weight, float offset) -> (Tensor, Tensor)",
+    "linear": "(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor",
 }
 _MODULES = {
     "dilated_attention": attention_reference,
@@ -32,6 +33,7 @@ _MODULES = {
     "degree_gates": degrees_reference,
     "degree_norm": degrees_reference,
     "degree_norm_apart": degrees_reference,
+    "linear": linear_reference,
 }
 # Registrations last as long as this object.
 _LIBRARY: list[torch.library.Library] = []

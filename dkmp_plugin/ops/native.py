@@ -156,3 +156,8 @@ def degree_norm_apart(vector: Tensor, weight: Tensor, offset: float) -> Tuple[Te
     if vector.device.type != "cpu":
         return degrees_reference.degree_norm_apart(vector, weight, offset)
     return torch.ops.dkmp_plugin.degree_norm_apart(vector, weight, offset)
+
+
+def linear(input: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
+    """Native :func:`dkmp_plugin.ops.linear`."""
+    return torch.ops.dkmp_plugin.linear(input, weight, bias)

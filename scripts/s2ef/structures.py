@@ -1,11 +1,11 @@
 """The structures of one row: read, split, scaled, batched."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Dict, Iterator, Optional, Tuple
 
 import torch
+from shared_data import data_folder
 from torch import Tensor
 
 from dkmp_plugin.datasets.deepmd import read_deepmd
@@ -15,13 +15,6 @@ from dkmp_plugin.datasets.label_file import fit_reference_energies
 from dkmp_plugin.datasets.labelled_structures import LabelledStructures
 from dkmp_plugin.datasets.npz import SGDML_KEYS, read_npz
 from s2ef.protocol import Row
-
-ROOT = Path(__file__).resolve().parent.parent.parent
-
-
-def data_folder() -> Path:
-    """DKMP_DATA, or shared/data beside the repository."""
-    return Path(os.environ.get("DKMP_DATA", ROOT.parent / "shared" / "data"))
 
 
 @dataclass(frozen=True)
