@@ -69,7 +69,8 @@ Tensor linear_map(const Tensor& x, const Tensor& weight, const MaybeTensor& bias
 struct Linear : torch::autograd::Function<Linear> {
   static Tensor forward(AutogradContext* context, const Tensor& x, const Tensor& weight, const MaybeTensor& bias) {
     at::AutoDispatchBelowADInplaceOrView guard;
-    context->save_for_backward({x, weight});
+    // What a frozen model does not need is not kept: memory that is free again is still in cache.
+    context->save_for_backward({weight.requires_grad() ? x : Tensor(), x.requires_grad() ? weight : Tensor()});
     context->saved_data["biased"] = bias.has_value();
     return multiply(x, weight, bias);
   }
