@@ -161,6 +161,35 @@ def test_remembered_visiting_orders_change_no_result(native):
         torch.testing.assert_close(result, expected)
 
 
+@pytest.mark.parametrize("width", [16, 32, 48, 64, 96, 128, 192])
+def test_heads_that_registers_hold_whole_or_in_parts(native, width):
+    assert_equal_to_reference(native.dilated_attention, example(9, 3, width, 5), torch.float32, 2e-5)
+    assert_equal_to_reference(native.dilated_attention, example(9, 3, width, 5))
+
+
+@pytest.mark.parametrize("num_atoms", [1, 3, 50])
+def test_receivers_whose_keys_are_read_together(native, num_atoms):
+    # Keys of one receiver fit the first-level cache, keys and values do not; some lists are empty.
+    case = example(num_atoms, 4, 32, 60, seed=4)
+    case[3][num_atoms // 2] = -1
+    assert_equal_to_reference(native.dilated_attention, case, torch.float32, 2e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+@pytest.mark.parametrize("wrong", [-2, 8192])
+def test_wrong_entries_of_a_list_that_looks_like_a_remembered_one(native, dtype, wrong):
+    query, key, value, neighbors, bias = example(8192, 2, 32, 4, seed=2)
+    neighbors = neighbors.to(dtype)
+    native.dilated_attention(query, key, value, neighbors, bias)
+    neighbors[77, 1] = wrong  # every 64th entry is sampled, from 0 on
+    inputs = [x.requires_grad_() for x in (query, key, value)]
+    message = f"neighbors of atom 77 hold the index {wrong}, expected indices from -1"
+    with pytest.raises(ValueError, match=message):
+        native.dilated_attention(*inputs, neighbors, bias)
+    with pytest.raises(ValueError, match=message):
+        torch.ops.dkmp_plugin.dilated_attention_backward(query, *inputs, neighbors, bias, 1.0)
+
+
 def test_512_neighbours(native):
     assert_equal_to_reference(native.dilated_attention, example(30, 2, 8, 512, seed=3))
 
