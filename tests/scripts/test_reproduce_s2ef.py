@@ -285,7 +285,7 @@ def test_a_search_over_all_epochs_is_the_training(protocol_file, tmp_path):
     search = json.loads((results / "acac__graph-network__learning_rate.json").read_text())
     best = result["learning_rate"]
     assert result["validation"]["force_mae"] == min(search["validation_force_mae"].values())
-    searched = torch.load(work / f"acac__graph-network__rate_{best}.pt", weights_only=True)
+    searched = torch.load(work / f"acac__graph-network__rate_{best}__2_epochs.pt", weights_only=True)
     assert result["cpu_seconds"] == searched["progress"]["cpu_seconds"]
     assert "resumed at step 6" in done.stdout
 
