@@ -333,7 +333,7 @@ inline void prefetch_visit(
   const int64_t next = at + 2;
   if (next >= end) return;
   if (setup.anew) {
-    for (int32_t a = setup.anew_start[next]; a < setup.anew_start[next + 1]; ++a) {
+    for (uint32_t a = setup.anew_start[next]; a < setup.anew_start[next + 1]; ++a) {
       prefetch_row(inputs.key + setup.anew[a] * row, row);
       prefetch_row(inputs.value + setup.anew[a] * row, row);
     }

@@ -15,7 +15,8 @@ struct AttentionSetup {
   const int64_t* wide_neighbors;
   const int32_t* order;  // (N,) the atom whose row is visited at each place; null for 0, 1, 2, ...
   // Visit p reads rows anew[anew_start[p]..anew_start[p + 1]] that are not in cache; null where all are.
-  const int32_t *anew_start, *anew;
+  const uint32_t* anew_start;
+  const int32_t* anew;
   double scale;
 };
 

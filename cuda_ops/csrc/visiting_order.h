@@ -94,8 +94,10 @@ std::vector<int32_t> visiting_order(const Index* neighbors, int64_t num_atoms, i
 }
 
 struct Visits {
-  std::vector<int32_t> order;        // (N,) the atom visited at each place; empty for 0, 1, 2, ...
-  std::vector<int32_t> start, anew;  // visit p reads rows anew[start[p]..start[p + 1]] that recent visits have not read
+  std::vector<int32_t> order;  // (N,) the atom visited at each place; empty for 0, 1, 2, ...
+  // Visit p reads rows anew[start[p]..start[p + 1]] that recent visits have not read.
+  std::vector<uint32_t> start;
+  std::vector<int32_t> anew;
 };
 
 template <class Index>
@@ -114,7 +116,7 @@ Visits plan_visits(const Index* neighbors, int64_t num_atoms, int64_t width) {
       if (held_until[other] < at) visits.anew.push_back(int32_t(other));
       held_until[other] = int32_t(at) + kHeld;
     }
-    visits.start.push_back(int32_t(visits.anew.size()));
+    visits.start.push_back(uint32_t(visits.anew.size()));
   }
   return visits;
 }
