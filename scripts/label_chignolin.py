@@ -16,7 +16,6 @@ from dkmp_plugin.datasets.label_file import (
     write_splits,
 )
 
-ROOT = Path(__file__).resolve().parent.parent
 TEMPERATURES = (300, 350, 400)  # K, of the runs; Amber14 + OBC2 dynamics, a frame per 0.25 ps
 NUM_VALIDATION = 40  # frames: the last 10 ps of run 1
 LEVEL_OF_THEORY = "GFN2-xTB + ALPB water (tblite)"

@@ -22,7 +22,6 @@ from tqdm import tqdm
 from dkmp_plugin.files import replaced_on_success
 from dkmp_plugin.labeling.gfn2 import label_conformations
 
-ROOT = Path(__file__).resolve().parent.parent
 DISTANCES = (2.1, 2.0, 1.9, 1.8, 1.7)  # Å, one after the other
 START = (2.2, 2.8)  # Å, between which a pair is before it is pulled
 PULL = 2e6  # kJ/mol/nm^2; the molecule keeps the pair up to 0.08 Å further apart than asked

@@ -131,7 +131,6 @@ struct Call {
     std::atomic<bool> valid{true};
     at::parallel_for(0, num_atoms, grain, [&](int64_t begin, int64_t end) {
       // At a cache line's begin, or every lane vector in it would lie across two.
-      constexpr size_t kCacheLine = 64;
       size_t bytes = size_t(kernels.workspace(setup)) * sizeof(Scalar) + kCacheLine;
       const std::unique_ptr<char[]> memory(new char[bytes]);
       void* workspace = memory.get();

@@ -19,8 +19,6 @@ namespace {
 #include "dual_arrays.h"
 #include "transpose_sum.h"
 
-constexpr int64_t kCacheLine = 64;
-
 template <class Scalar, bool dual>
 struct Arrays {
   Array<Scalar, dual> query, key, value, bias;

@@ -80,10 +80,9 @@ struct Linear : torch::autograd::Function<Linear> {
     const Tensor &x = saved[0], &weight = saved[1], &u = upstream[0];
     variable_list gradients(3);
     if (context->needs_input_grad(0)) gradients[0] = linear_map(u, weight.t(), std::nullopt);
-    const Tensor rows = u.reshape({-1, u.size(-1)});
-    if (context->needs_input_grad(1))
-      gradients[1] = linear_map(rows.t(), x.reshape({-1, x.size(-1)}).t(), std::nullopt);
-    if (context->saved_data["biased"].toBool() && context->needs_input_grad(2)) gradients[2] = rows.sum(0);
+    const auto rows = [](const Tensor& t) { return t.reshape({-1, t.size(-1)}); };
+    if (context->needs_input_grad(1)) gradients[1] = linear_map(rows(u).t(), rows(x).t(), std::nullopt);
+    if (context->saved_data["biased"].toBool() && context->needs_input_grad(2)) gradients[2] = rows(u).sum(0);
     return gradients;
   }
 };
