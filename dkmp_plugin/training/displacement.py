@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torchmdnet.models.utils import act_class_mapping
 
+from dkmp_plugin.models.linear_map import LinearMap
+
 # Unit of the memory factors: lets them reach their size, some tenths, at the pace of the other weights.
 _MEMORY_SCALE = 5.0
 
@@ -46,11 +48,11 @@ class Displacement(nn.Module):
         self.allow_prior_model = False
         self.reduce_op = reduce_op
         self.displacement_scale = displacement_scale
-        self.hidden = nn.Linear(hidden_channels, hidden_channels, dtype=dtype)
+        self.hidden = LinearMap(hidden_channels, hidden_channels, dtype=dtype)
         self.activation = act_class_mapping[activation]()
-        self.last = nn.Linear(hidden_channels, 3, dtype=dtype)
+        self.last = LinearMap(hidden_channels, 3, dtype=dtype)
         self.num_vectors = num_vectors
-        self.factors = nn.Linear(hidden_channels, num_vectors, dtype=dtype) if num_vectors else nn.Identity()
+        self.factors = LinearMap(hidden_channels, num_vectors, dtype=dtype) if num_vectors else nn.Identity()
         self.has_memory = memory
         self.memory_scale = _MEMORY_SCALE
         if memory:
