@@ -15,6 +15,8 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include <algorithm>
+
 #include "dilated_message.h"
 #include "dilated_message_kernel.h"
 #include "isa.h"
@@ -151,7 +153,20 @@ struct Call {
   Features prepare(const Features& x) const {
     const Tensor edges = x.edge_vector.defined() ? x.edge_vector.contiguous() : x.edge_vector;
     return {edges, prepare(x.query), prepare(x.key), prepare(x.value), prepare(x.vector),
-            prepare(pad_rows(x.table, setup.degree))};
+            x.table.defined() ? slices(prepare(pad_rows(x.table, setup.degree))) : x.table};
+  }
+  // A table (rows, 4 d) in the order of the kernels, (d / lanes, rows, 4, lanes); and back.
+  Tensor slices(const Tensor& table) const {
+    const int64_t rows = table.size(0), row = 4 * setup.width, lanes = kernels.lanes;
+    const Tensor result = at::empty({setup.width / lanes, rows, 4, lanes}, table.options());
+    const Scalar* from = table.const_data_ptr<Scalar>();
+    Scalar* to = result.data_ptr<Scalar>();
+    for (int64_t c = 0; c < setup.width; c += lanes)
+      for (int64_t at = c; at < rows * row; at += setup.width, to += lanes) std::copy_n(from + at, lanes, to);
+    return result;
+  }
+  Tensor rows_of(const Tensor& slices) const {
+    return slices.permute({1, 2, 0, 3}).reshape({slices.size(1), 4 * setup.width});
   }
   Tensor trim(const Tensor& x) const { return trim_channels(x, width, setup.width); }
 
@@ -229,7 +244,7 @@ Results run_backward(
   grads.vector = at::empty_like(call.inputs.vector);
   Tensor table_parts;
   if (need_table)
-    table_parts = at::zeros({kTableParts, call.inputs.table.size(0), 4 * setup.width}, x.table.options());
+    table_parts = at::zeros_like(call.inputs.table).repeat({kTableParts, 1, 1, 1, 1});
   Tensor scores = at::empty({setup.attention ? call.end - call.begin : 0, 2, setup.num_heads}, x.value.options());
   const Grouped by_sender(edge_index, 1, call.begin, call.end, call.num_atoms);
   run_backward_rows<Scalar>(
@@ -246,7 +261,8 @@ Results run_backward(
           end);
     });
   }
-  grads.table = need_table ? trim_rows(table_parts.sum(0), setup.degree) : at::zeros({0}, x.table.options());
+  grads.table = need_table ? trim_rows(call.rows_of(table_parts.sum(0)), setup.degree)
+                           : at::zeros({0}, x.table.options());
   return {grads.edge_vector,      call.trim(grads.query),  call.trim(grads.key),
           call.trim(grads.value), call.trim(grads.vector), call.trim(grads.table)};
 }

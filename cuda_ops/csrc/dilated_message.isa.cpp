@@ -247,27 +247,38 @@ inline void edge_gradient(
   out[2] = gz * g.inverse_distance + along * uz;
 }
 
-// Radial filter at channel `at`: table rows blended with the edge's numbers from `tap` on.
+// Of all four filters of a lane vector of channels: what one row of the table holds.
+template <class Scalar>
+constexpr int64_t kRow = 4 * kLanes<Scalar>;
+
+// Where a slice of the table holds a filter (0 of the attention, 1 to 3 of the messages) in the first row of an edge.
+template <class Scalar, bool dual>
+inline int64_t filter_at(const MessageSetup& setup, const Edge<Scalar, dual>& g, int64_t c, int filter) {
+  const int64_t num_rows = setup.num_intervals + kTaps - 1;
+  return c * 4 * num_rows + g.first_row * kRow<Scalar> + filter * kLanes<Scalar>;
+}
+
+// Radial filter at place `at` of the table: rows blended with the edge's numbers from `tap` on.
 // Always inline, as the next one: a call would put all vector registers, which hold the caller's sums, into memory.
 template <class Scalar, bool dual>
 __attribute__((always_inline)) inline typename Types<Scalar, dual>::Wide blend(
-    const Array<Scalar, dual>& table, const Edge<Scalar, dual>& g, int tap, int64_t at, int64_t stride) {
+    const Array<Scalar, dual>& table, const Edge<Scalar, dual>& g, int tap, int64_t at) {
   if constexpr (!dual) {
     Lane<Scalar> sum = g[tap] * load(table.values + at);
 #pragma GCC unroll 8
-    for (int m = 1; m < kTaps; ++m) sum += g[tap + m] * load(table.values + at + m * stride);
+    for (int m = 1; m < kTaps; ++m) sum += g[tap + m] * load(table.values + at + m * kRow<Scalar>);
     return sum;
   } else {
     Dual<Lane<Scalar>> sum{Lane<Scalar>{}, Lane<Scalar>{}};
     for (int m = 0; m < kTaps; ++m) {
-      const Lane<Scalar> row = load(table.values + at + m * stride);
+      const Lane<Scalar> row = load(table.values + at + m * kRow<Scalar>);
       const Dual<Scalar> weight = g[tap + m];
       sum.v += weight.v * row;
       sum.t += weight.t * row;
     }
     // Only training asks for a direction of the table itself.
     if (table.direction)
-      for (int m = 0; m < kTaps; ++m) sum.t += g[tap + m].v * load(table.direction + at + m * stride);
+      for (int m = 0; m < kTaps; ++m) sum.t += g[tap + m].v * load(table.direction + at + m * kRow<Scalar>);
     return sum;
   }
 }
@@ -280,18 +291,18 @@ struct Filter {
 
 template <class Scalar, bool dual, class Wide = typename Types<Scalar, dual>::Wide>
 __attribute__((always_inline)) inline Filter<Wide> blend_with_slope(
-    const Array<Scalar, dual>& table, const Edge<Scalar, dual>& g, int tap, int64_t at, int64_t stride) {
+    const Array<Scalar, dual>& table, const Edge<Scalar, dual>& g, int tap, int64_t at) {
   if constexpr (!dual) {
     Filter<Wide> sum{Wide{}, Wide{}};
 #pragma GCC unroll 8
     for (int m = 0; m < kTaps; ++m) {
-      const Lane<Scalar> row = load(table.values + at + m * stride);
+      const Lane<Scalar> row = load(table.values + at + m * kRow<Scalar>);
       sum.value += g[tap + m] * row;
       sum.slope += g[tap + kTaps + m] * row;
     }
     return sum;
   } else {
-    return {blend<Scalar, dual>(table, g, tap, at, stride), blend<Scalar, dual>(table, g, tap + kTaps, at, stride)};
+    return {blend<Scalar, dual>(table, g, tap, at), blend<Scalar, dual>(table, g, tap + kTaps, at)};
   }
 }
 
@@ -396,15 +407,56 @@ struct Attention {
 };
 
 // kWidth: the number of channels when known at compile time, which turns address arithmetic into constants; else 0.
-template <class Scalar, bool dual, int kWidth>
+// simple: whether there are spherical features to carry, no attention and no gradient of the table, as in all layers
+// but the first of a simulation.
+
+// The messages of a block of edges to receiver i, in `together` lane vectors of channels from c on.
+template <class Scalar, bool dual, int kWidth, bool simple, int together>
+inline void sum_messages(
+    const MessageSetup& setup, const Arrays<Scalar, dual>& x, const Geometry<Scalar, dual>& geometry,
+    const Attention<Scalar, dual>& attention, int64_t i, int64_t c, int count, bool add, Scalar* scalar,
+    Scalar* vector) {
+  using Wide = typename Types<Scalar, dual>::Wide;
+  constexpr int lanes = kLanes<Scalar>;
+  const int64_t d = kWidth ? kWidth : setup.width;
+  const bool attends = !simple && setup.attention, carries = simple || setup.carries_vector;
+  Wide to_scalar[together] = {}, to_vector[together][kHarmonics] = {};
+  for (int e = 0; e < count; ++e) {
+    const Edge<Scalar, dual> g = geometry[e];
+#pragma GCC unroll 2
+    for (int k = 0; k < together; ++k) {
+      const int64_t here = c + k * lanes, filters = filter_at(setup, g, here, 0), sent = g.other * 3 * d + here;
+      const Wide f1 = blend<Scalar, dual>(x.table, g, kMessageTap, filters + lanes);
+      const Wide f3 = blend<Scalar, dual>(x.table, g, kMessageTap, filters + 3 * lanes);
+      const Wide message = x.value.wide(sent) * f1, turned = x.value.wide(sent + 2 * d) * f3;
+      to_scalar[k] += attends ? attention.weight_at(e, here / setup.head_width, here) * message : message;
+#pragma GCC unroll 8
+      for (int m = 0; m < kHarmonics; ++m) to_vector[k][m] += g[kHarmonic + m] * turned;
+      if (!carries) continue;
+      const Wide f2 = blend<Scalar, dual>(x.table, g, kMessageTap, filters + 2 * lanes);
+      const Wide carried = x.value.wide(sent + d) * f2;
+      const Array<Scalar, dual> vector_sent = x.vector.from(g.other * kHarmonics * d + here);
+#pragma GCC unroll 8
+      for (int m = 0; m < kHarmonics; ++m) to_vector[k][m] += vector_sent.wide(m * d) * carried;
+    }
+  }
+#pragma GCC unroll 2
+  for (int k = 0; k < together; ++k) {
+    put<Scalar>(scalar + i * d + c + k * lanes, to_scalar[k], add);
+#pragma GCC unroll 8
+    for (int m = 0; m < kHarmonics; ++m)
+      put<Scalar>(vector + (i * kHarmonics + m) * d + c + k * lanes, to_vector[k][m], add);
+  }
+}
+
+template <class Scalar, bool dual, int kWidth, bool simple>
 void forward(
     const MessageSetup& setup, const EdgeRows& rows, const MessageInputs<Scalar>& inputs,
     const MessageInputs<Scalar>* directions, Scalar* scalar, Scalar* vector, Scalar* workspace, int64_t begin,
     int64_t end) {
-  using Wide = typename Types<Scalar, dual>::Wide;
   constexpr int lanes = kLanes<Scalar>;
   const Arrays<Scalar, dual> x(inputs, directions);
-  const int64_t d = kWidth ? kWidth : setup.width, stride = 4 * d;
+  const int64_t d = kWidth ? kWidth : setup.width;
   const Attention<Scalar, dual> attention(setup, workspace);
   Geometry<Scalar, dual> geometry{};  // zero: indices of a first block that is not full must be valid ones
   for (int64_t i = begin; i < end; ++i) {
@@ -416,41 +468,23 @@ void forward(
       const bool add = b > rows.start[i];
       const int count = int(rows.start[i + 1] - b < kBlock ? rows.start[i + 1] - b : kBlock);
       geometry.template set<false>(setup, x.edge_vector, rows, b, count);
-      if (setup.attention) {
+      if (!simple && setup.attention) {
         attention.sum_heads(count, attention.score, [&](int e, int64_t c) __attribute__((always_inline)) {
           const Edge<Scalar, dual> g = geometry[e];
           return x.query.wide(i * d + c) * x.key.wide(g.other * d + c) *
-                 blend<Scalar, dual>(x.table, g, kAttentionTap, g.first_row * stride + c, stride);
+                 blend<Scalar, dual>(x.table, g, kAttentionTap, filter_at(setup, g, c, 0));
         });
         attention.open_gates(count);
         attention.set_weights(count);
       }
-      for (int64_t c = 0; c < d; c += lanes) {
-        const int64_t head = c / setup.head_width;
-        Wide to_scalar{}, to_vector[kHarmonics] = {};
-        for (int e = 0; e < count; ++e) {
-          const Edge<Scalar, dual> g = geometry[e];
-          const int64_t row = g.first_row * stride + c, sent = g.other * 3 * d + c;
-          const Wide f1 = blend<Scalar, dual>(x.table, g, kMessageTap, row + d, stride);
-          const Wide f3 = blend<Scalar, dual>(x.table, g, kMessageTap, row + 3 * d, stride);
-          if (setup.attention) {
-            to_scalar += attention.weight_at(e, head, c) * (x.value.wide(sent) * f1);
-          } else {
-            to_scalar += x.value.wide(sent) * f1;
-          }
-          const Wide turned = x.value.wide(sent + 2 * d) * f3;
-          for (int m = 0; m < kHarmonics; ++m) to_vector[m] += g[kHarmonic + m] * turned;
-          if (setup.carries_vector) {
-            const Wide f2 = blend<Scalar, dual>(x.table, g, kMessageTap, row + 2 * d, stride);
-            const Wide carried = x.value.wide(sent + d) * f2;
-            const Array<Scalar, dual> vector_sent = x.vector.from(g.other * kHarmonics * d + c);
-            for (int m = 0; m < kHarmonics; ++m) to_vector[m] += vector_sent.wide(m * d) * carried;
-          }
-        }
-        put<Scalar>(scalar + i * d + c, to_scalar, add);
-        for (int m = 0; m < kHarmonics; ++m)
-          put<Scalar>(vector + (i * kHarmonics + m) * d + c, to_vector[m], add);
-      }
+      int64_t c = 0;
+      // Two lane vectors of channels share what an edge has of its own.
+      if constexpr (!dual)
+        for (; c + 2 * lanes <= d; c += 2 * lanes)
+          sum_messages<Scalar, dual, kWidth, simple, 2>(
+              setup, x, geometry, attention, i, c, count, add, scalar, vector);
+      for (; c < d; c += lanes)
+        sum_messages<Scalar, dual, kWidth, simple, 1>(setup, x, geometry, attention, i, c, count, add, scalar, vector);
     }
   }
 }
@@ -493,17 +527,17 @@ inline void differentiate_scores(
     const MessageSetup& setup, const Arrays<Scalar, dual>& x, const Scalar* grad_scalar, int64_t sender,
     const BackwardBlock<Scalar, dual>& block, const Attention<Scalar, dual>& attention, Scalar* score_gradient) {
   using Wide = typename Types<Scalar, dual>::Wide;
-  const int64_t d = kWidth ? kWidth : setup.width, stride = 4 * d;
+  const int64_t d = kWidth ? kWidth : setup.width;
   attention.sum_heads(block.count, attention.score, [&](int e, int64_t c) __attribute__((always_inline)) {
     const auto g = block.geometry[e];
     return x.query.wide(g.other * d + c) * x.key.wide(sender * d + c) *
-           blend<Scalar, dual>(x.table, g, kAttentionTap, g.first_row * stride + c, stride);
+           blend<Scalar, dual>(x.table, g, kAttentionTap, filter_at(setup, g, c, 0));
   });
   attention.sum_heads(block.count, attention.sum, [&](int e, int64_t c) __attribute__((always_inline)) {
     const auto g = block.geometry[e];
     return load(grad_scalar + g.other * d + c) *
            (x.value.wide(sender * 3 * d + c) *
-            blend<Scalar, dual>(x.table, g, kMessageTap, g.first_row * stride + c + d, stride));
+            blend<Scalar, dual>(x.table, g, kMessageTap, filter_at(setup, g, c, 1)));
   });
   attention.open_gates(block.count);
   attention.set_weights(block.count);
@@ -524,29 +558,31 @@ inline void differentiate_scores(
 }
 
 // One lane vector of channels of one sender over a block of its edges.
-template <class Scalar, bool dual, int kWidth>
+template <class Scalar, bool dual, int kWidth, bool simple>
 inline void differentiate_channels(
     const MessageSetup& setup, const Arrays<Scalar, dual>& x, const Scalar* grad_scalar, const Scalar* grad_vector,
     int64_t sender, int64_t c, bool add, BackwardBlock<Scalar, dual>& block,
     const Attention<Scalar, dual>& attention, Scalar* key, Scalar* value, Scalar* vector, Scalar* table) {
   using Wide = typename Types<Scalar, dual>::Wide;
   using Plain = Lane<Scalar>;
-  const int64_t d = kWidth ? kWidth : setup.width, stride = 4 * d, sent = sender * 3 * d + c;
+  constexpr int lanes = kLanes<Scalar>;
+  const int64_t d = kWidth ? kWidth : setup.width, sent = sender * 3 * d + c;
+  const bool attends = !simple && setup.attention, carries = simple || setup.carries_vector;
   const int64_t from = sender * kHarmonics * d + c, head = c / setup.head_width;
-  const Array<Scalar, dual> vector_sent = x.vector.from(setup.carries_vector ? from : 0);
+  const Array<Scalar, dual> vector_sent = x.vector.from(carries ? from : 0);
   const Wide v0 = x.value.wide(sent), v1 = x.value.wide(sent + d), v2 = x.value.wide(sent + 2 * d);
   Wide to_key{}, to_v0{}, to_v1{}, to_v2{}, to_vector[kHarmonics] = {};
   for (int e = 0; e < block.count; ++e) {
     const Edge<Scalar, dual> g = block.geometry[e];
     EdgeSums<Wide>& sums = block.sums[e];
-    const int64_t row = g.first_row * stride + c;
+    const int64_t filters = filter_at(setup, g, c, 0);
     const Scalar* grad_received = grad_vector + g.other * kHarmonics * d + c;
-    const Filter<Wide> f1 = blend_with_slope<Scalar, dual>(x.table, g, kMessageTap, row + d, stride);
-    const Filter<Wide> f3 = blend_with_slope<Scalar, dual>(x.table, g, kMessageTap, row + 3 * d, stride);
+    const Filter<Wide> f1 = blend_with_slope<Scalar, dual>(x.table, g, kMessageTap, filters + lanes);
+    const Filter<Wide> f3 = blend_with_slope<Scalar, dual>(x.table, g, kMessageTap, filters + 3 * lanes);
     const Plain grad = load(grad_scalar + g.other * d + c);
     const Wide turned = v2 * f3.value;
     Wide by_f[4] = {Wide{}, grad * v0, Wide{}, Wide{}};
-    if (setup.attention) {
+    if (attends) {
       const Wide attended = attention.weight_at(e, head, c);
       by_f[1] = attended * by_f[1];
       to_v0 += attended * (grad * f1.value);
@@ -554,9 +590,10 @@ inline void differentiate_channels(
       to_v0 += grad * f1.value;
     }
     Wide along{}, projected{}, by_distance = by_f[1] * f1.slope;
-    if (setup.carries_vector) {
-      const Filter<Wide> f2 = blend_with_slope<Scalar, dual>(x.table, g, kMessageTap, row + 2 * d, stride);
+    if (carries) {
+      const Filter<Wide> f2 = blend_with_slope<Scalar, dual>(x.table, g, kMessageTap, filters + 2 * lanes);
       const Wide carried = v1 * f2.value;
+#pragma GCC unroll 8
       for (int m = 0; m < kHarmonics; ++m) {
         const Plain grad_m = load(grad_received + m * d);
         along += grad_m * vector_sent.wide(m * d);
@@ -568,6 +605,7 @@ inline void differentiate_channels(
       by_distance += by_f[2] * f2.slope;
       to_v1 += along * f2.value;
     } else {
+#pragma GCC unroll 8
       for (int m = 0; m < kHarmonics; ++m) {
         const Plain grad_m = load(grad_received + m * d);
         projected += g[kHarmonic + m] * grad_m;
@@ -577,29 +615,31 @@ inline void differentiate_channels(
     by_f[3] = v2 * projected;
     by_distance += by_f[3] * f3.slope;
     to_v2 += projected * f3.value;
-    if (setup.attention) {
+    if (attends) {
       const Wide query = attention.gradient_at(e, head, c) * x.query.wide(g.other * d + c);
       by_f[0] = query * x.key.wide(sender * d + c);
-      const Filter<Wide> f0 = blend_with_slope<Scalar, dual>(x.table, g, kAttentionTap, row, stride);
+      const Filter<Wide> f0 = blend_with_slope<Scalar, dual>(x.table, g, kAttentionTap, filters);
       by_distance += by_f[0] * f0.slope;
       to_key += query * f0.value;
     }
     sums.by_distance += by_distance;
-    if (table)
+    if (!simple && table)
       for (int m = 0; m < kTaps; ++m) {
-        if (setup.attention) put<Scalar>(table + row + m * stride, g[kAttentionTap + m] * by_f[0], true);
-        for (int f = 1; f < 4; ++f) put<Scalar>(table + row + m * stride + f * d, g[kMessageTap + m] * by_f[f], true);
+        Scalar* const to = table + filters + m * kRow<Scalar>;
+        if (attends) put<Scalar>(to, g[kAttentionTap + m] * by_f[0], true);
+        for (int f = 1; f < 4; ++f) put<Scalar>(to + f * lanes, g[kMessageTap + m] * by_f[f], true);
       }
   }
-  if (setup.attention) put<Scalar>(key + sender * d + c, to_key, add);
+  if (attends) put<Scalar>(key + sender * d + c, to_key, add);
   put<Scalar>(value + sent, to_v0, add);
   put<Scalar>(value + sent + d, to_v1, add);
   put<Scalar>(value + sent + 2 * d, to_v2, add);
-  if (setup.carries_vector)
+  if (carries)
+#pragma GCC unroll 8
     for (int m = 0; m < kHarmonics; ++m) put<Scalar>(vector + from + m * d, to_vector[m], add);
 }
 
-template <class Scalar, bool dual, int kWidth>
+template <class Scalar, bool dual, int kWidth, bool simple>
 void backward(
     const MessageSetup& setup, const EdgeRows& rows, const MessageInputs<Scalar>& inputs,
     const MessageInputs<Scalar>* directions, const Scalar* grad_scalar, const Scalar* grad_vector,
@@ -607,11 +647,12 @@ void backward(
     Scalar* workspace, int64_t begin, int64_t end) {
   constexpr int lanes = kLanes<Scalar>;
   const Arrays<Scalar, dual> x(inputs, directions);
+  const bool attends = !simple && setup.attention;
   const Attention<Scalar, dual> attention(setup, workspace);
   BackwardBlock<Scalar, dual> block{};
   for (int64_t j = begin; j < end; ++j) {
     if (rows.start[j] == rows.start[j + 1]) {
-      if (setup.attention) std::memset(key + j * setup.width, 0, setup.width * sizeof(Scalar));
+      if (attends) std::memset(key + j * setup.width, 0, setup.width * sizeof(Scalar));
       std::memset(value + j * 3 * setup.width, 0, 3 * setup.width * sizeof(Scalar));
       if (setup.carries_vector)
         std::memset(vector + j * kHarmonics * setup.width, 0, kHarmonics * setup.width * sizeof(Scalar));
@@ -621,10 +662,10 @@ void backward(
       block.count = int(rows.start[j + 1] - b < kBlock ? rows.start[j + 1] - b : kBlock);
       std::memset(static_cast<void*>(block.sums), 0, block.count * sizeof(block.sums[0]));
       block.geometry.template set<true>(setup, x.edge_vector, rows, b, block.count);
-      if (setup.attention)
+      if (attends)
         differentiate_scores<Scalar, dual, kWidth>(setup, x, grad_scalar, j, block, attention, score_gradient);
       for (int64_t c = 0; c < setup.width; c += kLanes<Scalar>)
-        differentiate_channels<Scalar, dual, kWidth>(
+        differentiate_channels<Scalar, dual, kWidth, simple>(
             setup, x, grad_scalar, grad_vector, j, c, add, block, attention, key, value, vector, table);
       for (int first = 0; first < block.count; first += lanes) put_edge_gradients(block, first, edge_vector);
     }
@@ -638,7 +679,7 @@ void query_gradient(
     int64_t begin, int64_t end) {
   using Wide = typename Types<Scalar, dual>::Wide;
   const Arrays<Scalar, dual> x(inputs, directions);
-  const int64_t d = kWidth ? kWidth : setup.width, stride = 4 * d;
+  const int64_t d = kWidth ? kWidth : setup.width;
   const Attention<Scalar, dual> attention(setup, workspace);
   Geometry<Scalar, dual> geometry{};
   for (int64_t i = begin; i < end; ++i) {
@@ -661,7 +702,7 @@ void query_gradient(
           const Edge<Scalar, dual> g = geometry[e];
           sum += attention.gradient_at(e, head, c) *
                  (x.key.wide(g.other * d + c) *
-                  blend<Scalar, dual>(x.table, g, kAttentionTap, g.first_row * stride + c, stride));
+                  blend<Scalar, dual>(x.table, g, kAttentionTap, filter_at(setup, g, c, 0)));
         }
         put<Scalar>(query + i * d + c, sum, add);
       }
@@ -686,7 +727,10 @@ void forward_entry(
     const MessageInputs<Scalar>* directions, Scalar* scalar, Scalar* vector, Scalar* workspace,
     int64_t begin, int64_t end) {
   with_width(setup.width, [&](auto width) {
-    (directions ? forward<Scalar, true, width()> : forward<Scalar, false, width()>)(
+    const bool simple = !setup.attention && setup.carries_vector;
+    (directions ? forward<Scalar, true, width(), false>
+     : simple   ? forward<Scalar, false, width(), true>
+                : forward<Scalar, false, width(), false>)(
         setup, rows, inputs, directions, scalar, vector, workspace, begin, end);
   });
 }
@@ -698,7 +742,10 @@ void backward_entry(
     Scalar* edge_vector, Scalar* key, Scalar* value, Scalar* vector, Scalar* table, Scalar* score_gradient,
     Scalar* workspace, int64_t begin, int64_t end) {
   with_width(setup.width, [&](auto width) {
-    (directions ? backward<Scalar, true, width()> : backward<Scalar, false, width()>)(
+    const bool simple = !setup.attention && setup.carries_vector && !table;
+    (directions ? backward<Scalar, true, width(), false>
+     : simple   ? backward<Scalar, false, width(), true>
+                : backward<Scalar, false, width(), false>)(
         setup, rows, inputs, directions, grad_scalar, grad_vector, edge_vector, key, value, vector, table,
         score_gradient, workspace, begin, end);
   });

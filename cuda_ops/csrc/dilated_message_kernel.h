@@ -24,7 +24,10 @@ struct EdgeRows {
   const int* other;      // the atom at the other end
 };
 
-// Constant inputs; in tangent kernels the same struct also carries the directions (null = zero direction).
+// Constant inputs; in tangent kernels the same struct also carries the directions (null = zero direction). Tables are
+// in slices of as many channels as the kernel has lanes, (width / lanes, rows, 4, lanes): what a pass over edges reads
+// again and again is then contiguous. In rows of 4 d channels it lies in a few sets of the first-level cache, which the
+// rows of the atoms fill.
 template <class Scalar>
 struct MessageInputs {
   const Scalar *edge_vector, *query, *key, *value, *vector, *table;
@@ -41,7 +44,7 @@ struct MessageKernels {
       const MessageInputs<Scalar>* directions, Scalar* scalar, Scalar* vector, Scalar* workspace,
       int64_t begin, int64_t end);
   // Gradients of senders [begin, end) and of their edges. score_gradient (E, 2, heads) is left for query_gradient;
-  // the table's gradient is added to `table` unless null.
+  // the table's gradient is added to `table`, in slices too, unless null.
   void (*backward)(
       const MessageSetup&, const EdgeRows& by_sender, const MessageInputs<Scalar>& inputs,
       const MessageInputs<Scalar>* directions, const Scalar* grad_scalar, const Scalar* grad_vector,
