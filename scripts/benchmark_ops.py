@@ -8,8 +8,8 @@ Tables (choose with --tables):
             float32): forward, forward + backward, and a training step's double backward; 18 atoms as well;
             and the models of scripts/s2ef/protocol.yaml (two shells to 8 Å, d = 48, 8 heads), both precisions
   degrees   the update of one dkmp-c layer: degree_invariants and degree_gates of revision 2; degree_norm,
-            degree_products and degree_gates of revision 4: forward, forward + backward, and a training
-            step's double backward
+            degree_product_invariants and degree_update of revision 4: forward, forward + backward, and a
+            training step's double backward
   ranks     distance_ranks, M = 192, 41,693 atoms (protein in water, Amber restart) beside scipy's cKDTree
 
 All timings: rounds of all contestants in turn, median [minimum, maximum]. The structures are torchmd-net's
@@ -242,10 +242,12 @@ class UpdateProblem:
     def run(self, op: Any, inputs: List[torch.Tensor]) -> Any:
         gates, first, second, *normalised = inputs
         if self.revision == 4:
-            product, invariants = op.degree_products(first, second)
-            changes = op.degree_gates(gates, invariants, first, second, product)
+            invariants, first, second = op.degree_product_invariants(first, second)
+            changes = op.degree_update(gates, invariants, first, second)
             # A layer's norms: of the features it sends, and of those it multiplies.
-            return *changes, op.degree_norm(*normalised, 1.0), *op.degree_norm_apart(*normalised, 1.0)
+            vector, weight = normalised
+            sent, vector = op.degree_norm_through(vector, weight, 1.0)
+            return *changes, sent, *op.degree_norm_apart_through(vector, weight, 1.0)
         return op.degree_gates(gates, op.degree_invariants(first, second), first, second)
 
     def forward(self, op: Any) -> Callable[[], Any]:

@@ -1,5 +1,5 @@
-// dkmp_plugin::degree_invariants, degree_products and degree_gates: what the layers of DKMP^C (revisions 2 and 3)
-// compute for every atom and channel on its own, on CPUs. One pass over memory instead of dozens of small operations,
+// dkmp_plugin::degree_invariants, degree_gates (revision 2 of DKMP^C's layers), degree_product_invariants, degree_update
+// (since revision 3) and degree_products (older exports of those): what layers compute for every atom and channel on its own, on CPUs. One pass over memory instead of dozens of small operations,
 // each of which would have derivatives of its own.
 //
 // All of it is one op on the maps of degree_maps.h. For the double backward of J^T u with cotangents p: the gradient
@@ -159,6 +159,9 @@ struct MapBackward : torch::autograd::Function<MapBackward> {
     std::vector<Tensor> gradients = call_map(map, inputs, cotangents);
     const std::vector<Tensor> by_upstream = call_map(of_map, primal, cotangents);
     gradients.insert(gradients.end(), by_upstream.begin(), by_upstream.end());
+    // Of the gradients that were added, as they come.
+    const int64_t added = int64_t(inputs.size()) - int64_t(gradients.size());
+    gradients.insert(gradients.end(), cotangents.begin(), cotangents.begin() + added);
     return after_map(gradients);
   }
 };
@@ -172,6 +175,21 @@ struct MapForward : torch::autograd::Function<MapForward> {
     variable_list inputs = context->get_saved_variables();
     inputs.insert(inputs.end(), upstream.begin(), upstream.end());
     return after_map(call_map(context->saved_data["map"].toInt() + 1, inputs, {}));
+  }
+};
+
+// Hands its arguments on, so that the gradient of what is done with them later is added in its own backward.
+struct ProductInvariants : torch::autograd::Function<ProductInvariants> {
+  static variable_list forward(AutogradContext* context, const Tensor& first, const Tensor& second) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    context->save_for_backward({first, second});
+    return {call_map(kProductInvariants, {first, second}, {})[0], first, second};
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list upstream) {
+    variable_list inputs = context->get_saved_variables();
+    inputs.insert(inputs.end(), upstream.begin(), upstream.end());
+    return call_map(kProductInvariantsBackward, inputs, {});
   }
 };
 
@@ -198,6 +216,12 @@ void check_pairs(const char* name, const Tensor& first, const Tensor& second) {
       ", expected (N, 3, 2 d) and (N, 5, 2 d)");
 }
 
+void check_gates(const char* name, const Tensor& gates, const Tensor& first, int64_t per_channel) {
+  TORCH_CHECK_VALUE(
+      gates.dim() == 2 && gates.sym_size(1) * 2 == first.sym_size(2) * per_channel, name, ": gates have shape ",
+      gates.sym_sizes(), " beside features of shape ", first.sym_sizes(), ", expected (N, ", per_channel, " d)");
+}
+
 Tensor degree_invariants(const Tensor& first, const Tensor& second) {
   check_pairs("degree_invariants", first, second);
   return call_map(kInvariants, {first, second}, {})[0];
@@ -213,13 +237,24 @@ std::tuple<Tensor, Tensor> degree_gates(
     const Tensor& gates, const Tensor& invariants, const Tensor& first, const Tensor& second,
     const std::optional<Tensor>& product) {
   check_pairs("degree_gates", first, second);
-  const int64_t per_channel = product ? 9 : 5;
-  TORCH_CHECK_VALUE(
-      gates.dim() == 2 && gates.sym_size(1) * 2 == first.sym_size(2) * per_channel, "degree_gates: gates have shape ",
-      gates.sym_sizes(), " beside features of shape ", first.sym_sizes(), ", expected (N, ", per_channel, " d)");
+  check_gates("degree_gates", gates, first, product ? 9 : 5);
   const std::vector<Tensor> results = product
       ? call_map(kProductGates, {gates, invariants, first, second, *product}, {})
       : call_map(kGates, {gates, invariants, first, second}, {});
+  return {results[0], results[1]};
+}
+
+std::tuple<Tensor, Tensor, Tensor> degree_product_invariants(const Tensor& first, const Tensor& second) {
+  check_pairs("degree_product_invariants", first, second);
+  const variable_list results = ProductInvariants::apply(first, second);
+  return {results[0], results[1], results[2]};
+}
+
+std::tuple<Tensor, Tensor> degree_update(
+    const Tensor& gates, const Tensor& invariants, const Tensor& first, const Tensor& second) {
+  check_pairs("degree_update", first, second);
+  check_gates("degree_update", gates, first, 9);
+  const std::vector<Tensor> results = call_map(kUpdate, {gates, invariants, first, second}, {});
   return {results[0], results[1]};
 }
 
@@ -233,6 +268,12 @@ TORCH_LIBRARY_FRAGMENT(dkmp_plugin, library) {
       "degree_gates(Tensor gates, Tensor invariants, Tensor first, Tensor second, Tensor? product=None)"
       " -> (Tensor, Tensor)",
       degree_gates);
+  library.def(
+      "degree_product_invariants(Tensor(a) first, Tensor(b) second) -> (Tensor, Tensor(a), Tensor(b))",
+      degree_product_invariants);
+  library.def(
+      "degree_update(Tensor gates, Tensor invariants, Tensor first, Tensor second) -> (Tensor, Tensor)",
+      degree_update);
 }
 // Not DKMP_CPU_KEY: there is no CUDA kernel that could take CPU tensors instead. On GPUs the layers compute with ATen
 // (dkmp_plugin/ops/native.py).

@@ -1,5 +1,5 @@
-// Inner loops of degree_invariants, degree_products and degree_gates, compiled once per instruction-set level into the
-// namespace DKMP_ISA. Nothing here includes ATen or standard containers (see dilated_message.isa.cpp).
+// Inner loops of degree_invariants, degree_products, degree_gates, degree_product_invariants and degree_update, compiled
+// once per instruction-set level into the namespace DKMP_ISA. Nothing here includes ATen or standard containers (see dilated_message.isa.cpp).
 //
 // Components of degree 2, in the order of the harmonics, stand for symmetric traceless matrices of the same length:
 // T(c) = sum_k c_k B_k with orthonormal B_k (dkmp_plugin/ops/degrees_reference.py). The way back, components_of, is the
@@ -86,6 +86,15 @@ DKMP_INLINE Pair<Wide> unzip(const Wide* components) {
     pair.right[m] = components[2 * m + 1];
   }
   return pair;
+}
+
+template <int size, class Wide>
+DKMP_INLINE void zip(const Pair<Wide>& pair, Wide* components) {
+#pragma GCC unroll 5
+  for (int m = 0; m < size; ++m) {
+    components[2 * m] = pair.left[m];
+    components[2 * m + 1] = pair.right[m];
+  }
 }
 
 template <int size, class Wide>
@@ -178,16 +187,71 @@ struct Map<kInvariantsBackward> {
   }
 };
 
+// Of pairs and their products.
+template <class Wide>
+DKMP_INLINE void product_invariants(
+    const Pair<Wide>& first, const Pair<Wide>& second, const Wide* product, Wide* invariants) {
+  invariants[0] = dot<3>(first.left, first.right);
+  invariants[1] = dot<5>(second.left, second.right);
+  invariants[2] = dot<3>(product, first.left);
+  invariants[3] = dot<5>(product + 3, second.left);
+}
+
+// Gradients of pairs, from those of their products.
+template <class Scalar, class Wide>
+DKMP_INLINE void multiply_degrees_backward(
+    const Pair<Wide>& first, const Pair<Wide>& second, const Wide* by_product, Pair<Wide>& to_first,
+    Pair<Wide>& to_second) {
+  // The products are A b and the components of A B + a b^T.
+  const Matrix<Wide> a = matrix_of<Scalar>(second.left), b = matrix_of<Scalar>(second.right),
+                     by_matrix = matrix_of<Scalar>(by_product + 3);
+  Matrix<Wide> to_a = multiply(by_matrix, b);
+  const Matrix<Wide> to_b = multiply(a, by_matrix);
+  add_outer(to_a, by_product, first.right);
+  add_applied(a, by_product, to_first.right);
+  add_applied(by_matrix, first.right, to_first.left);
+  add_applied(by_matrix, first.left, to_first.right);
+  Wide left[5], right[5];
+  components_of<Scalar>(to_a, left);
+  components_of<Scalar>(to_b, right);
+#pragma GCC unroll 5
+  for (int m = 0; m < 5; ++m) {
+    to_second.left[m] += left[m];
+    to_second.right[m] += right[m];
+  }
+}
+
+// The same from those of products (null for none) and invariants, added to what is there.
+template <class Scalar, class Wide>
+DKMP_INLINE void product_invariants_backward(
+    const Pair<Wide>& first, const Pair<Wide>& second, const Wide* by_product, const Wide* by_invariant,
+    Pair<Wide>& to_first, Pair<Wide>& to_second) {
+  Wide product[8], through[8];
+  multiply_degrees<Scalar>(first, second, product);
+#pragma GCC unroll 3
+  for (int m = 0; m < 3; ++m) {
+    through[m] = by_invariant[2] * first.left[m];
+    if (by_product) through[m] += by_product[m];
+    to_first.left[m] += by_invariant[0] * first.right[m] + by_invariant[2] * product[m];
+    to_first.right[m] += by_invariant[0] * first.left[m];
+  }
+#pragma GCC unroll 5
+  for (int m = 0; m < 5; ++m) {
+    through[3 + m] = by_invariant[3] * second.left[m];
+    if (by_product) through[3 + m] += by_product[3 + m];
+    to_second.left[m] += by_invariant[1] * second.right[m] + by_invariant[3] * product[3 + m];
+    to_second.right[m] += by_invariant[1] * second.left[m];
+  }
+  multiply_degrees_backward<Scalar>(first, second, through, to_first, to_second);
+}
+
 template <>
 struct Map<kProducts> {
   template <class Scalar, class Wide>
   DKMP_INLINE static void run(const Wide* in, Wide* out) {
     const Pair<Wide> first = unzip<3>(in), second = unzip<5>(in + 6);
     multiply_degrees<Scalar>(first, second, out);
-    out[8] = dot<3>(first.left, first.right);
-    out[9] = dot<5>(second.left, second.right);
-    out[10] = dot<3>(out, first.left);
-    out[11] = dot<5>(out + 3, second.left);
+    product_invariants(first, second, out, out + 8);
   }
 };
 
@@ -196,45 +260,33 @@ struct Map<kProductsBackward> {
   template <class Scalar, class Wide>
   DKMP_INLINE static void run(const Wide* in, Wide* out) {
     const Pair<Wide> first = unzip<3>(in), second = unzip<5>(in + 6);
-    const Wide *by_product = in + 16, *by_invariant = in + 24;
-    Wide product[8], by_first[3], by_second[5];
+    Pair<Wide> to_first{}, to_second{};
+    product_invariants_backward<Scalar>(first, second, in + 16, in + 24, to_first, to_second);
+    zip<3>(to_first, out);
+    zip<5>(to_second, out + 6);
+  }
+};
+
+template <>
+struct Map<kProductInvariants> {
+  template <class Scalar, class Wide>
+  DKMP_INLINE static void run(const Wide* in, Wide* out) {
+    const Pair<Wide> first = unzip<3>(in), second = unzip<5>(in + 6);
+    Wide product[8];
     multiply_degrees<Scalar>(first, second, product);
-    Pair<Wide> to_first, to_second;
-    // The invariants.
-#pragma GCC unroll 3
-    for (int m = 0; m < 3; ++m) {
-      by_first[m] = by_product[m] + by_invariant[2] * first.left[m];
-      to_first.left[m] = by_invariant[0] * first.right[m] + by_invariant[2] * product[m];
-      to_first.right[m] = by_invariant[0] * first.left[m];
-    }
-#pragma GCC unroll 5
-    for (int m = 0; m < 5; ++m) {
-      by_second[m] = by_product[3 + m] + by_invariant[3] * second.left[m];
-      to_second.left[m] = by_invariant[1] * second.right[m] + by_invariant[3] * product[3 + m];
-      to_second.right[m] = by_invariant[1] * second.left[m];
-    }
-    // The products: A b and the components of A B + a b^T.
-    const Matrix<Wide> a = matrix_of<Scalar>(second.left), b = matrix_of<Scalar>(second.right),
-                       by_matrix = matrix_of<Scalar>(by_second);
-    Matrix<Wide> to_a = multiply(by_matrix, b);
-    const Matrix<Wide> to_b = multiply(a, by_matrix);
-    add_outer(to_a, by_first, first.right);
-    add_applied(a, by_first, to_first.right);
-    add_applied(by_matrix, first.right, to_first.left);
-    add_applied(by_matrix, first.left, to_first.right);
-    Wide left[5], right[5];
-    components_of<Scalar>(to_a, left);
-    components_of<Scalar>(to_b, right);
-#pragma GCC unroll 3
-    for (int m = 0; m < 3; ++m) {
-      out[2 * m] = to_first.left[m];
-      out[2 * m + 1] = to_first.right[m];
-    }
-#pragma GCC unroll 5
-    for (int m = 0; m < 5; ++m) {
-      out[6 + 2 * m] = to_second.left[m] + left[m];
-      out[6 + 2 * m + 1] = to_second.right[m] + right[m];
-    }
+    product_invariants(first, second, product, out);
+  }
+};
+
+template <>
+struct Map<kProductInvariantsBackward> {
+  template <class Scalar, class Wide>
+  DKMP_INLINE static void run(const Wide* in, Wide* out) {
+    const Pair<Wide> first = unzip<3>(in), second = unzip<5>(in + 6);
+    Pair<Wide> to_first = unzip<3>(in + 20), to_second = unzip<5>(in + 26);
+    product_invariants_backward<Scalar, Wide>(first, second, nullptr, in + 16, to_first, to_second);
+    zip<3>(to_first, out);
+    zip<5>(to_second, out + 6);
   }
 };
 
@@ -314,6 +366,44 @@ template <>
 struct Map<kProductGates> : GateMap<true> {};
 template <>
 struct Map<kProductGatesBackward> : GateBackwardMap<true> {};
+
+// The gates of products that are not in memory.
+template <>
+struct Map<kUpdate> {
+  template <class Scalar, class Wide>
+  DKMP_INLINE static void run(const Wide* in, Wide* out) {
+    constexpr int num_inputs = GateMap<true>::product_at;
+    Wide inputs[num_inputs + 8];
+#pragma GCC unroll 29
+    for (int k = 0; k < num_inputs; ++k) inputs[k] = in[k];
+    multiply_degrees<Scalar>(
+        unzip<3>(in + GateMap<true>::first_at), unzip<5>(in + GateMap<true>::second_at), inputs + num_inputs);
+    GateMap<true>::template run<Scalar>(inputs, out);
+  }
+};
+
+template <>
+struct Map<kUpdateBackward> {
+  template <class Scalar, class Wide>
+  DKMP_INLINE static void run(const Wide* in, Wide* out) {
+    constexpr int first_at = GateMap<true>::first_at, second_at = GateMap<true>::second_at,
+                  num_inputs = GateMap<true>::product_at;
+    const Pair<Wide> first = unzip<3>(in + first_at), second = unzip<5>(in + second_at);
+    Wide inputs[num_inputs + 8 + 9], results[num_inputs + 8];
+#pragma GCC unroll 29
+    for (int k = 0; k < num_inputs; ++k) inputs[k] = in[k];
+    multiply_degrees<Scalar>(first, second, inputs + num_inputs);
+#pragma GCC unroll 9
+    for (int k = 0; k < 9; ++k) inputs[num_inputs + 8 + k] = in[num_inputs + k];
+    GateBackwardMap<true>::template run<Scalar>(inputs, results);
+    Pair<Wide> to_first = unzip<3>(results + first_at), to_second = unzip<5>(results + second_at);
+    multiply_degrees_backward<Scalar>(first, second, results + num_inputs, to_first, to_second);
+#pragma GCC unroll 13
+    for (int k = 0; k < first_at; ++k) out[k] = results[k];
+    zip<3>(to_first, out + first_at);
+    zip<5>(to_second, out + second_at);
+  }
+};
 
 // As `result` of numbers: the value of a plain kernel, the derivative of a dual one.
 template <class Scalar>
@@ -399,6 +489,10 @@ void run(
   DKMP_RUN(kProductsBackward)
   DKMP_RUN(kProductGates)
   DKMP_RUN(kProductGatesBackward)
+  DKMP_RUN(kProductInvariants)
+  DKMP_RUN(kProductInvariantsBackward)
+  DKMP_RUN(kUpdate)
+  DKMP_RUN(kUpdateBackward)
 #undef DKMP_RUN
 }
 

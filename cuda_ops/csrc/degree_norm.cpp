@@ -57,13 +57,21 @@ std::vector<Tensor> empty_features(const Tensor& like, bool apart) {
   return parts;
 }
 
+// Gradients of the values, of both degrees together or apart; and maybe another gradient of the features, to be added.
+bool are_apart(at::TensorList upstream) {
+  return !upstream.empty() && upstream[0].dim() == 3 && upstream[0].sym_size(1) == kDegreeSize[0];
+}
+size_t num_values(at::TensorList upstream) { return are_apart(upstream) ? kNumDegrees : 1; }
+
 void check_upstream(at::TensorList upstream, const Tensor& vector) {
-  const bool apart = upstream.size() == kNumDegrees;
-  TORCH_CHECK_VALUE(apart || upstream.size() == 1, "degree_norm: gradients of one or two tensors are expected");
+  const size_t values = num_values(upstream);
+  TORCH_CHECK_VALUE(
+      upstream.size() == values || upstream.size() == values + 1, "degree_norm: ", upstream.size(),
+      " gradients are given, expected ", values, " or one more");
   for (size_t k = 0; k < upstream.size(); ++k)
     TORCH_CHECK_VALUE(
         upstream[k].dim() == 3 && upstream[k].sym_size(0) == vector.sym_size(0) &&
-            upstream[k].sym_size(1) == (apart ? kDegreeSize[k] : kNumComponents) &&
+            upstream[k].sym_size(1) == (are_apart(upstream) && k < values ? kDegreeSize[k] : kNumComponents) &&
             upstream[k].sym_size(2) == vector.sym_size(2) && upstream[k].scalar_type() == vector.scalar_type(),
         "degree_norm: a gradient has shape ", upstream[k].sym_sizes(), " beside features of shape ",
         vector.sym_sizes());
@@ -83,8 +91,8 @@ template <class Scalar>
 Features<Scalar> place(const std::vector<Tensor>& parts) {
   Features<Scalar> features;
   const int64_t d = parts[0].size(2);
+  const bool apart = are_apart(parts);
   for (int degree = 0; degree < kNumDegrees; ++degree) {
-    const bool apart = parts.size() == kNumDegrees;
     const Tensor& part = parts[apart ? degree : 0];
     Scalar* start = const_cast<Scalar*>(part.const_data_ptr<std::remove_const_t<Scalar>>());
     features.start[degree] = apart ? start : start + kDegreeStart[degree] * d;
@@ -162,6 +170,7 @@ std::vector<Tensor> gradients_cpu(
     DegreeNormCall<scalar_t> call = prepare<scalar_t>(vector, weight, offset, directions, kept);
     const DegreeNormKernels<scalar_t> kernels = degree_norm_kernels_of<scalar_t>(isa_level());
     call.upstream = place<const scalar_t>(parts);
+    call.added = parts.size() > num_values(parts) ? parts.back().const_data_ptr<scalar_t>() : nullptr;
     call.to_vector = results[0].data_ptr<scalar_t>();
     Tensor factors;
     if (weighted) {
@@ -223,23 +232,27 @@ struct NormGradients : torch::autograd::Function<NormGradients> {
     const double offset = context->saved_data["offset"].toDouble();
     if (!weighted) cotangents.push_back(at::zeros_like(weight));
     const std::vector<Tensor> gradients = call_gradients(vector, weight, offset, upstream, cotangents, weighted);
-    const std::vector<Tensor> by_upstream =
-        call_values(vector, weight, offset, cotangents, upstream.size() == kNumDegrees);
+    const std::vector<Tensor> by_upstream = call_values(vector, weight, offset, cotangents, are_apart(upstream));
     variable_list all{gradients[0], weighted ? gradients[1] : Tensor(), Tensor()};
     all.insert(all.end(), by_upstream.begin(), by_upstream.end());
+    if (upstream.size() > num_values(upstream)) all.push_back(cotangents[0]);
     all.emplace_back();
     return all;
   }
 };
 
+// `through`: the features are handed on behind the values, so that the gradient of what is done with them later is added
+// in this backward.
 struct NormValues : torch::autograd::Function<NormValues> {
   static variable_list forward(
-      AutogradContext* context, const Tensor& vector, const Tensor& weight, double offset, bool apart) {
+      AutogradContext* context, const Tensor& vector, const Tensor& weight, double offset, bool apart, bool through) {
     at::AutoDispatchBelowADInplaceOrView guard;
     context->save_for_backward({vector, weight});
     context->saved_data["weighted"] = weight.requires_grad();
     context->saved_data["offset"] = offset;
-    return call_values(vector, weight, offset, {}, apart);
+    variable_list results = call_values(vector, weight, offset, {}, apart);
+    if (through) results.push_back(vector);
+    return results;
   }
 
   static variable_list backward(AutogradContext* context, variable_list upstream) {
@@ -247,7 +260,7 @@ struct NormValues : torch::autograd::Function<NormValues> {
     const double offset = context->saved_data["offset"].toDouble();
     variable_list gradients =
         call_gradients(saved[0], saved[1], offset, upstream, {}, context->saved_data["weighted"].toBool());
-    gradients.resize(4);
+    gradients.resize(5);
     return gradients;
   }
 };
@@ -260,7 +273,7 @@ void refuse_third(at::TensorList tensors) {
 
 std::vector<Tensor> values_autograd(
     const Tensor& vector, const Tensor& weight, double offset, at::TensorList directions, bool apart) {
-  if (directions.empty()) return NormValues::apply(vector, weight, offset, apart);
+  if (directions.empty()) return NormValues::apply(vector, weight, offset, apart, false);
   refuse_third({vector, weight, directions[0], directions[1]});
   at::AutoDispatchBelowADInplaceOrView guard;
   return call_values(vector, weight, offset, directions, apart);
@@ -285,6 +298,17 @@ std::tuple<Tensor, Tensor> degree_norm_apart(const Tensor& vector, const Tensor&
   return {parts[0], parts[1]};
 }
 
+std::tuple<Tensor, Tensor> degree_norm_through(const Tensor& vector, const Tensor& weight, double offset) {
+  const variable_list results = NormValues::apply(vector, weight, offset, false, true);
+  return {results[0], results[1]};
+}
+
+std::tuple<Tensor, Tensor, Tensor> degree_norm_apart_through(
+    const Tensor& vector, const Tensor& weight, double offset) {
+  const variable_list results = NormValues::apply(vector, weight, offset, true, true);
+  return {results[0], results[1], results[2]};
+}
+
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(dkmp_plugin, library) {
@@ -296,6 +320,11 @@ TORCH_LIBRARY_FRAGMENT(dkmp_plugin, library) {
   library.def("degree_norm(Tensor vector, Tensor weight, float offset) -> Tensor", degree_norm);
   library.def(
       "degree_norm_apart(Tensor vector, Tensor weight, float offset) -> (Tensor, Tensor)", degree_norm_apart);
+  library.def(
+      "degree_norm_through(Tensor(a) vector, Tensor weight, float offset) -> (Tensor, Tensor(a))", degree_norm_through);
+  library.def(
+      "degree_norm_apart_through(Tensor(a) vector, Tensor weight, float offset) -> (Tensor, Tensor, Tensor(a))",
+      degree_norm_apart_through);
 }
 // Not DKMP_CPU_KEY, as the degree maps (degree_maps.cpp).
 TORCH_LIBRARY_IMPL(dkmp_plugin, CPU, library) {

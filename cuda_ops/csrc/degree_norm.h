@@ -31,6 +31,7 @@ struct DegreeNormCall {
   const Scalar *weight, *weight_direction;  // (2, d)
   Features<const Scalar> upstream;          // of the gradients: du y
   Features<Scalar> values;                  // y
+  const Scalar* added;                      // (N, 8, d), to the gradient of the features; null for nothing
   Scalar *to_vector, *to_weight;            // gradients of y . upstream, (N, 8, d) and (2, d)
   Scalar *factors, *factor_tangents;        // f, (N, 2): written with to_vector, read for to_weight
 };

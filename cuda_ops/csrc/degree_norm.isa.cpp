@@ -98,13 +98,18 @@ struct Norm {
         for (int64_t c = 0; c < d; c += lanes) sum += read(w, c, d - c) * contract(x, up, degree, c);
         // df/dx = -f^3 x / d.
         const Wide scale = spread(f), along = spread(Scalar(-1) / Scalar(d) * (f * f * f * sum_lanes(sum)));
-        Scalar* to = call.to_vector + (atom * kNumComponents + kDegreeStart[degree]) * d;
+        const int64_t start = (atom * kNumComponents + kDegreeStart[degree]) * d;
+        Scalar* to = call.to_vector + start;
         for (int64_t c = 0; c < d; c += lanes) {
           const Wide by_upstream = scale * read(w, c, d - c);
           for (int m = 0; m < kDegreeSize[degree]; ++m) {
             const int64_t at = m * d + c;
             const Lane<Scalar> u = read(Array<Scalar, false>{up, nullptr}, at, d - c);
-            write(to + at, by_upstream * u + along * read(x, at, d - c), d - c);
+            Wide gradient = by_upstream * u + along * read(x, at, d - c);
+            // Has no derivative by the features.
+            if constexpr (!dual)
+              if (call.added) gradient += read(Array<Scalar, false>{call.added, nullptr}, start + at, d - c);
+            write(to + at, gradient, d - c);
           }
         }
         if (call.factors) Buffer<Scalar, dual>{call.factors, call.factor_tangents}.set(atom * kNumDegrees + degree, f);

@@ -11,7 +11,7 @@ from dkmp_plugin.models.linear_map import LinearMap
 from dkmp_plugin.models.radius_shell import RadiusShell
 from dkmp_plugin.models.spherical import DegreeNorm
 from dkmp_plugin.models.stretched_activation import StretchedActivation
-from dkmp_plugin.ops import degree_gates, degree_products
+from dkmp_plugin.ops import degree_product_invariants, degree_update
 
 
 class ProductUpdateLayer(DilatedMessages):
@@ -68,13 +68,14 @@ class ProductUpdateLayer(DilatedMessages):
             Updated ``x`` and ``vector``.
         """
         normed = self.norm(x)
-        message, vector_message = self.messages(normed, self.sent_norm(vector), edge_vector, edge_index, ptr)
+        sent, vector = self.sent_norm(vector)
+        message, vector_message = self.messages(normed, sent, edge_vector, edge_index, ptr)
         # Sums in place: on a CPU memory that was not used before costs three times the addition.
         vector = vector_message.add_(vector)
-        first, second = self.received_norm.apart(vector)
+        first, second, vector = self.received_norm.apart(vector)
         first = project_pairs(first, self.first_projection.weight)
         second = project_pairs(second, self.second_projection.weight)
-        product, invariants = degree_products(first, second)
+        invariants, first, second = degree_product_invariants(first, second)
         features = torch.cat([message, invariants.flatten(1), normed], dim=-1)
         gates = self.activation.between(
             features,
@@ -83,5 +84,5 @@ class ProductUpdateLayer(DilatedMessages):
             self.update_output.weight,
             self.update_output.bias,
         )
-        scalar_change, vector_change = degree_gates(gates, invariants, first, second, product)
+        scalar_change, vector_change = degree_update(gates, invariants, first, second)
         return scalar_change.add_(x), vector_change.add_(vector)

@@ -5,7 +5,7 @@ from typing import Tuple
 import torch
 from torch import Tensor, nn
 
-from dkmp_plugin.ops import degree_norm, degree_norm_apart
+from dkmp_plugin.ops import degree_norm_apart_through, degree_norm_through
 
 
 class DegreeNorm(nn.Module):
@@ -27,10 +27,13 @@ class DegreeNorm(nn.Module):
         """Factors of one."""
         nn.init.ones_(self.weight)
 
-    def forward(self, vector: Tensor) -> Tensor:
-        """Normalised features, shape (N, 8, d) as the argument."""
-        return degree_norm(vector, self.weight, self.offset)
+    def forward(self, vector: Tensor) -> Tuple[Tensor, Tensor]:
+        """Normalised features, shape (N, 8, d) as the argument; and the argument, to go on with.
 
-    def apart(self, vector: Tensor) -> Tuple[Tensor, Tensor]:
-        """Normalised features of degree 1, shape (N, 3, d), and of degree 2, shape (N, 5, d)."""
-        return degree_norm_apart(vector, self.weight, self.offset)
+        Whoever goes on with what is handed on lets this backward add all gradients in one pass over memory.
+        """
+        return degree_norm_through(vector, self.weight, self.offset)
+
+    def apart(self, vector: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        """The same as features of degree 1, shape (N, 3, d), and of degree 2, shape (N, 5, d)."""
+        return degree_norm_apart_through(vector, self.weight, self.offset)

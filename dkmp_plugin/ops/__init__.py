@@ -19,7 +19,11 @@ __all__ = [
     "degree_invariants",
     "degree_norm",
     "degree_norm_apart",
+    "degree_norm_apart_through",
+    "degree_norm_through",
+    "degree_product_invariants",
     "degree_products",
+    "degree_update",
     "dilated_attention",
     "dilated_message",
     "distance_ranks",
@@ -264,6 +268,44 @@ def degree_products(first: Tensor, second: Tensor) -> Tuple[Tensor, Tensor]:
     return _degrees.degree_products(first, second)
 
 
+def degree_product_invariants(first: Tensor, second: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+    """The invariants of :func:`degree_products`, and its arguments, handed on.
+
+    Whoever uses the arguments again takes those handed on: then the gradients of all uses are summed in one
+    pass over memory, not three.
+
+    Args:
+        first: (N, 3, 2 d) features of degree 1 as [left | right].
+        second: (N, 5, 2 d) features of degree 2 as [left | right].
+
+    Returns:
+        invariants (N, 4, d), ``first`` and ``second``. Differentiable twice.
+
+    Raises:
+        ValueError: shapes or dtypes do not fit.
+    """
+    return _degrees.degree_product_invariants(first, second)
+
+
+def degree_update(gates: Tensor, invariants: Tensor, first: Tensor, second: Tensor) -> Tuple[Tensor, Tensor]:
+    """:func:`degree_gates` with the products of :func:`degree_products`, which are not kept in memory.
+
+    Args:
+        gates: (N, 9 d) as [shift | four scales of the invariants | factors of left first, left second,
+            products of degree 1, of degree 2].
+        invariants: (N, 4, d) of :func:`degree_product_invariants`.
+        first: (N, 3, 2 d), its argument.
+        second: (N, 5, 2 d), its argument.
+
+    Returns:
+        changes of the scalars (N, d) and of the spherical features (N, 8, d). Differentiable twice.
+
+    Raises:
+        ValueError: shapes or dtypes do not fit.
+    """
+    return _degrees.degree_update(gates, invariants, first, second)
+
+
 def degree_gates(
     gates: Tensor, invariants: Tensor, first: Tensor, second: Tensor, product: Optional[Tensor] = None
 ) -> Tuple[Tensor, Tensor]:
@@ -310,6 +352,16 @@ def degree_norm(vector: Tensor, weight: Tensor, offset: float) -> Tensor:
 def degree_norm_apart(vector: Tensor, weight: Tensor, offset: float) -> Tuple[Tensor, Tensor]:
     """As :func:`degree_norm`, each degree for itself: (N, 3, d) and (N, 5, d), contiguous."""
     return _degrees.degree_norm_apart(vector, weight, offset)
+
+
+def degree_norm_through(vector: Tensor, weight: Tensor, offset: float) -> Tuple[Tensor, Tensor]:
+    """As :func:`degree_norm`, and ``vector``, handed on as in :func:`degree_product_invariants`."""
+    return _degrees.degree_norm_through(vector, weight, offset)
+
+
+def degree_norm_apart_through(vector: Tensor, weight: Tensor, offset: float) -> Tuple[Tensor, Tensor, Tensor]:
+    """As :func:`degree_norm_apart`, and ``vector``, handed on as in :func:`degree_product_invariants`."""
+    return _degrees.degree_norm_apart_through(vector, weight, offset)
 
 
 def linear(input: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:

@@ -60,6 +60,15 @@ def check_pairs(name: str, first: Tensor, second: Tensor) -> None:
         )
 
 
+def check_gates(name: str, gates: Tensor, first: Tensor, per_channel: int) -> None:
+    """Raise ValueError unless gates are (N, per_channel d) beside features (N, 3, 2 d)."""
+    if gates.dim() != 2 or 2 * gates.size(1) != per_channel * first.size(2):
+        raise ValueError(
+            f"{name}: gates have shape {list(gates.shape)} beside features of shape {list(first.shape)}, "
+            f"expected (N, {per_channel} d)"
+        )
+
+
 def degree_invariants(first: Tensor, second: Tensor) -> Tensor:
     """Reference of :func:`dkmp_plugin.ops.degree_invariants`."""
     check_pairs("degree_invariants", first, second)
@@ -89,6 +98,19 @@ def degree_products(first: Tensor, second: Tensor) -> Tuple[Tensor, Tensor]:
     return torch.cat([first_product, second_product], dim=1), invariants
 
 
+def degree_product_invariants(first: Tensor, second: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+    """Reference of :func:`dkmp_plugin.ops.degree_product_invariants`."""
+    check_pairs("degree_product_invariants", first, second)
+    return degree_products(first, second)[1], first, second
+
+
+def degree_update(gates: Tensor, invariants: Tensor, first: Tensor, second: Tensor) -> Tuple[Tensor, Tensor]:
+    """Reference of :func:`dkmp_plugin.ops.degree_update`."""
+    check_pairs("degree_update", first, second)
+    check_gates("degree_update", gates, first, 9)
+    return degree_gates(gates, invariants, first, second, degree_products(first, second)[0])
+
+
 def degree_gates(
     gates: Tensor, invariants: Tensor, first: Tensor, second: Tensor, product: Optional[Tensor] = None
 ) -> Tuple[Tensor, Tensor]:
@@ -96,11 +118,7 @@ def degree_gates(
     check_pairs("degree_gates", first, second)
     num_channels = first.size(2) // 2
     per_channel = 5 if product is None else 9
-    if gates.dim() != 2 or gates.size(1) != per_channel * num_channels:
-        raise ValueError(
-            f"degree_gates: gates have shape {list(gates.shape)} beside features of shape "
-            f"{list(first.shape)}, expected (N, {per_channel} d)"
-        )
+    check_gates("degree_gates", gates, first, per_channel)
     num_invariants = per_channel // 2
     gates = gates.view(gates.size(0), per_channel, num_channels)
     shift, scales, factors = gates.split([1, num_invariants, num_invariants], dim=1)
@@ -142,3 +160,14 @@ def degree_norm(vector: Tensor, weight: Tensor, offset: float) -> Tensor:
     """Reference of :func:`dkmp_plugin.ops.degree_norm`."""
     first, second = degree_norm_apart(vector, weight, offset)
     return torch.cat([first, second], dim=1)
+
+
+def degree_norm_through(vector: Tensor, weight: Tensor, offset: float) -> Tuple[Tensor, Tensor]:
+    """Reference of :func:`dkmp_plugin.ops.degree_norm_through`."""
+    return degree_norm(vector, weight, offset), vector
+
+
+def degree_norm_apart_through(vector: Tensor, weight: Tensor, offset: float) -> Tuple[Tensor, Tensor, Tensor]:
+    """Reference of :func:`dkmp_plugin.ops.degree_norm_apart_through`."""
+    first, second = degree_norm_apart(vector, weight, offset)
+    return first, second, vector

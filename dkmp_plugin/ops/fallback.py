@@ -24,6 +24,11 @@ _SCHEMAS = {
     "-> (Tensor, Tensor)",
     "degree_norm": "(Tensor vector, Tensor weight, float offset) -> Tensor",
     "degree_norm_apart": "(Tensor vector, Tensor weight, float offset) -> (Tensor, Tensor)",
+    "degree_product_invariants": "(Tensor(a) first, Tensor(b) second) -> (Tensor, Tensor(a), Tensor(b))",
+    "degree_update": "(Tensor gates, Tensor invariants, Tensor first, Tensor second) -> (Tensor, Tensor)",
+    "degree_norm_through": "(Tensor(a) vector, Tensor weight, float offset) -> (Tensor, Tensor(a))",
+    "degree_norm_apart_through": "(Tensor(a) vector, Tensor weight, float offset) "
+    "-> (Tensor, Tensor, Tensor(a))",
     "linear": "(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor",
 }
 _MODULES = {
@@ -33,6 +38,10 @@ _MODULES = {
     "degree_gates": degrees_reference,
     "degree_norm": degrees_reference,
     "degree_norm_apart": degrees_reference,
+    "degree_norm_through": degrees_reference,
+    "degree_norm_apart_through": degrees_reference,
+    "degree_product_invariants": degrees_reference,
+    "degree_update": degrees_reference,
     "linear": linear_reference,
 }
 # Registrations last as long as this object.

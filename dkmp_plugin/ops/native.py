@@ -1,7 +1,7 @@
 """The ops of the native library, one plain function each, so that TorchScript can compile their callers.
 
 CPU and CUDA tensors take the native kernels; tensors elsewhere take the reference, which runs on any device.
-degree_norm, degree_invariants, degree_products and degree_gates have kernels for CPUs alone.
+What is named after degrees has kernels for CPUs alone.
 """
 
 from typing import Optional, Tuple
@@ -144,6 +144,20 @@ def degree_gates(
     return torch.ops.dkmp_plugin.degree_gates(gates, invariants, first, second, product)
 
 
+def degree_product_invariants(first: Tensor, second: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+    """Native :func:`dkmp_plugin.ops.degree_product_invariants`."""
+    if first.device.type != "cpu":
+        return degrees_reference.degree_product_invariants(first, second)
+    return torch.ops.dkmp_plugin.degree_product_invariants(first, second)
+
+
+def degree_update(gates: Tensor, invariants: Tensor, first: Tensor, second: Tensor) -> Tuple[Tensor, Tensor]:
+    """Native :func:`dkmp_plugin.ops.degree_update`."""
+    if gates.device.type != "cpu":
+        return degrees_reference.degree_update(gates, invariants, first, second)
+    return torch.ops.dkmp_plugin.degree_update(gates, invariants, first, second)
+
+
 def degree_norm(vector: Tensor, weight: Tensor, offset: float) -> Tensor:
     """Native :func:`dkmp_plugin.ops.degree_norm`."""
     if vector.device.type != "cpu":
@@ -156,6 +170,20 @@ def degree_norm_apart(vector: Tensor, weight: Tensor, offset: float) -> Tuple[Te
     if vector.device.type != "cpu":
         return degrees_reference.degree_norm_apart(vector, weight, offset)
     return torch.ops.dkmp_plugin.degree_norm_apart(vector, weight, offset)
+
+
+def degree_norm_through(vector: Tensor, weight: Tensor, offset: float) -> Tuple[Tensor, Tensor]:
+    """Native :func:`dkmp_plugin.ops.degree_norm_through`."""
+    if vector.device.type != "cpu":
+        return degrees_reference.degree_norm_through(vector, weight, offset)
+    return torch.ops.dkmp_plugin.degree_norm_through(vector, weight, offset)
+
+
+def degree_norm_apart_through(vector: Tensor, weight: Tensor, offset: float) -> Tuple[Tensor, Tensor, Tensor]:
+    """Native :func:`dkmp_plugin.ops.degree_norm_apart_through`."""
+    if vector.device.type != "cpu":
+        return degrees_reference.degree_norm_apart_through(vector, weight, offset)
+    return torch.ops.dkmp_plugin.degree_norm_apart_through(vector, weight, offset)
 
 
 def linear(input: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:

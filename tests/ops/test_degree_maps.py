@@ -14,8 +14,12 @@ from dkmp_plugin.ops.reference import spherical_harmonics
 SHAPES = {
     "degree_norm": lambda d: [(8, d), ("weight", 2, d)],
     "degree_norm_apart": lambda d: [(8, d), ("weight", 2, d)],
+    "degree_norm_through": lambda d: [(8, d), ("weight", 2, d)],
+    "degree_norm_apart_through": lambda d: [(8, d), ("weight", 2, d)],
     "degree_invariants": lambda d: [(3, 2 * d), (5, 2 * d)],
     "degree_products": lambda d: [(3, 2 * d), (5, 2 * d)],
+    "degree_product_invariants": lambda d: [(3, 2 * d), (5, 2 * d)],
+    "degree_update": lambda d: [(9 * d,), (4, d), (3, 2 * d), (5, 2 * d)],
     "degree_gates": lambda d: [(5 * d,), (2, d), (3, 2 * d), (5, 2 * d)],
     "degree_gates with products": lambda d: [(9 * d,), (4, d), (3, 2 * d), (5, 2 * d), (8, d)],
 }
@@ -30,7 +34,7 @@ def op_of(case, home=ops):
         return lambda *arguments: (op(*arguments),)
     if case == "degree_norm":
         return lambda *arguments: (op(*arguments, OFFSET),)
-    if case == "degree_norm_apart":
+    if case.startswith("degree_norm"):
         return lambda *arguments: op(*arguments, OFFSET)
     return op
 
@@ -65,6 +69,16 @@ def inputs_of(case, num_atoms, width, dtype=torch.float64, seed=0):
     if case == "degree_invariants":  # some beyond the bound
         inputs[0] = inputs[0] * 10.0
     return [x.to(dtype) for x in inputs]
+
+
+def test_arguments_are_handed_on_without_a_copy(native):
+    for case in CASES:
+        arguments = [x.requires_grad_() for x in inputs_of(case, 3, 4)]
+        handed_on = {x.data_ptr() for x in op_of(case, native)(*arguments)} & {
+            x.data_ptr() for x in arguments
+        }
+        expected = {"degree_product_invariants": 2, "degree_norm_through": 1, "degree_norm_apart_through": 1}
+        assert len(handed_on) == expected.get(case, 0)
 
 
 def test_products_are_those_of_matrices():
@@ -169,6 +183,10 @@ def test_bad_input_is_refused(native, implementation):
     with pytest.raises(ValueError, match="degree_gates"):
         gates, *rest = inputs_of("degree_gates", 4, 6)
         op.degree_gates(gates[:, 1:], *rest)
+    with pytest.raises(ValueError, match="degree_update"):
+        op.degree_update(gates, *rest)
+    with pytest.raises(ValueError, match="degree_product_invariants"):
+        op.degree_product_invariants(first, second[:2])
     with pytest.raises(ValueError, match=r"\(N, 9 d\)"):
         op.degree_gates(gates, *rest, torch.zeros(4, 8, 6, dtype=torch.float64))
     vector, weight = inputs_of("degree_norm", 4, 6)
@@ -185,8 +203,8 @@ def test_one_dtype_is_expected(native):
     first, second = inputs_of("degree_products", 4, 6)
     with pytest.raises(ValueError, match="Double"):
         native.degree_products(first, second.float())
-    with pytest.raises(ValueError, match="no map 8"):
-        native.degree_map(8, [first, second], [])
+    with pytest.raises(ValueError, match="no map 12"):
+        native.degree_map(12, [first, second], [])
     with pytest.raises(ValueError, match="direction 0"):
         native.degree_map(0, [first, second], [second])
     vector, weight = inputs_of("degree_norm", 4, 6)
@@ -195,7 +213,9 @@ def test_one_dtype_is_expected(native):
     with pytest.raises(ValueError, match="directions"):
         native.degree_norm_values(vector, weight, OFFSET, [weight, vector], False)
     with pytest.raises(ValueError, match="a gradient has shape"):
-        native.degree_norm_gradients(vector, weight, OFFSET, [vector, vector], [], False)
+        native.degree_norm_gradients(vector, weight, OFFSET, [vector[:, :3], vector], [], False)
+    with pytest.raises(ValueError, match="3 gradients are given, expected 1 or one more"):
+        native.degree_norm_gradients(vector, weight, OFFSET, [vector] * 3, [], False)
 
 
 def test_gradient_of_features_does_not_need_that_of_weights(native):
