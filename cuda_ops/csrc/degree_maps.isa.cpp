@@ -459,6 +459,18 @@ DKMP_INLINE void run_lanes(
   }
 }
 
+// Asks for what an atom's lane vector of channels reads: lines of so many rows that the processor does not foresee them.
+template <class Scalar, DegreeMap map>
+DKMP_INLINE void prefetch_lanes(const Scalar* const* inputs, int64_t num_channels, int64_t atom, int64_t channel) {
+  constexpr DegreeMapShape shape = kDegreeMaps[map];
+#pragma GCC unroll 7
+  for (int k = 0; k < shape.num_inputs; ++k) {
+    const Scalar* const first = inputs[k] + atom * shape.inputs[k] * num_channels + channel;
+#pragma GCC unroll 10
+    for (int m = 0; m < shape.inputs[k]; ++m) __builtin_prefetch(first + m * num_channels);
+  }
+}
+
 template <class Scalar, bool dual, DegreeMap map>
 void run_map(
     const Scalar* const* inputs, const Scalar* const* directions, Scalar* const* results, int64_t num_channels,
@@ -466,8 +478,10 @@ void run_map(
   constexpr int64_t lanes = kLanes<Scalar>;
   for (int64_t atom = begin; atom < end; ++atom) {
     int64_t c = 0;
-    for (; c + lanes <= num_channels; c += lanes)
+    for (; c + lanes <= num_channels; c += lanes) {
+      if (atom + 1 < end) prefetch_lanes<Scalar, map>(inputs, num_channels, atom + 1, c);
       run_lanes<Scalar, dual, map, true>(inputs, directions, results, num_channels, atom, c, lanes);
+    }
     if (c < num_channels)
       run_lanes<Scalar, dual, map, false>(inputs, directions, results, num_channels, atom, c, num_channels - c);
   }

@@ -104,6 +104,12 @@ struct Norm {
           const Wide by_upstream = scale * read(w, c, d - c);
           for (int m = 0; m < kDegreeSize[degree]; ++m) {
             const int64_t at = m * d + c;
+            if (atom + 1 < end) {
+              // Lines of so many rows that the processor does not foresee them.
+              __builtin_prefetch(x.values + at + kNumComponents * d);
+              __builtin_prefetch(up + at + call.upstream.stride[degree]);
+              if (call.added) __builtin_prefetch(call.added + start + at + kNumComponents * d);
+            }
             const Lane<Scalar> u = read(Array<Scalar, false>{up, nullptr}, at, d - c);
             Wide gradient = by_upstream * u + along * read(x, at, d - c);
             // Has no derivative by the features.

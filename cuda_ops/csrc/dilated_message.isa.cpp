@@ -639,6 +639,11 @@ inline void differentiate_channels(
     for (int m = 0; m < kHarmonics; ++m) put<Scalar>(vector + from + m * d, to_vector[m], add);
 }
 
+template <class Scalar>
+inline void prefetch(const Scalar* from, int64_t count) {
+  for (int64_t at = 0; at < count; at += 64 / int64_t(sizeof(Scalar))) __builtin_prefetch(from + at);
+}
+
 template <class Scalar, bool dual, int kWidth, bool simple>
 void backward(
     const MessageSetup& setup, const EdgeRows& rows, const MessageInputs<Scalar>& inputs,
@@ -651,6 +656,10 @@ void backward(
   const Attention<Scalar, dual> attention(setup, workspace);
   BackwardBlock<Scalar, dual> block{};
   for (int64_t j = begin; j < end; ++j) {
+    if (j + 1 < end) {
+      prefetch(inputs.value + (j + 1) * 3 * setup.width, 3 * setup.width);
+      if (setup.carries_vector) prefetch(inputs.vector + (j + 1) * kHarmonics * setup.width, kHarmonics * setup.width);
+    }
     if (rows.start[j] == rows.start[j + 1]) {
       if (attends) std::memset(key + j * setup.width, 0, setup.width * sizeof(Scalar));
       std::memset(value + j * 3 * setup.width, 0, 3 * setup.width * sizeof(Scalar));
