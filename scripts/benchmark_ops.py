@@ -8,7 +8,7 @@ Tables (choose with --tables):
             float32): forward, forward + backward, and a training step's double backward; 18 atoms as well;
             and the models of scripts/s2ef/protocol.yaml (two shells to 8 Å, d = 48, 8 heads), both precisions
   degrees   the update of one dkmp-c layer: degree_invariants and degree_gates of revision 2; degree_norm,
-            degree_product_invariants and degree_update of revision 4: forward, forward + backward, and a
+            degree_features and degree_update of revision 4: forward, forward + backward, and a
             training step's double backward
   ranks     distance_ranks, M = 192, 41,693 atoms (protein in water, Amber restart) beside scipy's cKDTree
 
@@ -235,20 +235,20 @@ class UpdateProblem:
         per_channel = 9 if revision == 4 else 5
         shapes = [(num_atoms, per_channel * width), (num_atoms, 3, 2 * width), (num_atoms, 5, 2 * width)]
         if revision == 4:
-            shapes += [(num_atoms, 8, width), (2, width)]
+            shapes += [(num_atoms, width)] * 3 + [(num_atoms, 8, width), (2, width)]
         self.revision = revision
         self.inputs = [torch.randn(shape) for shape in shapes]
 
     def run(self, op: Any, inputs: List[torch.Tensor]) -> Any:
-        gates, first, second, *normalised = inputs
-        if self.revision == 4:
-            invariants, first, second = op.degree_product_invariants(first, second)
-            changes = op.degree_update(gates, invariants, first, second)
-            # A layer's norms: of the features it sends, and of those it multiplies.
-            vector, weight = normalised
-            sent, vector = op.degree_norm_through(vector, weight, 1.0)
-            return *changes, sent, *op.degree_norm_apart_through(vector, weight, 1.0)
-        return op.degree_gates(gates, op.degree_invariants(first, second), first, second)
+        gates, first, second, *others = inputs
+        if self.revision != 4:
+            return op.degree_gates(gates, op.degree_invariants(first, second), first, second)
+        scalars, message, gate, vector, weight = others
+        features, first, second = op.degree_features(first, second, message, scalars, gate)
+        # A layer's norms: of the features it sends, and of those it multiplies.
+        sent, vector = op.degree_norm_through(vector, weight, 1.0)
+        *received, vector = op.degree_norm_apart_through(vector, weight, 1.0)
+        return features, sent, *received, *op.degree_update(gates, first, second, scalars, vector)
 
     def forward(self, op: Any) -> Callable[[], Any]:
         return lambda: self.run(op, self.inputs)

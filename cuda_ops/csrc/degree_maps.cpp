@@ -1,6 +1,6 @@
-// dkmp_plugin::degree_invariants, degree_gates (revision 2 of DKMP^C's layers), degree_product_invariants, degree_update
-// (since revision 3) and degree_products (older exports of those): what layers compute for every atom and channel on its own, on CPUs. One pass over memory instead of dozens of small operations,
-// each of which would have derivatives of its own.
+// dkmp_plugin::degree_invariants, degree_gates (revision 2 of DKMP^C's layers), degree_features, degree_update (since
+// revision 3) and degree_products (older exports of those): what layers compute for every atom and channel on its own,
+// on CPUs. One pass over memory instead of dozens of small operations, each of which would have derivatives of its own.
 //
 // All of it is one op on the maps of degree_maps.h. For the double backward of J^T u with cotangents p: the gradient
 // with respect to u is J p, the tangent of the map; the gradient with respect to the map's inputs is the tangent of
@@ -9,6 +9,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/ones_like.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
@@ -33,10 +34,11 @@ struct Size {
   c10::SymInt num_atoms, num_channels;
 };
 
-Size size_of(const DegreeMapShape& shape, at::TensorList inputs) {
+Size size_of(int64_t map, at::TensorList inputs) {
+  const DegreeMapShape& shape = kDegreeMaps[map];
   TORCH_CHECK_VALUE(
-      int64_t(inputs.size()) == shape.num_inputs, shape.name, ": ", inputs.size(), " tensors given, expected ",
-      shape.num_inputs);
+      int64_t(inputs.size()) == shape.num_inputs || int64_t(inputs.size()) == num_needed(map), shape.name, ": ",
+      inputs.size(), " tensors given, expected ", shape.num_inputs);
   const Tensor& first = inputs[0];
   TORCH_CHECK_VALUE(first.dim() >= 2, shape.name, ": a tensor has shape ", first.sym_sizes(), ", expected atoms first");
   c10::SymInt components = 1;
@@ -45,7 +47,7 @@ Size size_of(const DegreeMapShape& shape, at::TensorList inputs) {
 }
 
 void check_inputs(const DegreeMapShape& shape, at::TensorList inputs, at::TensorList directions, const Size& size) {
-  for (int64_t k = 0; k < shape.num_inputs; ++k) {
+  for (size_t k = 0; k < inputs.size(); ++k) {
     const Tensor& x = inputs[k];
     TORCH_CHECK_VALUE(
         x.dim() >= 2 && x.sym_size(0) == size.num_atoms &&
@@ -64,8 +66,6 @@ void check_inputs(const DegreeMapShape& shape, at::TensorList inputs, at::Tensor
         directions[k].sym_sizes() == inputs[k].sym_sizes() && directions[k].scalar_type() == inputs[k].scalar_type(),
         shape.name, ": direction ", k, " differs in shape or dtype from its tensor");
 }
-
-bool is_backward(int64_t map) { return map % 2 == 1; }
 
 // Results of a backward have the shapes of the map's inputs.
 std::vector<Tensor> empty_results(int64_t map, at::TensorList inputs, const Size& size) {
@@ -91,14 +91,14 @@ const DegreeMapShape& shape_of(int64_t map) {
 
 std::vector<Tensor> map_meta(int64_t map, at::TensorList inputs, at::TensorList directions) {
   const DegreeMapShape& shape = shape_of(map);
-  const Size size = size_of(shape, inputs);
+  const Size size = size_of(map, inputs);
   check_inputs(shape, inputs, directions, size);
   return empty_results(map, inputs, size);
 }
 
 std::vector<Tensor> map_cpu(int64_t map, at::TensorList inputs, at::TensorList directions) {
   const DegreeMapShape& shape = shape_of(map);
-  const Size size = size_of(shape, inputs);
+  const Size size = size_of(map, inputs);
   check_inputs(shape, inputs, directions, size);
   std::vector<Tensor> results = empty_results(map, inputs, size), kept;
   const int64_t num_atoms = size.num_atoms.expect_int(), num_channels = size.num_channels.expect_int();
@@ -139,12 +139,18 @@ variable_list after_map(const std::vector<Tensor>& gradients) {
   return all;
 }
 
-// The forward of both functions below.
+// The forward of both functions below: what is only added to the results is not kept.
 variable_list run_and_save(AutogradContext* context, int64_t map, at::TensorList inputs) {
   at::AutoDispatchBelowADInplaceOrView guard;
-  context->save_for_backward(inputs.vec());
+  context->save_for_backward(inputs.slice(0, num_needed(map)).vec());
   context->saved_data["map"] = map;
+  context->saved_data["added"] = int64_t(inputs.size()) - num_needed(map);
   return call_map(map, inputs, {});
+}
+
+// Gradients of what was added to the first results: those of these.
+void append_added(AutogradContext* context, const variable_list& upstream, std::vector<Tensor>& gradients) {
+  gradients.insert(gradients.end(), upstream.begin(), upstream.begin() + context->saved_data["added"].toInt());
 }
 
 struct MapBackward : torch::autograd::Function<MapBackward> {
@@ -154,14 +160,12 @@ struct MapBackward : torch::autograd::Function<MapBackward> {
 
   static variable_list backward(AutogradContext* context, variable_list cotangents) {
     const variable_list inputs = context->get_saved_variables();
-    const int64_t map = context->saved_data["map"].toInt(), of_map = map - 1;
-    const at::TensorList primal = at::TensorList(inputs).slice(0, kDegreeMaps[of_map].num_inputs);
+    const int64_t map = context->saved_data["map"].toInt();
     std::vector<Tensor> gradients = call_map(map, inputs, cotangents);
-    const std::vector<Tensor> by_upstream = call_map(of_map, primal, cotangents);
+    const std::vector<Tensor> by_upstream =
+        call_map(map - 1, at::TensorList(inputs).slice(0, num_primal(map)), cotangents);
     gradients.insert(gradients.end(), by_upstream.begin(), by_upstream.end());
-    // Of the gradients that were added, as they come.
-    const int64_t added = int64_t(inputs.size()) - int64_t(gradients.size());
-    gradients.insert(gradients.end(), cotangents.begin(), cotangents.begin() + added);
+    append_added(context, cotangents, gradients);
     return after_map(gradients);
   }
 };
@@ -174,22 +178,29 @@ struct MapForward : torch::autograd::Function<MapForward> {
   static variable_list backward(AutogradContext* context, variable_list upstream) {
     variable_list inputs = context->get_saved_variables();
     inputs.insert(inputs.end(), upstream.begin(), upstream.end());
-    return after_map(call_map(context->saved_data["map"].toInt() + 1, inputs, {}));
+    std::vector<Tensor> gradients = call_map(context->saved_data["map"].toInt() + 1, inputs, {});
+    append_added(context, upstream, gradients);
+    return after_map(gradients);
   }
 };
 
-// Hands its arguments on, so that the gradient of what is done with them later is added in its own backward.
-struct ProductInvariants : torch::autograd::Function<ProductInvariants> {
-  static variable_list forward(AutogradContext* context, const Tensor& first, const Tensor& second) {
+// Hands the pairs on, so that the gradient of what is done with them later is added in its own backward.
+struct UpdateFeatures : torch::autograd::Function<UpdateFeatures> {
+  static variable_list forward(
+      AutogradContext* context, const Tensor& first, const Tensor& second, const Tensor& gate, const Tensor& message,
+      const Tensor& scalars) {
     at::AutoDispatchBelowADInplaceOrView guard;
-    context->save_for_backward({first, second});
-    return {call_map(kProductInvariants, {first, second}, {})[0], first, second};
+    context->save_for_backward({first, second, gate, message, scalars});
+    const Tensor features = call_map(kFeatures, {first, second, gate, message, scalars}, {})[0];
+    return {features.view_symint({features.sym_size(0), 6 * features.sym_size(2)}), first, second};
   }
 
   static variable_list backward(AutogradContext* context, variable_list upstream) {
     variable_list inputs = context->get_saved_variables();
+    const Tensor& first = inputs[0];
+    upstream[0] = upstream[0].reshape_symint({first.sym_size(0), 6, first.sym_size(2) / 2});
     inputs.insert(inputs.end(), upstream.begin(), upstream.end());
-    return call_map(kProductInvariantsBackward, inputs, {});
+    return call_map(kFeaturesBackward, inputs, {});
   }
 };
 
@@ -244,17 +255,25 @@ std::tuple<Tensor, Tensor> degree_gates(
   return {results[0], results[1]};
 }
 
-std::tuple<Tensor, Tensor, Tensor> degree_product_invariants(const Tensor& first, const Tensor& second) {
-  check_pairs("degree_product_invariants", first, second);
-  const variable_list results = ProductInvariants::apply(first, second);
+std::tuple<Tensor, Tensor, Tensor> degree_features(
+    const Tensor& first, const Tensor& second, const Tensor& message, const Tensor& scalars,
+    const std::optional<Tensor>& gate) {
+  check_pairs("degree_features", first, second);
+  for (const Tensor* given : {&message, &scalars})
+    TORCH_CHECK_VALUE(
+        given->dim() == 2 && 2 * given->sym_size(1) == first.sym_size(2),
+        "degree_features: messages or scalars have shape ", given->sym_sizes(), " beside features of shape ",
+        first.sym_sizes(), ", expected (N, d)");
+  const variable_list results =
+      UpdateFeatures::apply(first, second, gate ? *gate : at::ones_like(message), message, scalars);
   return {results[0], results[1], results[2]};
 }
 
 std::tuple<Tensor, Tensor> degree_update(
-    const Tensor& gates, const Tensor& invariants, const Tensor& first, const Tensor& second) {
+    const Tensor& gates, const Tensor& first, const Tensor& second, const Tensor& scalars, const Tensor& vector) {
   check_pairs("degree_update", first, second);
   check_gates("degree_update", gates, first, 9);
-  const std::vector<Tensor> results = call_map(kUpdate, {gates, invariants, first, second}, {});
+  const std::vector<Tensor> results = call_map(kUpdate, {gates, first, second, scalars, vector}, {});
   return {results[0], results[1]};
 }
 
@@ -269,10 +288,11 @@ TORCH_LIBRARY_FRAGMENT(dkmp_plugin, library) {
       " -> (Tensor, Tensor)",
       degree_gates);
   library.def(
-      "degree_product_invariants(Tensor(a) first, Tensor(b) second) -> (Tensor, Tensor(a), Tensor(b))",
-      degree_product_invariants);
+      "degree_features(Tensor(a) first, Tensor(b) second, Tensor message, Tensor scalars, Tensor? gate=None)"
+      " -> (Tensor, Tensor(a), Tensor(b))",
+      degree_features);
   library.def(
-      "degree_update(Tensor gates, Tensor invariants, Tensor first, Tensor second) -> (Tensor, Tensor)",
+      "degree_update(Tensor gates, Tensor first, Tensor second, Tensor scalars, Tensor vector) -> (Tensor, Tensor)",
       degree_update);
 }
 // Not DKMP_CPU_KEY: there is no CUDA kernel that could take CPU tensors instead. On GPUs the layers compute with ATen

@@ -1,5 +1,6 @@
-// Inner loops of degree_invariants, degree_products, degree_gates, degree_product_invariants and degree_update, compiled
-// once per instruction-set level into the namespace DKMP_ISA. Nothing here includes ATen or standard containers (see dilated_message.isa.cpp).
+// Inner loops of degree_invariants, degree_products, degree_gates, degree_features and degree_update, compiled once per
+// instruction-set level into the namespace DKMP_ISA. Nothing here includes ATen or standard containers (see
+// dilated_message.isa.cpp).
 //
 // Components of degree 2, in the order of the harmonics, stand for symmetric traceless matrices of the same length:
 // T(c) = sum_k c_k B_k with orthonormal B_k (dkmp_plugin/ops/degrees_reference.py). The way back, components_of, is the
@@ -197,7 +198,7 @@ DKMP_INLINE void product_invariants(
   invariants[3] = dot<5>(product + 3, second.left);
 }
 
-// Gradients of pairs, from those of their products.
+// Gradients of pairs, from those of their products, added to what is there.
 template <class Scalar, class Wide>
 DKMP_INLINE void multiply_degrees_backward(
     const Pair<Wide>& first, const Pair<Wide>& second, const Wide* by_product, Pair<Wide>& to_first,
@@ -221,13 +222,12 @@ DKMP_INLINE void multiply_degrees_backward(
   }
 }
 
-// The same from those of products (null for none) and invariants, added to what is there.
+// The same from those of products (null for none) and invariants.
 template <class Scalar, class Wide>
 DKMP_INLINE void product_invariants_backward(
-    const Pair<Wide>& first, const Pair<Wide>& second, const Wide* by_product, const Wide* by_invariant,
-    Pair<Wide>& to_first, Pair<Wide>& to_second) {
-  Wide product[8], through[8];
-  multiply_degrees<Scalar>(first, second, product);
+    const Pair<Wide>& first, const Pair<Wide>& second, const Wide* product, const Wide* by_product,
+    const Wide* by_invariant, Pair<Wide>& to_first, Pair<Wide>& to_second) {
+  Wide through[8];
 #pragma GCC unroll 3
   for (int m = 0; m < 3; ++m) {
     through[m] = by_invariant[2] * first.left[m];
@@ -261,32 +261,42 @@ struct Map<kProductsBackward> {
   DKMP_INLINE static void run(const Wide* in, Wide* out) {
     const Pair<Wide> first = unzip<3>(in), second = unzip<5>(in + 6);
     Pair<Wide> to_first{}, to_second{};
-    product_invariants_backward<Scalar>(first, second, in + 16, in + 24, to_first, to_second);
+    Wide product[8];
+    multiply_degrees<Scalar>(first, second, product);
+    product_invariants_backward<Scalar>(first, second, product, in + 16, in + 24, to_first, to_second);
     zip<3>(to_first, out);
     zip<5>(to_second, out + 6);
   }
 };
 
 template <>
-struct Map<kProductInvariants> {
+struct Map<kFeatures> {
   template <class Scalar, class Wide>
   DKMP_INLINE static void run(const Wide* in, Wide* out) {
     const Pair<Wide> first = unzip<3>(in), second = unzip<5>(in + 6);
     Wide product[8];
     multiply_degrees<Scalar>(first, second, product);
-    product_invariants(first, second, product, out);
+    out[0] = in[16] * in[17];
+    product_invariants(first, second, product, out + 1);
+    out[5] = in[18];
   }
 };
 
 template <>
-struct Map<kProductInvariantsBackward> {
+struct Map<kFeaturesBackward> {
   template <class Scalar, class Wide>
   DKMP_INLINE static void run(const Wide* in, Wide* out) {
     const Pair<Wide> first = unzip<3>(in), second = unzip<5>(in + 6);
-    Pair<Wide> to_first = unzip<3>(in + 20), to_second = unzip<5>(in + 26);
-    product_invariants_backward<Scalar, Wide>(first, second, nullptr, in + 16, to_first, to_second);
+    const Wide &gate = in[16], &message = in[17], *upstream = in + 19, *added = in + 25;
+    Pair<Wide> to_first = unzip<3>(added), to_second = unzip<5>(added + 6);
+    Wide product[8];
+    multiply_degrees<Scalar>(first, second, product);
+    product_invariants_backward<Scalar, Wide>(first, second, product, nullptr, upstream + 1, to_first, to_second);
     zip<3>(to_first, out);
     zip<5>(to_second, out + 6);
+    out[16] = upstream[0] * message;
+    out[17] = upstream[0] * gate;
+    out[18] = upstream[5];
   }
 };
 
@@ -367,18 +377,28 @@ struct Map<kProductGates> : GateMap<true> {};
 template <>
 struct Map<kProductGatesBackward> : GateBackwardMap<true> {};
 
-// The gates of products that are not in memory.
+// Inputs of the gates of products, with the products and invariants of an update's pairs, which are not in memory.
+template <class Scalar, class Wide>
+DKMP_INLINE void gate_inputs(const Wide* in, Wide* inputs) {
+  using Gates = GateMap<true>;
+#pragma GCC unroll 9
+  for (int k = 0; k < Gates::gates; ++k) inputs[k] = in[k];
+#pragma GCC unroll 16
+  for (int k = 0; k < 16; ++k) inputs[Gates::first_at + k] = in[Gates::gates + k];
+  const Pair<Wide> first = unzip<3>(in + Gates::gates), second = unzip<5>(in + Gates::gates + 6);
+  multiply_degrees<Scalar>(first, second, inputs + Gates::product_at);
+  product_invariants(first, second, inputs + Gates::product_at, inputs + Gates::gates);
+}
+
 template <>
 struct Map<kUpdate> {
   template <class Scalar, class Wide>
   DKMP_INLINE static void run(const Wide* in, Wide* out) {
-    constexpr int num_inputs = GateMap<true>::product_at;
-    Wide inputs[num_inputs + 8];
-#pragma GCC unroll 29
-    for (int k = 0; k < num_inputs; ++k) inputs[k] = in[k];
-    multiply_degrees<Scalar>(
-        unzip<3>(in + GateMap<true>::first_at), unzip<5>(in + GateMap<true>::second_at), inputs + num_inputs);
+    Wide inputs[GateMap<true>::product_at + 8];
+    gate_inputs<Scalar>(in, inputs);
     GateMap<true>::template run<Scalar>(inputs, out);
+#pragma GCC unroll 9
+    for (int k = 0; k < 9; ++k) out[k] += in[25 + k];
   }
 };
 
@@ -386,22 +406,21 @@ template <>
 struct Map<kUpdateBackward> {
   template <class Scalar, class Wide>
   DKMP_INLINE static void run(const Wide* in, Wide* out) {
-    constexpr int first_at = GateMap<true>::first_at, second_at = GateMap<true>::second_at,
-                  num_inputs = GateMap<true>::product_at;
-    const Pair<Wide> first = unzip<3>(in + first_at), second = unzip<5>(in + second_at);
-    Wide inputs[num_inputs + 8 + 9], results[num_inputs + 8];
-#pragma GCC unroll 29
-    for (int k = 0; k < num_inputs; ++k) inputs[k] = in[k];
-    multiply_degrees<Scalar>(first, second, inputs + num_inputs);
+    using Gates = GateMap<true>;
+    constexpr int product_at = Gates::product_at;
+    Wide inputs[product_at + 8 + 9], results[product_at + 8];
+    gate_inputs<Scalar>(in, inputs);
 #pragma GCC unroll 9
-    for (int k = 0; k < 9; ++k) inputs[num_inputs + 8 + k] = in[num_inputs + k];
+    for (int k = 0; k < 9; ++k) inputs[product_at + 8 + k] = in[25 + k];
     GateBackwardMap<true>::template run<Scalar>(inputs, results);
-    Pair<Wide> to_first = unzip<3>(results + first_at), to_second = unzip<5>(results + second_at);
-    multiply_degrees_backward<Scalar>(first, second, results + num_inputs, to_first, to_second);
-#pragma GCC unroll 13
-    for (int k = 0; k < first_at; ++k) out[k] = results[k];
-    zip<3>(to_first, out + first_at);
-    zip<5>(to_second, out + second_at);
+    Pair<Wide> to_first = unzip<3>(results + Gates::first_at), to_second = unzip<5>(results + Gates::second_at);
+    product_invariants_backward<Scalar, Wide>(
+        unzip<3>(in + Gates::gates), unzip<5>(in + Gates::gates + 6), inputs + product_at, results + product_at,
+        results + Gates::gates, to_first, to_second);
+#pragma GCC unroll 9
+    for (int k = 0; k < Gates::gates; ++k) out[k] = results[k];
+    zip<3>(to_first, out + Gates::gates);
+    zip<5>(to_second, out + Gates::gates + 6);
   }
 };
 
@@ -435,7 +454,9 @@ DKMP_INLINE void run_lanes(
 #pragma GCC unroll 10
     for (int m = 0; m < shape.inputs[k]; ++m, ++at) {
       const int64_t from = first + m * num_channels;
-      const Lane<Scalar> value = whole ? load(inputs[k] + from) : load_part(inputs[k] + from, count);
+      const Lane<Scalar> value = k >= num_needed(map) && !inputs[k] ? Lane<Scalar>{}
+                                 : whole                            ? load(inputs[k] + from)
+                                                                    : load_part(inputs[k] + from, count);
       if constexpr (dual) {
         in[at].v = value;
         in[at].t = !directions[k] ? Lane<Scalar>{}
@@ -459,12 +480,12 @@ DKMP_INLINE void run_lanes(
   }
 }
 
-// Asks for what an atom's lane vector of channels reads: lines of so many rows that the processor does not foresee them.
+// Asks for what an atom's lane vector of channels reads: lines of so many rows that no processor foresees them.
 template <class Scalar, DegreeMap map>
 DKMP_INLINE void prefetch_lanes(const Scalar* const* inputs, int64_t num_channels, int64_t atom, int64_t channel) {
   constexpr DegreeMapShape shape = kDegreeMaps[map];
 #pragma GCC unroll 7
-  for (int k = 0; k < shape.num_inputs; ++k) {
+  for (int k = 0; k < shape.num_inputs && inputs[k]; ++k) {
     const Scalar* const first = inputs[k] + atom * shape.inputs[k] * num_channels + channel;
 #pragma GCC unroll 10
     for (int m = 0; m < shape.inputs[k]; ++m) __builtin_prefetch(first + m * num_channels);
@@ -503,8 +524,8 @@ void run(
   DKMP_RUN(kProductsBackward)
   DKMP_RUN(kProductGates)
   DKMP_RUN(kProductGatesBackward)
-  DKMP_RUN(kProductInvariants)
-  DKMP_RUN(kProductInvariantsBackward)
+  DKMP_RUN(kFeatures)
+  DKMP_RUN(kFeaturesBackward)
   DKMP_RUN(kUpdate)
   DKMP_RUN(kUpdateBackward)
 #undef DKMP_RUN

@@ -241,8 +241,8 @@ struct NormGradients : torch::autograd::Function<NormGradients> {
   }
 };
 
-// `through`: the features are handed on behind the values, so that the gradient of what is done with them later is added
-// in this backward.
+// `through`: the features are handed on behind the values, so that the gradient of what is done with them later is
+// added in this backward.
 struct NormValues : torch::autograd::Function<NormValues> {
   static variable_list forward(
       AutogradContext* context, const Tensor& vector, const Tensor& weight, double offset, bool apart, bool through) {

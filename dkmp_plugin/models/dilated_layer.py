@@ -91,7 +91,10 @@ class DilatedMessages(nn.Module):
     def messages(
         self, normed: Tensor, vector: Tensor, edge_vector: Tensor, edge_index: Tensor, ptr: Tensor
     ) -> Tuple[Tensor, Tensor]:
-        """Scalar messages (N, d) and spherical messages (N, 8, d); arguments as of the layers' forward."""
+        """Scalar messages (N, d), before a gate, and spherical messages (N, 8, d).
+
+        Arguments as of the layers' forward.
+        """
         value, filters = self.value(normed), self.filters()
         if self.attention:
             query, key = self.query_key(normed).chunk(2, dim=-1)
@@ -102,10 +105,7 @@ class DilatedMessages(nn.Module):
         # The op's table has a place for the filters of the attention, which it does not read.
         unread = filters.new_zeros((filters.size(0), self.hidden_channels))
         filters = torch.cat([unread, filters], dim=1)
-        message, vector_message = self.shell(
-            edge_vector, edge_index, ptr, none, none, value, vector, filters, 1
-        )
-        return self.receiver_gate(normed) * message, vector_message
+        return self.shell(edge_vector, edge_index, ptr, none, none, value, vector, filters, 1)
 
 
 class SharedUpdateLayer(DilatedMessages):

@@ -1,6 +1,6 @@
 """The layer of DKMP^C's revisions 3 to 6: normalised spherical features, and products of their degrees."""
 
-from typing import Tuple
+from typing import Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from dkmp_plugin.models.linear_map import LinearMap
 from dkmp_plugin.models.radius_shell import RadiusShell
 from dkmp_plugin.models.spherical import DegreeNorm
 from dkmp_plugin.models.stretched_activation import StretchedActivation
-from dkmp_plugin.ops import degree_product_invariants, degree_update
+from dkmp_plugin.ops import degree_features, degree_update
 
 
 class ProductUpdateLayer(DilatedMessages):
@@ -70,13 +70,15 @@ class ProductUpdateLayer(DilatedMessages):
         normed = self.norm(x)
         sent, vector = self.sent_norm(vector)
         message, vector_message = self.messages(normed, sent, edge_vector, edge_index, ptr)
-        # Sums in place: on a CPU memory that was not used before costs three times the addition.
+        # A sum in place: on a CPU memory that was not used before costs three times the addition.
         vector = vector_message.add_(vector)
         first, second, vector = self.received_norm.apart(vector)
         first = project_pairs(first, self.first_projection.weight)
         second = project_pairs(second, self.second_projection.weight)
-        invariants, first, second = degree_product_invariants(first, second)
-        features = torch.cat([message, invariants.flatten(1), normed], dim=-1)
+        gate: Optional[Tensor] = None
+        if not self.attention:
+            gate = self.receiver_gate(normed)
+        features, first, second = degree_features(first, second, message, normed, gate)
         gates = self.activation.between(
             features,
             self.update_input.weight,
@@ -84,5 +86,4 @@ class ProductUpdateLayer(DilatedMessages):
             self.update_output.weight,
             self.update_output.bias,
         )
-        scalar_change, vector_change = degree_update(gates, invariants, first, second)
-        return scalar_change.add_(x), vector_change.add_(vector)
+        return degree_update(gates, first, second, x, vector)

@@ -15,13 +15,13 @@ from dkmp_plugin.ops.status import OpsStatus
 
 __all__ = [
     "OpsStatus",
+    "degree_features",
     "degree_gates",
     "degree_invariants",
     "degree_norm",
     "degree_norm_apart",
     "degree_norm_apart_through",
     "degree_norm_through",
-    "degree_product_invariants",
     "degree_products",
     "degree_update",
     "dilated_attention",
@@ -268,42 +268,52 @@ def degree_products(first: Tensor, second: Tensor) -> Tuple[Tensor, Tensor]:
     return _degrees.degree_products(first, second)
 
 
-def degree_product_invariants(first: Tensor, second: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-    """The invariants of :func:`degree_products`, and its arguments, handed on.
+def degree_features(
+    first: Tensor, second: Tensor, message: Tensor, scalars: Tensor, gate: Optional[Tensor] = None
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """What an atom's update sees: [gate times message | invariants of :func:`degree_products` | scalars].
 
-    Whoever uses the arguments again takes those handed on: then the gradients of all uses are summed in one
-    pass over memory, not three.
+    Hands the spherical features on. Whoever uses them again takes those handed on: then the gradients of all
+    uses are summed in one pass over memory, not three.
 
     Args:
         first: (N, 3, 2 d) features of degree 1 as [left | right].
         second: (N, 5, 2 d) features of degree 2 as [left | right].
+        message: (N, d).
+        scalars: (N, d).
+        gate: (N, d), or None for ones.
 
     Returns:
-        invariants (N, 4, d), ``first`` and ``second``. Differentiable twice.
+        (N, 6 d), ``first`` and ``second``. Differentiable twice.
 
     Raises:
         ValueError: shapes or dtypes do not fit.
     """
-    return _degrees.degree_product_invariants(first, second)
+    return _degrees.degree_features(first, second, message, scalars, gate)
 
 
-def degree_update(gates: Tensor, invariants: Tensor, first: Tensor, second: Tensor) -> Tuple[Tensor, Tensor]:
-    """:func:`degree_gates` with the products of :func:`degree_products`, which are not kept in memory.
+def degree_update(
+    gates: Tensor, first: Tensor, second: Tensor, scalars: Tensor, vector: Tensor
+) -> Tuple[Tensor, Tensor]:
+    """Scalar and spherical features after the changes of :func:`degree_gates`.
+
+    Products and invariants are those of :func:`degree_products`, and are not kept in memory.
 
     Args:
         gates: (N, 9 d) as [shift | four scales of the invariants | factors of left first, left second,
             products of degree 1, of degree 2].
-        invariants: (N, 4, d) of :func:`degree_product_invariants`.
-        first: (N, 3, 2 d), its argument.
-        second: (N, 5, 2 d), its argument.
+        first: (N, 3, 2 d) features of degree 1 as [left | right].
+        second: (N, 5, 2 d) features of degree 2 as [left | right].
+        scalars: (N, d).
+        vector: (N, 8, d).
 
     Returns:
-        changes of the scalars (N, d) and of the spherical features (N, 8, d). Differentiable twice.
+        changed scalars (N, d) and spherical features (N, 8, d). Differentiable twice.
 
     Raises:
         ValueError: shapes or dtypes do not fit.
     """
-    return _degrees.degree_update(gates, invariants, first, second)
+    return _degrees.degree_update(gates, first, second, scalars, vector)
 
 
 def degree_gates(
@@ -355,12 +365,12 @@ def degree_norm_apart(vector: Tensor, weight: Tensor, offset: float) -> Tuple[Te
 
 
 def degree_norm_through(vector: Tensor, weight: Tensor, offset: float) -> Tuple[Tensor, Tensor]:
-    """As :func:`degree_norm`, and ``vector``, handed on as in :func:`degree_product_invariants`."""
+    """As :func:`degree_norm`, and ``vector``, handed on as in :func:`degree_features`."""
     return _degrees.degree_norm_through(vector, weight, offset)
 
 
 def degree_norm_apart_through(vector: Tensor, weight: Tensor, offset: float) -> Tuple[Tensor, Tensor, Tensor]:
-    """As :func:`degree_norm_apart`, and ``vector``, handed on as in :func:`degree_product_invariants`."""
+    """As :func:`degree_norm_apart`, and ``vector``, handed on as in :func:`degree_features`."""
     return _degrees.degree_norm_apart_through(vector, weight, offset)
 
 

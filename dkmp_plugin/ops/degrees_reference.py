@@ -98,17 +98,31 @@ def degree_products(first: Tensor, second: Tensor) -> Tuple[Tensor, Tensor]:
     return torch.cat([first_product, second_product], dim=1), invariants
 
 
-def degree_product_invariants(first: Tensor, second: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-    """Reference of :func:`dkmp_plugin.ops.degree_product_invariants`."""
-    check_pairs("degree_product_invariants", first, second)
-    return degree_products(first, second)[1], first, second
+def degree_features(
+    first: Tensor, second: Tensor, message: Tensor, scalars: Tensor, gate: Optional[Tensor] = None
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """Reference of :func:`dkmp_plugin.ops.degree_features`."""
+    check_pairs("degree_features", first, second)
+    if message.dim() != 2 or 2 * message.size(1) != first.size(2) or message.size() != scalars.size():
+        raise ValueError(
+            f"degree_features: messages and scalars have shapes {list(message.shape)} and "
+            f"{list(scalars.shape)} beside features of shape {list(first.shape)}, expected (N, d)"
+        )
+    if gate is not None:
+        message = gate * message
+    invariants = degree_products(first, second)[1]
+    return torch.cat([message, invariants.flatten(1), scalars], dim=1), first, second
 
 
-def degree_update(gates: Tensor, invariants: Tensor, first: Tensor, second: Tensor) -> Tuple[Tensor, Tensor]:
+def degree_update(
+    gates: Tensor, first: Tensor, second: Tensor, scalars: Tensor, vector: Tensor
+) -> Tuple[Tensor, Tensor]:
     """Reference of :func:`dkmp_plugin.ops.degree_update`."""
     check_pairs("degree_update", first, second)
     check_gates("degree_update", gates, first, 9)
-    return degree_gates(gates, invariants, first, second, degree_products(first, second)[0])
+    product, invariants = degree_products(first, second)
+    scalar_change, vector_change = degree_gates(gates, invariants, first, second, product)
+    return scalars + scalar_change, vector + vector_change
 
 
 def degree_gates(

@@ -24,8 +24,10 @@ _SCHEMAS = {
     "-> (Tensor, Tensor)",
     "degree_norm": "(Tensor vector, Tensor weight, float offset) -> Tensor",
     "degree_norm_apart": "(Tensor vector, Tensor weight, float offset) -> (Tensor, Tensor)",
-    "degree_product_invariants": "(Tensor(a) first, Tensor(b) second) -> (Tensor, Tensor(a), Tensor(b))",
-    "degree_update": "(Tensor gates, Tensor invariants, Tensor first, Tensor second) -> (Tensor, Tensor)",
+    "degree_features": "(Tensor(a) first, Tensor(b) second, Tensor message, Tensor scalars, "
+    "Tensor? gate=None) -> (Tensor, Tensor(a), Tensor(b))",
+    "degree_update": "(Tensor gates, Tensor first, Tensor second, Tensor scalars, Tensor vector) "
+    "-> (Tensor, Tensor)",
     "degree_norm_through": "(Tensor(a) vector, Tensor weight, float offset) -> (Tensor, Tensor(a))",
     "degree_norm_apart_through": "(Tensor(a) vector, Tensor weight, float offset) "
     "-> (Tensor, Tensor, Tensor(a))",
@@ -40,7 +42,7 @@ _MODULES = {
     "degree_norm_apart": degrees_reference,
     "degree_norm_through": degrees_reference,
     "degree_norm_apart_through": degrees_reference,
-    "degree_product_invariants": degrees_reference,
+    "degree_features": degrees_reference,
     "degree_update": degrees_reference,
     "linear": linear_reference,
 }

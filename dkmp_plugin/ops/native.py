@@ -144,18 +144,22 @@ def degree_gates(
     return torch.ops.dkmp_plugin.degree_gates(gates, invariants, first, second, product)
 
 
-def degree_product_invariants(first: Tensor, second: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
-    """Native :func:`dkmp_plugin.ops.degree_product_invariants`."""
+def degree_features(
+    first: Tensor, second: Tensor, message: Tensor, scalars: Tensor, gate: Optional[Tensor] = None
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """Native :func:`dkmp_plugin.ops.degree_features`."""
     if first.device.type != "cpu":
-        return degrees_reference.degree_product_invariants(first, second)
-    return torch.ops.dkmp_plugin.degree_product_invariants(first, second)
+        return degrees_reference.degree_features(first, second, message, scalars, gate)
+    return torch.ops.dkmp_plugin.degree_features(first, second, message, scalars, gate)
 
 
-def degree_update(gates: Tensor, invariants: Tensor, first: Tensor, second: Tensor) -> Tuple[Tensor, Tensor]:
+def degree_update(
+    gates: Tensor, first: Tensor, second: Tensor, scalars: Tensor, vector: Tensor
+) -> Tuple[Tensor, Tensor]:
     """Native :func:`dkmp_plugin.ops.degree_update`."""
     if gates.device.type != "cpu":
-        return degrees_reference.degree_update(gates, invariants, first, second)
-    return torch.ops.dkmp_plugin.degree_update(gates, invariants, first, second)
+        return degrees_reference.degree_update(gates, first, second, scalars, vector)
+    return torch.ops.dkmp_plugin.degree_update(gates, first, second, scalars, vector)
 
 
 def degree_norm(vector: Tensor, weight: Tensor, offset: float) -> Tensor:
