@@ -1,13 +1,16 @@
 // dkmp_plugin::edge_vectors: pos[j] + n @ box - pos[i] per edge, linear in pos and box. Its backward is its
 // transpose, so the two ops are each other's derivative and any order of differentiation stays native.
 #include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <limits>
+#include <vector>
 
 #include "checks.h"
 #include "keys.h"
@@ -36,9 +39,17 @@ bool is_padding(int64_t receiver, int64_t sender) { return receiver == -1 && sen
 // radius_shells on a GPU marks a graph that cannot be trusted by this offset: vectors are NaN.
 constexpr int kBrokenOffset = std::numeric_limits<int>::min();
 
-void check_index(int64_t index, int64_t size, const char* what) {
-  TORCH_CHECK_INDEX(index >= 0 && index < size, kName, ": ", what, " ", index, " is outside [0, ", size, ")");
+[[noreturn]] void refuse_index(int64_t index, int64_t size, const char* what) {
+  TORCH_CHECK_INDEX(false, kName, ": ", what, " ", index, " is outside [0, ", size, ")");
 }
+inline void check_index(int64_t index, int64_t size, const char* what) {
+  if (C10_UNLIKELY(index < 0 || index >= size)) refuse_index(index, size, what);
+}
+
+// Edges that one thread takes at a time; fewer are not worth waking a second one. Gradients are summed in so many
+// parts, in fixed order, whatever the number of threads.
+constexpr int64_t kEdgesPerPart = 8192, kMostParts = 8;
+int64_t num_parts(int64_t num_edges) { return std::clamp<int64_t>(num_edges / kEdgesPerPart, 1, kMostParts); }
 
 template <class Scalar>
 void forward_loop(
@@ -56,21 +67,21 @@ void forward_loop(
   const int64_t* systems = batch.const_data_ptr<int64_t>();
   const bool broken = !box && num_edges > 0 && cell_offsets.dim() == 2 && cell_offsets.numel() > 0 &&
                       cell_offsets[0][0].item().toLong() == kBrokenOffset;
-  for (int64_t e = 0; e < num_edges; ++e) {
+  const auto set = [&](int64_t e) {
     const int64_t i = receivers[e], j = senders[e];
     if (is_padding(i, j)) {
       for (int k = 0; k < 3; ++k) out[3 * e + k] = Scalar(0);
-      continue;
+      return;
     }
     check_index(i, num_atoms, "receiver");
     check_index(j, num_atoms, "sender");
     if (broken || (n && n[3 * e] == kBrokenOffset)) {
       for (int k = 0; k < 3; ++k) out[3 * e + k] = std::numeric_limits<Scalar>::quiet_NaN();
-      continue;
+      return;
     }
     if (!box) {
       for (int k = 0; k < 3; ++k) out[3 * e + k] = p[3 * j + k] - p[3 * i + k];
-      continue;
+      return;
     }
     const int64_t system = single ? 0 : systems[i];
     check_index(system, num_boxes, "system");
@@ -79,38 +90,47 @@ void forward_loop(
       const Scalar shift = n[3 * e] * cell[k] + n[3 * e + 1] * cell[3 + k] + n[3 * e + 2] * cell[6 + k];
       out[3 * e + k] = (p[3 * j + k] - p[3 * i + k]) + shift;
     }
-  }
+  };
+  at::parallel_for(0, num_edges, kEdgesPerPart, [&](int64_t begin, int64_t end) {
+    for (int64_t e = begin; e < end; ++e) set(e);
+  });
 }
 
+// Gradients of positions (parts, N, 3) and, where there are boxes, of these (parts, B, 3, 3), by parts of the edges.
 template <class Scalar>
 void transposed_loop(
     const Tensor& grad, const Tensor& edge_index, const Tensor& cell_offsets, const Tensor& batch, Tensor& grad_pos,
     Tensor& grad_box) {
-  const int64_t num_edges = edge_index.size(1), num_atoms = grad_pos.size(0);
+  const int64_t num_edges = edge_index.size(1), parts = grad_pos.size(0), num_atoms = grad_pos.size(1);
   const int64_t* receivers = edge_index.const_data_ptr<int64_t>();
   const int64_t* senders = receivers + num_edges;
   const int64_t* systems = batch.const_data_ptr<int64_t>();
   const Scalar* g = grad.const_data_ptr<Scalar>();
-  Scalar* to_pos = grad_pos.data_ptr<Scalar>();
   const bool periodic = grad_box.numel() > 0;
-  const int64_t num_boxes = periodic ? grad_box.numel() / 9 : 0;
-  Scalar* to_box = periodic ? grad_box.data_ptr<Scalar>() : nullptr;
+  const int64_t num_boxes = periodic ? grad_box.numel() / (9 * parts) : 0;
   const int* n = periodic ? cell_offsets.const_data_ptr<int>() : nullptr;
-  for (int64_t e = 0; e < num_edges; ++e) {
-    const int64_t i = receivers[e], j = senders[e];
-    if (is_padding(i, j)) continue;
-    check_index(i, num_atoms, "receiver");
-    check_index(j, num_atoms, "sender");
-    for (int k = 0; k < 3; ++k) {
-      to_pos[3 * j + k] += g[3 * e + k];
-      to_pos[3 * i + k] -= g[3 * e + k];
+  Scalar *all_pos = grad_pos.data_ptr<Scalar>(), *all_box = periodic ? grad_box.data_ptr<Scalar>() : nullptr;
+  const auto add_part = [&](int64_t part) {
+    Scalar *to_pos = all_pos + 3 * num_atoms * part, *to_box = all_box + 9 * num_boxes * part;
+    for (int64_t e = num_edges * part / parts; e < num_edges * (part + 1) / parts; ++e) {
+      const int64_t i = receivers[e], j = senders[e];
+      if (is_padding(i, j)) continue;
+      check_index(i, num_atoms, "receiver");
+      check_index(j, num_atoms, "sender");
+      for (int k = 0; k < 3; ++k) {
+        to_pos[3 * j + k] += g[3 * e + k];
+        to_pos[3 * i + k] -= g[3 * e + k];
+      }
+      if (!periodic) continue;
+      const int64_t system = num_boxes == 1 ? 0 : systems[i];
+      check_index(system, num_boxes, "system");
+      for (int row = 0; row < 3; ++row)
+        for (int k = 0; k < 3; ++k) to_box[9 * system + 3 * row + k] += n[3 * e + row] * g[3 * e + k];
     }
-    if (!periodic) continue;
-    const int64_t system = num_boxes == 1 ? 0 : systems[i];
-    check_index(system, num_boxes, "system");
-    for (int row = 0; row < 3; ++row)
-      for (int k = 0; k < 3; ++k) to_box[9 * system + 3 * row + k] += n[3 * e + row] * g[3 * e + k];
-  }
+  };
+  at::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; ++part) add_part(part);
+  });
 }
 
 Tensor edge_vectors_cpu(
@@ -137,14 +157,18 @@ std::tuple<Tensor, Tensor> edge_vectors_backward_cpu(
   TORCH_CHECK_VALUE(
       grad.dim() == 2 && grad.size(0) == edge_index.size(1) && grad.size(1) == 3, kName, ": gradient has shape ",
       grad.sizes(), ", expected (", edge_index.size(1), ", 3)");
-  Tensor grad_pos = at::zeros({batch.size(0), 3}, grad.options());
-  Tensor grad_box = box_shape.empty() ? at::zeros({0}, grad.options()) : at::zeros(box_shape, grad.options());
+  const int64_t parts = num_parts(edge_index.size(1));
+  Tensor grad_pos = at::zeros({parts, batch.size(0), 3}, grad.options());
+  std::vector<int64_t> shape{parts};
+  shape.insert(shape.end(), box_shape.begin(), box_shape.end());
+  if (box_shape.empty()) shape.push_back(0);
+  Tensor grad_box = at::zeros(shape, grad.options());
   const Tensor offsets = box_shape.empty() ? cell_offsets : cell_offsets.to(at::kInt).contiguous();
   AT_DISPATCH_FLOATING_TYPES(grad.scalar_type(), kName, [&] {
     transposed_loop<scalar_t>(
         grad.contiguous(), edge_index.contiguous(), offsets, batch.contiguous(), grad_pos, grad_box);
   });
-  return {grad_pos, grad_box};
+  return {grad_pos.sum(0), grad_box.sum(0)};
 }
 
 Tensor edge_vectors_meta(

@@ -23,7 +23,8 @@ namespace {
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 constexpr const char* kName = "radius_shells";
-constexpr int64_t kReceiversPerChunk = 64;
+// Receivers per chunk: few in small systems, so that threads get equal shares.
+constexpr int64_t kFewestReceivers = 8, kMostReceivers = 64, kChunks = 64;
 constexpr double kBytesPerEdge = 2 * sizeof(int64_t) + 3 * sizeof(int32_t);
 // While sorting, an edge is held a second time in compact form.
 constexpr double kWorkBytesPerEdge = 16.0;
@@ -199,8 +200,9 @@ class ShellSearch {
  private:
   void add_chunks(int64_t s) {
     const int64_t last = systems_[s].first_atom + systems_[s].num_atoms;
-    for (int64_t i = systems_[s].first_atom; i < last; i += kReceiversPerChunk)
-      chunks_.push_back({s, i, std::min(last, i + kReceiversPerChunk), {}, {}});
+    const int64_t size = std::clamp(num_atoms_ / kChunks, kFewestReceivers, kMostReceivers);
+    for (int64_t i = systems_[s].first_atom; i < last; i += size)
+      chunks_.push_back({s, i, std::min(last, i + size), {}, {}});
   }
 
   void search_chunk(Chunk& chunk, SortedNeighbors<Scalar>& neighbors) {
