@@ -11,7 +11,7 @@ from dkmp_plugin.models.linear_map import LinearMap
 from dkmp_plugin.models.radius_shell import RadiusShell
 from dkmp_plugin.models.spherical import DegreeNorm
 from dkmp_plugin.models.stretched_activation import StretchedActivation
-from dkmp_plugin.ops import degree_features, degree_update
+from dkmp_plugin.ops import degree_features, degree_gates, degree_products, degree_update
 
 
 class ProductUpdateLayer(DilatedMessages):
@@ -78,12 +78,48 @@ class ProductUpdateLayer(DilatedMessages):
         gate: Optional[Tensor] = None
         if not self.attention:
             gate = self.receiver_gate(normed)
+        if x.device.type == "cpu":
+            return self.fused_update(first, second, message, normed, gate, x, vector)
+        return self.stepwise_update(first, second, message, normed, gate, x, vector)
+
+    def fused_update(
+        self,
+        first: Tensor,
+        second: Tensor,
+        message: Tensor,
+        normed: Tensor,
+        gate: Optional[Tensor],
+        x: Tensor,
+        vector: Tensor,
+    ) -> Tuple[Tensor, Tensor]:
+        """Updated scalar and spherical features; keeps nothing in memory that can be computed again."""
         features, first, second = degree_features(first, second, message, normed, gate)
-        gates = self.activation.between(
+        return degree_update(self.gates(features), first, second, x, vector)
+
+    def stepwise_update(
+        self,
+        first: Tensor,
+        second: Tensor,
+        message: Tensor,
+        normed: Tensor,
+        gate: Optional[Tensor],
+        x: Tensor,
+        vector: Tensor,
+    ) -> Tuple[Tensor, Tensor]:
+        """The same with every product computed once: for GPUs, where products are many small kernels."""
+        product, invariants = degree_products(first, second)
+        if gate is not None:
+            message = gate * message
+        gates = self.gates(torch.cat([message, invariants.flatten(1), normed], dim=-1))
+        scalar_change, vector_change = degree_gates(gates, invariants, first, second, product)
+        return x + scalar_change, vector + vector_change
+
+    def gates(self, features: Tensor) -> Tensor:
+        """Gates (N, 9 d) of the update from what it sees, (N, 6 d)."""
+        return self.activation.between(
             features,
             self.update_input.weight,
             self.update_input.bias,
             self.update_output.weight,
             self.update_output.bias,
         )
-        return degree_update(gates, first, second, x, vector)
