@@ -14,6 +14,7 @@ matter for speed. The structures are torchmd-net's benchmark files in DKMP_DATA 
 """
 
 import argparse
+import gc
 import statistics
 import subprocess
 import sys
@@ -35,14 +36,20 @@ GRAPH_STRUCTURES = ("dhfr.pdb", "factorIX.pdb", "stmv.pdb")
 
 
 def interleaved(contestants: Dict[str, Callable[[], Any]], rounds: int) -> Dict[str, List[float]]:
-    """Milliseconds of every contestant in every round, after one round of warm-up."""
+    """Milliseconds of every contestant in every round, after one round of warm-up.
+
+    As in timeit, Python's garbage collector waits for the end of a round: none pays for another.
+    """
     times: Dict[str, List[float]] = {name: [] for name in contestants}
+    gc.disable()
     for round_index in range(rounds + 1):
         for name, run in contestants.items():
             start = time.perf_counter()
             run()
             if round_index > 0:
                 times[name].append((time.perf_counter() - start) * 1e3)
+        gc.collect()
+    gc.enable()
     return times
 
 
