@@ -321,23 +321,24 @@ inline void prefetch_row(const Scalar* row, int64_t width) {
   for (int64_t c = 0; c < width; c += kCacheLine / int64_t(sizeof(Scalar))) __builtin_prefetch(row + c);
 }
 
-// Asks for what the rows visited next read: keys and values not in cache and, in an order that the processor cannot
-// foresee, what they have of their own.
+// Asks for what the rows visited next read where not everything is in cache: keys and values that recent visits have
+// not read, and what the rows have of their own. The latter is asked for earlier; it comes from memory, where others
+// have been read lately.
 template <class Scalar>
 inline void prefetch_visit(
     const AttentionSetup& setup, const AttentionInputs<Scalar>& inputs, const Scalar* result, int64_t at,
     int64_t end) {
+  constexpr int64_t kRowsAhead = 2, kOwnAhead = 5;
+  if (!setup.anew) return;
   const int64_t width = setup.num_neighbors, row = setup.num_heads * setup.head_width;
-  const int64_t next = at + 2;
-  if (next >= end) return;
-  if (setup.anew) {
+  if (const int64_t next = at + kRowsAhead; next < end) {
     for (uint32_t a = setup.anew_start[next]; a < setup.anew_start[next + 1]; ++a) {
       prefetch_row(inputs.key + setup.anew[a] * row, row);
       prefetch_row(inputs.value + setup.anew[a] * row, row);
     }
   }
-  if (!setup.order) return;
-  const int64_t far = setup.order[next];
+  if (at + kOwnAhead >= end) return;
+  const int64_t far = visited(setup, at + kOwnAhead);
   if (setup.wide_neighbors) prefetch_row(setup.wide_neighbors + far * width, width);
   if (setup.narrow_neighbors) prefetch_row(setup.narrow_neighbors + far * width, width);
   if (inputs.bias) prefetch_row(inputs.bias + far * width, width);
