@@ -377,6 +377,9 @@ struct Map<kProductGates> : GateMap<true> {};
 template <>
 struct Map<kProductGatesBackward> : GateBackwardMap<true> {};
 
+// Where an update's inputs begin that stand behind its gates and pairs.
+constexpr int kBehindPairs = GateMap<true>::gates + 16;
+
 // Inputs of the gates of products, with the products and invariants of an update's pairs, which are not in memory.
 template <class Scalar, class Wide>
 DKMP_INLINE void gate_inputs(const Wide* in, Wide* inputs) {
@@ -398,7 +401,7 @@ struct Map<kUpdate> {
     gate_inputs<Scalar>(in, inputs);
     GateMap<true>::template run<Scalar>(inputs, out);
 #pragma GCC unroll 9
-    for (int k = 0; k < 9; ++k) out[k] += in[25 + k];
+    for (int k = 0; k < 9; ++k) out[k] += in[kBehindPairs + k];
   }
 };
 
@@ -411,7 +414,7 @@ struct Map<kUpdateBackward> {
     Wide inputs[product_at + 8 + 9], results[product_at + 8];
     gate_inputs<Scalar>(in, inputs);
 #pragma GCC unroll 9
-    for (int k = 0; k < 9; ++k) inputs[product_at + 8 + k] = in[25 + k];
+    for (int k = 0; k < 9; ++k) inputs[product_at + 8 + k] = in[kBehindPairs + k];
     GateBackwardMap<true>::template run<Scalar>(inputs, results);
     Pair<Wide> to_first = unzip<3>(results + Gates::first_at), to_second = unzip<5>(results + Gates::second_at);
     product_invariants_backward<Scalar, Wide>(

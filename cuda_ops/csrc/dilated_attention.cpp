@@ -20,6 +20,7 @@
 #include <memory>
 #include <vector>
 
+#include "cache_line.h"
 #include "dilated_attention_call.h"
 #include "dilated_attention_kernel.h"
 #include "huge_pages.h"

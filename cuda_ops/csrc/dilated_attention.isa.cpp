@@ -8,6 +8,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "cache_line.h"
 #include "dilated_attention_kernel.h"
 
 namespace dkmp {
@@ -18,6 +19,7 @@ namespace {
 #include "lanes.h"
 #include "dual_arrays.h"
 #include "transpose_sum.h"
+#include "prefetch.h"
 
 template <class Scalar, bool dual>
 struct Arrays {
@@ -316,11 +318,6 @@ struct Workspace {
   Buffer<Scalar, dual> gradients_of(int64_t head) const { return gradients.from(head * stride); }
 };
 
-template <class Scalar>
-inline void prefetch_row(const Scalar* row, int64_t width) {
-  for (int64_t c = 0; c < width; c += kCacheLine / int64_t(sizeof(Scalar))) __builtin_prefetch(row + c);
-}
-
 // Asks for what the rows visited next read where not everything is in cache: keys and values that recent visits have
 // not read, and what the rows have of their own. The latter is asked for earlier; it comes from memory, where others
 // have been read lately.
@@ -333,17 +330,17 @@ inline void prefetch_visit(
   const int64_t width = setup.num_neighbors, row = setup.num_heads * setup.head_width;
   if (const int64_t next = at + kRowsAhead; next < end) {
     for (uint32_t a = setup.anew_start[next]; a < setup.anew_start[next + 1]; ++a) {
-      prefetch_row(inputs.key + setup.anew[a] * row, row);
-      prefetch_row(inputs.value + setup.anew[a] * row, row);
+      prefetch(inputs.key + setup.anew[a] * row, row);
+      prefetch(inputs.value + setup.anew[a] * row, row);
     }
   }
   if (at + kOwnAhead >= end) return;
   const int64_t far = visited(setup, at + kOwnAhead);
-  if (setup.wide_neighbors) prefetch_row(setup.wide_neighbors + far * width, width);
-  if (setup.narrow_neighbors) prefetch_row(setup.narrow_neighbors + far * width, width);
-  if (inputs.bias) prefetch_row(inputs.bias + far * width, width);
-  prefetch_row(inputs.query + far * row, row);
-  for (int64_t c = 0; c < row; c += kCacheLine / int64_t(sizeof(Scalar))) __builtin_prefetch(result + far * row + c, 1);
+  if (setup.wide_neighbors) prefetch(setup.wide_neighbors + far * width, width);
+  if (setup.narrow_neighbors) prefetch(setup.narrow_neighbors + far * width, width);
+  if (inputs.bias) prefetch(inputs.bias + far * width, width);
+  prefetch(inputs.query + far * row, row);
+  prefetch<true>(result + far * row, row);
 }
 
 // Receivers whose keys the forward pass reads before their values. They share most of their neighbours, so that keys
@@ -521,9 +518,9 @@ __attribute__((flatten)) void senders(
     const SenderEdges &piece = pieces[turn % 2], &ahead = pieces[(turn + 1) % 2];
     more = cursor.next(&pieces[(turn + 1) % 2]);
     for (int64_t e = 0; more && e < ahead.count; ++e) {
-      prefetch_row(upstream.values + int64_t(ahead.atom[e]) * row, row);
-      prefetch_row(x.query.values + int64_t(ahead.atom[e]) * row, row);
-      prefetch_row(terms.values + 2 * int64_t(ahead.edge[e]) * setup.num_heads, 2 * setup.num_heads);
+      prefetch(upstream.values + int64_t(ahead.atom[e]) * row, row);
+      prefetch(x.query.values + int64_t(ahead.atom[e]) * row, row);
+      prefetch(terms.values + 2 * int64_t(ahead.edge[e]) * setup.num_heads, 2 * setup.num_heads);
     }
     Scalar *to_key = key + piece.sender * row, *to_value = value + piece.sender * row;
     int64_t head = 0;

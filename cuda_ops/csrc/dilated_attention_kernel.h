@@ -5,8 +5,6 @@
 
 namespace dkmp {
 
-constexpr int64_t kCacheLine = 64;  // bytes
-
 // Shape of one call. The feature row of an atom holds its heads one after the other.
 struct AttentionSetup {
   int64_t num_atoms;

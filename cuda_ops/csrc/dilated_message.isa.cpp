@@ -10,6 +10,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "cache_line.h"
 #include "dilated_message_kernel.h"
 
 namespace dkmp {
@@ -20,6 +21,7 @@ namespace {
 #include "lanes.h"
 #include "dual_arrays.h"
 #include "transpose_sum.h"
+#include "prefetch.h"
 
 constexpr int kBlock = 32;  // edges whose geometry is held at once
 constexpr int kHarmonics = 8;
@@ -637,11 +639,6 @@ inline void differentiate_channels(
   if (carries)
 #pragma GCC unroll 8
     for (int m = 0; m < kHarmonics; ++m) put<Scalar>(vector + from + m * d, to_vector[m], add);
-}
-
-template <class Scalar>
-inline void prefetch(const Scalar* from, int64_t count) {
-  for (int64_t at = 0; at < count; at += 64 / int64_t(sizeof(Scalar))) __builtin_prefetch(from + at);
 }
 
 template <class Scalar, bool dual, int kWidth, bool simple>

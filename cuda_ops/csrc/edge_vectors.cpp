@@ -168,7 +168,8 @@ std::tuple<Tensor, Tensor> edge_vectors_backward_cpu(
     transposed_loop<scalar_t>(
         grad.contiguous(), edge_index.contiguous(), offsets, batch.contiguous(), grad_pos, grad_box);
   });
-  return {grad_pos.sum(0), grad_box.sum(0)};
+  const auto sum_parts = [](const Tensor& x) { return x.size(0) == 1 ? x.squeeze(0) : x.sum(0); };
+  return {sum_parts(grad_pos), sum_parts(grad_box)};
 }
 
 Tensor edge_vectors_meta(

@@ -78,11 +78,9 @@ class ProductUpdateLayer(DilatedMessages):
         gate: Optional[Tensor] = None
         if not self.attention:
             gate = self.receiver_gate(normed)
-        if x.device.type == "cpu":
-            return self.fused_update(first, second, message, normed, gate, x, vector)
-        return self.stepwise_update(first, second, message, normed, gate, x, vector)
+        return self.update(first, second, message, normed, gate, x, vector, x.device.type == "cpu")
 
-    def fused_update(
+    def update(
         self,
         first: Tensor,
         second: Tensor,
@@ -91,22 +89,16 @@ class ProductUpdateLayer(DilatedMessages):
         gate: Optional[Tensor],
         x: Tensor,
         vector: Tensor,
+        fused: bool,
     ) -> Tuple[Tensor, Tensor]:
-        """Updated scalar and spherical features; keeps nothing in memory that can be computed again."""
-        features, first, second = degree_features(first, second, message, normed, gate)
-        return degree_update(self.gates(features), first, second, x, vector)
+        """Updated scalar and spherical features.
 
-    def stepwise_update(
-        self,
-        first: Tensor,
-        second: Tensor,
-        message: Tensor,
-        normed: Tensor,
-        gate: Optional[Tensor],
-        x: Tensor,
-        vector: Tensor,
-    ) -> Tuple[Tensor, Tensor]:
-        """The same with every product computed once: for GPUs, where products are many small kernels."""
+        Fused for CPUs: nothing is kept in memory that can be computed again. On GPUs, where products are many
+        small kernels, each is computed once.
+        """
+        if fused:
+            features, first, second = degree_features(first, second, message, normed, gate)
+            return degree_update(self.gates(features), first, second, x, vector)
         product, invariants = degree_products(first, second)
         if gate is not None:
             message = gate * message

@@ -21,8 +21,8 @@ def test_update_of_cpus_is_that_of_gpus(attention):
     first, second, message, normed, gate, x, vector = inputs
     arguments = (first, second, message, normed, None if attention else gate, x, vector)
     results = []
-    for update in (layer.fused_update, layer.stepwise_update):
-        changed = update(*arguments)
+    for fused in (True, False):
+        changed = layer.update(*arguments, fused)
         total = changed[0].square().sum() + changed[1].square().sum()
         results.append([*changed, *torch.autograd.grad(total, [y for y in arguments if y is not None])])
     for ours, other in zip(*results, strict=True):
