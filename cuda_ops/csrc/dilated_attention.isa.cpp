@@ -345,7 +345,7 @@ inline void prefetch_visit(
 
 // Receivers whose keys the forward pass reads before their values. They share most of their neighbours, so that keys
 // stay in the first-level cache from one receiver to the next, if they fit there and values do not fit beside them.
-constexpr int64_t kReceivers = 4;
+constexpr int64_t kReceivers = 16;
 template <class Scalar>
 inline int64_t receivers_together(const AttentionSetup& setup) {
   constexpr int64_t kFirstLevelBytes = 40 << 10;
