@@ -62,10 +62,10 @@ def extend_model_factory(module: Any) -> None:
 
 def extend_losses(module: Any) -> None:
     """torchmdnet.loss: our losses by name (choices of ``--train-loss``)."""
-    from dkmp_plugin.training.losses import neighborhood_norm_loss, norm_loss
+    from dkmp_plugin.training.losses import LOSSES_OF_STRUCTURES, norm_loss
 
-    # The second needs to know where the atoms are: extend_lightning_module.
-    for loss in (norm_loss, neighborhood_norm_loss):
+    # All but the first need to know where the atoms are: extend_lightning_module.
+    for loss in (norm_loss, *LOSSES_OF_STRUCTURES.values()):
         module.loss_class_mapping[loss.__name__] = loss
 
 
@@ -90,10 +90,11 @@ def extend_lightning_module(module: Any) -> None:
 
     @functools.wraps(compute_torchmdnet_losses)
     def _compute_losses(self, y, neg_y, batch, loss_fn, loss_name, stage):
-        if loss_name == "neighborhood_norm_loss":
-            from dkmp_plugin.training.losses import loss_of_structures
+        from dkmp_plugin.training.losses import LOSSES_OF_STRUCTURES, loss_of_structures
 
-            loss_fn = loss_of_structures(batch.pos, batch.batch, batch.box if "box" in batch else None)
+        if loss_name in LOSSES_OF_STRUCTURES:
+            box = batch.box if "box" in batch else None
+            loss_fn = loss_of_structures(loss_name, batch.pos, batch.batch, box)
         return compute_torchmdnet_losses(self, y, neg_y, batch, loss_fn, loss_name, stage)
 
     module.LNNP._compute_losses = _compute_losses

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dkmp_plugin.evaluation.metrics import EnergyForceErrors, energy_force_errors
 from dkmp_plugin.files import replaced_on_success
-from dkmp_plugin.training.losses import neighborhood_norm_loss, norm_loss
+from dkmp_plugin.training.losses import LOSSES_OF_STRUCTURES, norm_loss
 from dkmp_plugin.training.muon import MuonWithAdamW
 from dkmp_plugin.training.registration import FALLS
 from s2ef.models import build_model
@@ -286,11 +286,11 @@ class Training:
         name = self.settings.get("force_loss", "squares")
         if name == "norm":
             return norm_loss(forces, targets)
-        if name == "neighborhood_norm":
-            return neighborhood_norm_loss(forces, targets, pos, batch, box)
+        if f"{name}_loss" in LOSSES_OF_STRUCTURES:
+            return LOSSES_OF_STRUCTURES[f"{name}_loss"](forces, targets, pos, batch, box)
         if name != "squares":
             raise ValueError(
-                f"force_loss: {name!r} was given, squares, norm or neighborhood_norm is expected"
+                f"force_loss: {name!r} was given, squares, norm, neighborhood_norm or elastic_norm is expected"
             )
         return (forces - targets).square().mean()
 

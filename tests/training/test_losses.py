@@ -6,7 +6,10 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from dkmp_plugin.training.elastic_network import elastic_lengths
 from dkmp_plugin.training.losses import (
+    LOSSES_OF_STRUCTURES,
+    elastic_norm_loss,
     loss_of_structures,
     neighborhood_norm_loss,
     neighborhood_sums,
@@ -72,20 +75,22 @@ def test_opposite_errors_of_a_bond_count_once_and_common_ones_twice():
     assert common.item() == pytest.approx(2.0 + 4.0 / math.sqrt(2.0), abs=1e-5)
 
 
-def test_neighborhood_loss_turns_and_differentiates():
+@pytest.mark.parametrize("loss", LOSSES_OF_STRUCTURES.values())
+def test_losses_of_structures_turn_and_differentiate(loss):
     pos, prediction, batch = two_systems()
     target = two_systems(1)[1]
     rotation = torch.tensor(Rotation.from_rotvec([0.3, -1.0, 2.0]).as_matrix())
-    turned = neighborhood_norm_loss(prediction @ rotation, target @ rotation, pos @ rotation, batch)
-    torch.testing.assert_close(turned, neighborhood_norm_loss(prediction, target, pos, batch))
+    turned = loss(prediction @ rotation, target @ rotation, pos @ rotation, batch)
+    torch.testing.assert_close(turned, loss(prediction, target, pos, batch))
     prediction.requires_grad_(True)
-    assert torch.autograd.gradcheck(lambda p: neighborhood_norm_loss(p, target, pos, batch), prediction)
+    assert torch.autograd.gradcheck(lambda p: loss(p, target, pos, batch), prediction)
 
 
-def test_a_perfect_prediction_has_no_gradient():
+@pytest.mark.parametrize("loss", LOSSES_OF_STRUCTURES.values())
+def test_a_perfect_prediction_has_no_gradient(loss):
     pos, target, batch = two_systems()
     prediction = target.clone().requires_grad_(True)
-    (gradient,) = torch.autograd.grad(neighborhood_norm_loss(prediction, target, pos, batch), prediction)
+    (gradient,) = torch.autograd.grad(loss(prediction, target, pos, batch), prediction)
     assert not gradient.any()
 
 
@@ -98,9 +103,17 @@ def test_energies_count_relative_to_each_other_and_their_mean_error_a_tenth():
     assert relative_norm_loss(energies[:1], torch.zeros(1, 1)).item() == pytest.approx(5.0)
 
 
-def test_energies_have_no_neighborhoods():
+@pytest.mark.parametrize("name", LOSSES_OF_STRUCTURES)
+def test_energies_have_no_structure(name):
     pos, forces, batch = two_systems()
-    loss, energies = loss_of_structures(pos, batch), torch.tensor([[-2.0], [1.0]])
+    loss, energies = loss_of_structures(name, pos, batch), torch.tensor([[-2.0], [1.0]])
     assert loss(energies, torch.zeros(2, 1)) == relative_norm_loss(energies, torch.zeros(2, 1))
     zero = torch.zeros_like(forces)
-    torch.testing.assert_close(loss(forces, zero), neighborhood_norm_loss(forces, zero, pos, batch))
+    torch.testing.assert_close(loss(forces, zero), LOSSES_OF_STRUCTURES[name](forces, zero, pos, batch))
+
+
+def test_elastic_loss_weighs_lengths_of_systems_against_those_of_atoms():
+    pos, error, batch = two_systems()
+    lengths = elastic_lengths(error, pos, batch)
+    loss = elastic_norm_loss(error, torch.zeros_like(error), pos, batch)
+    torch.testing.assert_close(loss, error.norm(dim=1).mean() + 3.0 * lengths.mean())

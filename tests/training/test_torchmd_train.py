@@ -66,7 +66,7 @@ def test_trains_with_muon_and_resumes(configuration, schedule):
     assert torch.load(checkpoints(path)[-1], weights_only=True)["global_step"] == 6
 
 
-@pytest.mark.parametrize("loss", ["norm_loss", "neighborhood_norm_loss", "l1_loss"])
+@pytest.mark.parametrize("loss", ["norm_loss", "neighborhood_norm_loss", "elastic_norm_loss", "l1_loss"])
 def test_other_losses_are_what_checkpoints_are_chosen_by(configuration, loss):
     path = configuration(train_loss=loss)
     done = torchmd_train("--conf", path)
