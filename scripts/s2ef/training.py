@@ -289,9 +289,8 @@ class Training:
         if f"{name}_loss" in LOSSES_OF_STRUCTURES:
             return LOSSES_OF_STRUCTURES[f"{name}_loss"](forces, targets, pos, batch, box)
         if name != "squares":
-            raise ValueError(
-                f"force_loss: {name!r} was given, squares, norm, neighborhood_norm or elastic_norm is expected"
-            )
+            expected = "squares, norm, neighborhood_norm or elastic_norm"
+            raise ValueError(f"force_loss: {name!r} was given, {expected} is expected")
         return (forces - targets).square().mean()
 
     def _clip_gradients(self) -> None:
