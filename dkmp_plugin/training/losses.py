@@ -12,8 +12,8 @@ from dkmp_plugin.training.elastic_network import elastic_lengths
 _NEIGHBORHOOD = 1.5
 # In widths of the neighbourhood: where its weight, exp(-4.5), no longer matters.
 _TRUNCATION = 3.0
-# Weight of the errors along soft displacements beside the mean of all. With a third of it chignolin's energies
-# have a fifth more error, twice it changes nothing.
+# Weight of the errors along soft displacements beside the mean of all. With a third of it the energies of
+# chignolin have a fifth more error, twice it changes nothing.
 _ELASTIC_WEIGHT = 3.0
 # Weight of the energies' mean error in a batch, whose gradient otherwise is the largest and noisiest of all.
 _MEAN_ERROR = 0.1
