@@ -63,18 +63,22 @@ def _hessians(pos: Tensor, batch: Tensor, box: Optional[Tensor], counts: List[in
     springs = (
         graph.distance.pow(-_EXPONENT).view(-1, 1, 1) * directions.unsqueeze(2) * directions.unsqueeze(1)
     )
+    # With one shell edges are in the order of their receivers, so those of a system follow each other.
+    edges: List[int] = torch.bincount(batch[receivers], minlength=len(counts)).tolist()
+    parts = zip(
+        pos.split(counts), receivers.split(edges), senders.split(edges), springs.split(edges), strict=True
+    )
     hessians, first_atom = [], 0
-    for system, count in enumerate(counts):
-        chosen = batch[receivers] == system
-        i, j, blocks = receivers[chosen] - first_atom, senders[chosen] - first_atom, springs[chosen]
+    for atoms, i, j, blocks in parts:
+        count = len(atoms)
+        i, j = i - first_atom, j - first_atom
         hessian = pos.new_zeros(count, count, 3, 3)
         hessian.index_put_((i, i), blocks, accumulate=True)
         hessian.index_put_((i, j), -blocks, accumulate=True)
-        matrix = hessian.transpose(1, 2).reshape(3 * count, 3 * count)
-        rigid = _rigid_displacements(pos[first_atom : first_atom + count], periodic=box is not None)
-        hessians.append(
-            matrix + rigid @ rigid.T + _HOLD * torch.eye(3 * count, dtype=pos.dtype, device=pos.device)
-        )
+        rigid = _rigid_displacements(atoms, periodic=box is not None)
+        matrix = hessian.transpose(1, 2).reshape(3 * count, 3 * count) + rigid @ rigid.T
+        matrix.diagonal().add_(_HOLD)
+        hessians.append(matrix)
         first_atom += count
     return hessians
 

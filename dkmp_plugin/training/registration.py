@@ -73,6 +73,8 @@ def extend_lightning_module(module: Any) -> None:
     """torchmdnet.module: losses, optimiser and schedule; checkpoints record what the energies mean."""
     import torchmdnet.models.model as model_factory
 
+    from dkmp_plugin.training.losses import LOSSES_OF_STRUCTURES, loss_of_structures
+
     # Bound by from-import: stale if torchmdnet.module was imported before the hook was in place.
     module.create_model = model_factory.create_model
     module.load_model = model_factory.load_model
@@ -90,8 +92,6 @@ def extend_lightning_module(module: Any) -> None:
 
     @functools.wraps(compute_torchmdnet_losses)
     def _compute_losses(self, y, neg_y, batch, loss_fn, loss_name, stage):
-        from dkmp_plugin.training.losses import LOSSES_OF_STRUCTURES, loss_of_structures
-
         if loss_name in LOSSES_OF_STRUCTURES:
             box = batch.box if "box" in batch else None
             loss_fn = loss_of_structures(loss_name, batch.pos, batch.batch, box)
