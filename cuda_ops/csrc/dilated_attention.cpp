@@ -44,7 +44,7 @@ constexpr const char* kName = kAttentionName;
 constexpr int64_t kSerialWork = 40000;
 
 // Keys and values of this many bytes stay in cache whatever the order of the atoms.
-constexpr int64_t kCachedBytes = 4 << 20;
+constexpr int64_t kCachedBytes = 2 << 20;
 
 // The widest kernel whose lanes divide a head; heads of odd width are padded to the narrowest.
 template <class Scalar>

@@ -93,6 +93,69 @@ inline auto dot_tile(
   });
 }
 
+// Lanes of a and b by a rule: lane `at` of the result is lane Rule(at) of the two, one after the other.
+template <class Rule, class Vector, int... at>
+inline Vector shuffled(const Vector& a, const Vector& b, std::integer_sequence<int, at...>) {
+  return __builtin_shufflevector(a, b, Rule::source(at)...);
+}
+template <class Rule>
+inline Lane<float> shuffled(const Lane<float>& a, const Lane<float>& b) {
+  return shuffled<Rule>(a, b, std::make_integer_sequence<int, kLanes<float>>());
+}
+
+// Within each block of four: `unit` lanes of a, then as many of b, and so on, from the lower or the upper half on.
+template <int unit, bool upper>
+struct Alternately {
+  static constexpr int source(int at) {
+    const int place = at % 4 / (2 * unit) * unit + at % unit + (upper ? 2 : 0);
+    return at / 4 * 4 + place + (at % (2 * unit) < unit ? 0 : kLanes<float>);
+  }
+};
+template <int block>
+struct OneBlock {
+  static constexpr int source(int at) { return 4 * block + at % 4; }
+};
+template <int place>
+struct OneOfEachBlock {
+  static constexpr int source(int at) { return at / 4 * 4 + place; }
+};
+
+// Weights that four heads have for a tile of neighbours. Block b of vector j holds the four of neighbour 4 b + j: from
+// there a weight reaches all lanes by shuffles. From memory it would be a load for each head and neighbour, beside
+// those of the rows, and loads are what the sum waits for.
+struct FourHeads {
+  Lane<float> vectors[4];
+
+  FourHeads(const Lane<float>& a, const Lane<float>& b, const Lane<float>& c, const Lane<float>& d) {
+    using Low = Alternately<1, false>;
+    using High = Alternately<1, true>;
+    const Lane<float> low[2] = {shuffled<Low>(a, b), shuffled<Low>(c, d)},
+                      high[2] = {shuffled<High>(a, b), shuffled<High>(c, d)};
+    vectors[0] = shuffled<Alternately<2, false>>(low[0], low[1]);
+    vectors[1] = shuffled<Alternately<2, true>>(low[0], low[1]);
+    vectors[2] = shuffled<Alternately<2, false>>(high[0], high[1]);
+    vectors[3] = shuffled<Alternately<2, true>>(high[0], high[1]);
+  }
+  // Calls use(neighbour, head, weight in all lanes) for all of them, neighbour by neighbour.
+  template <class Use>
+  void each(const Use& use) const {
+    each(use, std::make_integer_sequence<int, kLanes<float>>());
+  }
+
+ private:
+  template <class Use, int... neighbor>
+  void each(const Use& use, std::integer_sequence<int, neighbor...>) const {
+    (each_head(use, neighbor, shuffled<OneBlock<neighbor / 4>>(vectors[neighbor % 4], vectors[neighbor % 4])), ...);
+  }
+  template <class Use>
+  static void each_head(const Use& use, int neighbor, const Lane<float>& block) {
+    use(neighbor, 0, shuffled<OneOfEachBlock<0>>(block, block));
+    use(neighbor, 1, shuffled<OneOfEachBlock<1>>(block, block));
+    use(neighbor, 2, shuffled<OneOfEachBlock<2>>(block, block));
+    use(neighbor, 3, shuffled<OneOfEachBlock<3>>(block, block));
+  }
+};
+
 // Writes factors[head] times the sum over t of weights[t] times channels c.. of the row that begins at rows[t] to
 // `to` + c: `vectors` lane vectors of each of `heads` heads, which lie one after the other when there is more than one.
 template <class Scalar, int vectors, int heads, class Weights, class Source, class Factor>
@@ -103,7 +166,22 @@ inline void sum_channels(
   using Product = decltype(weights.number(0) * source.wide(0));
   const Source channels = source.from(c);
   Product sums[heads * vectors] = {};
-  for (int64_t t = 0; t < count; ++t) {
+  int64_t first = 0;
+  if constexpr (heads % 4 == 0 && lanes == 16 && std::is_same<Product, Lane<float>>::value) {
+    for (; first + lanes <= count; first += lanes) {
+#pragma GCC unroll 2
+      for (int four = 0; four < heads; four += 4) {
+        const auto of_head = [&](int h) { return weights.wide((four + h) * stride + first); };
+        FourHeads(of_head(0), of_head(1), of_head(2), of_head(3)).each([&](int neighbor, int h, Lane<float> weight) {
+          const int at = (four + h) * vectors;
+          const Source other = channels.from(rows[first + neighbor] + at * lanes);
+#pragma GCC unroll 8
+          for (int x = 0; x < vectors; ++x) sums[at + x] += weight * other.wide(x * lanes);
+        });
+      }
+    }
+  }
+  for (int64_t t = first; t < count; ++t) {
     const Source other = channels.from(rows[t]);
 #pragma GCC unroll 8
     for (int h = 0; h < heads; ++h) {
@@ -318,29 +396,37 @@ struct Workspace {
   Buffer<Scalar, dual> gradients_of(int64_t head) const { return gradients.from(head * stride); }
 };
 
-// Asks for what the rows visited next read where not everything is in cache: keys and values that recent visits have
-// not read, and what the rows have of their own. The latter is asked for earlier; it comes from memory, where others
-// have been read lately.
+// Visits read their rows where not everything is in cache: they are asked for some visits ahead. A processor keeps few
+// requests open, so that the passes over keys and over values each ask for their own.
+
+// Rows of keys or values that recent visits have not read.
 template <class Scalar>
-inline void prefetch_visit(
-    const AttentionSetup& setup, const AttentionInputs<Scalar>& inputs, const Scalar* result, int64_t at,
-    int64_t end) {
-  constexpr int64_t kRowsAhead = 2, kOwnAhead = 5;
-  if (!setup.anew) return;
+inline void prefetch_anew(const AttentionSetup& setup, const Scalar* features, int64_t at, int64_t end) {
+  constexpr int64_t kAhead = 2;
+  const int64_t next = at + kAhead, row = setup.num_heads * setup.head_width;
+  if (!setup.anew || next >= end) return;
+  for (uint32_t a = setup.anew_start[next]; a < setup.anew_start[next + 1]; ++a)
+    prefetch(features + setup.anew[a] * row, row);
+}
+
+// What a row has of its own comes from memory, where others have been read lately: it is asked for earlier.
+constexpr int64_t kOwnAhead = 8;
+template <class Scalar>
+inline void prefetch_inputs(
+    const AttentionSetup& setup, const AttentionInputs<Scalar>& inputs, int64_t at, int64_t end) {
+  if (!setup.anew || at + kOwnAhead >= end) return;
   const int64_t width = setup.num_neighbors, row = setup.num_heads * setup.head_width;
-  if (const int64_t next = at + kRowsAhead; next < end) {
-    for (uint32_t a = setup.anew_start[next]; a < setup.anew_start[next + 1]; ++a) {
-      prefetch(inputs.key + setup.anew[a] * row, row);
-      prefetch(inputs.value + setup.anew[a] * row, row);
-    }
-  }
-  if (at + kOwnAhead >= end) return;
   const int64_t far = visited(setup, at + kOwnAhead);
   if (setup.wide_neighbors) prefetch(setup.wide_neighbors + far * width, width);
   if (setup.narrow_neighbors) prefetch(setup.narrow_neighbors + far * width, width);
   if (inputs.bias) prefetch(inputs.bias + far * width, width);
   prefetch(inputs.query + far * row, row);
-  prefetch<true>(result + far * row, row);
+}
+template <class Scalar>
+inline void prefetch_result(const AttentionSetup& setup, const Scalar* result, int64_t at, int64_t end) {
+  if (!setup.anew || at + kOwnAhead >= end) return;
+  const int64_t row = setup.num_heads * setup.head_width;
+  prefetch<true>(result + visited(setup, at + kOwnAhead) * row, row);
 }
 
 // Receivers whose keys the forward pass reads before their values. They share most of their neighbours, so that keys
@@ -367,7 +453,8 @@ __attribute__((flatten)) bool forward(
     const int64_t count = end - first < together ? end - first : together;
     for (int64_t r = 0; r < count; ++r) {
       const int64_t i = visited(setup, first + r);
-      prefetch_visit(setup, inputs, to, first + r, end);
+      prefetch_anew(setup, inputs.key, first + r, end);
+      prefetch_inputs(setup, inputs, first + r, end);
       const Receiver<Scalar, dual>& receiver = works[r].receiver;
       if (!works[r].receiver.collect(setup, x.bias, i)) return false;
       for (int64_t t = 0; t < receiver.padded; t += lanes) {
@@ -379,6 +466,8 @@ __attribute__((flatten)) bool forward(
     }
     for (int64_t r = 0; r < count; ++r) {
       const Receiver<Scalar, dual>& receiver = works[r].receiver;
+      prefetch_anew(setup, inputs.value, first + r, end);
+      prefetch_result(setup, to, first + r, end);
       sum_rows<Scalar, vectors, whole>(
           setup, works[r].weights, works[r].stride, x.value, receiver.row, receiver.count, works[r].factors,
           to + visited(setup, first + r) * row);
@@ -402,7 +491,10 @@ __attribute__((flatten)) bool receivers(
   const int64_t row = setup.num_heads * setup.head_width;
   for (int64_t at = begin; at < end; ++at) {
     const int64_t i = visited(setup, at);
-    prefetch_visit(setup, inputs, query, at, end);
+    prefetch_anew(setup, inputs.key, at, end);
+    prefetch_anew(setup, inputs.value, at, end);
+    prefetch_inputs(setup, inputs, at, end);
+    prefetch_result(setup, query, at, end);
     if (!receiver.collect(setup, x.bias, i)) return false;
     for (int64_t t = 0; t < receiver.padded; t += lanes) {
       const int64_t* rows = receiver.row + t;

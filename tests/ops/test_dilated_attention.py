@@ -126,7 +126,7 @@ def test_every_instruction_set(native, level):
 
 
 def test_visiting_order_of_large_systems(native, two_threads):
-    # Beyond 4 MB of keys and values rows are visited along the lists, not in their own order.
+    # Beyond 2 MB of keys and values rows are visited along the lists, not in their own order.
     case = example(2300, 4, 32, 5, seed=1)
     case[3][100:200] = -1
     assert_equal_to_reference(native.dilated_attention, case)
@@ -188,6 +188,13 @@ def test_wrong_entries_of_a_list_that_looks_like_a_remembered_one(native, dtype,
         native.dilated_attention(*inputs, neighbors, bias)
     with pytest.raises(ValueError, match=message):
         torch.ops.dkmp_plugin.dilated_attention_backward(query, *inputs, neighbors, bias, 1.0)
+
+
+@pytest.mark.parametrize("num_heads, width", [(4, 32), (8, 16), (4, 8), (6, 32)])
+@pytest.mark.parametrize("num_neighbors", [16, 37])
+def test_weights_in_tiles_of_four_heads_and_rests(native, num_heads, width, num_neighbors):
+    case = example(40, num_heads, width, num_neighbors, seed=5)
+    assert_equal_to_reference(native.dilated_attention, case, torch.float32, 2e-5)
 
 
 def test_512_neighbours(native):
