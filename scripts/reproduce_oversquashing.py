@@ -4,7 +4,7 @@ Chignolin (166 atoms), networks of equal width and depth. Untrained: what the ar
 Trained (--trained, checkpoints of scripts/reproduce_s2ef.py): what networks that have learnt energies and
 forces make of it. Prints the median over distance bins and draws it.
 
-    python scripts/reproduce_oversquashing.py --trained runs/s2ef/chignolin__*__epochs.pt
+    python scripts/reproduce_oversquashing.py --trained runs/s2ef/chignolin-muon-norm__*__epochs.pt
 """
 
 import argparse
@@ -61,7 +61,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--structure", type=Path, default=data / "chignolin/chignolin.pdb")
     parser.add_argument("--receivers", type=int, default=6, help="atoms i, evenly spread")
     parser.add_argument("--seeds", type=int, default=2, help="untrained networks of each kind")
-    parser.add_argument("--trained", type=Path, nargs="*", default=[], help="ROW__MODEL__BUDGET.pt")
+    parser.add_argument("--trained", type=Path, nargs="+", default=[], help="ROW__MODEL__BUDGET.pt")
     parser.add_argument("--results", type=Path, default=ROOT / "scripts/results/oversquashing")
     return parser.parse_args()
 
