@@ -5,6 +5,11 @@
 
 namespace dkmp {
 
+// Positions lie within so many angstrom: their squared distances are numbers in float32 too.
+constexpr double kFarthest = 1e16;
+// What is within reach of a larger cutoff is within reach of this one.
+constexpr double kLongestReach = 4.0 * kFarthest;
+
 inline void check_positions(const char* op, const at::Tensor& pos) {
   TORCH_CHECK_VALUE(pos.dim() == 2 && pos.size(1) == 3, op, ": pos has shape ", pos.sizes(), ", expected (N, 3)");
   TORCH_CHECK_VALUE(

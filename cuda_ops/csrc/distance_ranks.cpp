@@ -116,6 +116,7 @@ void rank_system(
   TORCH_CHECK_VALUE(
       grid.offsets_fit(), kName, ": system ", system.index,
       " has atoms more than 500,000 periodic boxes away; wrap the positions into the box");
+  check_flatness(kName, grid, radius);
   at::parallel_for(0, system.num_atoms, kAtomsPerTask, [&](int64_t begin, int64_t end) {
     RankSearch<Scalar> search(grid, system.num_atoms, radius, whole);
     for (int64_t i = begin; i < end; ++i)

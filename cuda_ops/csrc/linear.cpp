@@ -7,6 +7,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/linear.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
@@ -37,15 +38,25 @@ bool wide_vectors_left_idle() {
 #endif
 }
 
-// Float numbers in memory: not those of torch's compiler, nor vmap's.
+// Float numbers in memory: not those of torch's compiler, of its function transforms, nor with forward derivatives.
 bool is_plain_float(const Tensor& x) {
   using Key = c10::DispatchKey;
   return x.device().is_cpu() && x.scalar_type() == at::kFloat && x.layout() == at::kStrided &&
-         !x.key_set().has_any(c10::DispatchKeySet({Key::Python, Key::Functionalize, Key::FuncTorchBatched}));
+         !x.key_set().has_any(c10::DispatchKeySet(
+             {Key::Python, Key::Functionalize, Key::FuncTorchBatched, Key::FuncTorchGradWrapper})) &&
+         !x._fw_grad(/*level=*/0).defined();
+}
+
+// Autocast would compute in bfloat16, function transforms would differentiate by rules of their own.
+bool within_autocast_or_transform() {
+  using Key = c10::DispatchKey;
+  return !c10::impl::tls_is_dispatch_key_excluded(Key::AutocastCPU) ||
+         c10::impl::tls_is_dispatch_key_included(Key::FuncTorchDynamicLayerFrontMode);
 }
 
 bool suits_onednn(const Tensor& x, const Tensor& weight, const MaybeTensor& bias) {
-  return wide_vectors_left_idle() && at::globalContext().userEnabledMkldnn() && is_plain_float(x) &&
+  return wide_vectors_left_idle() && at::globalContext().userEnabledMkldnn() && !within_autocast_or_transform() &&
+         is_plain_float(x) &&
          is_plain_float(weight) && (!bias || (is_plain_float(*bias) && bias->dim() == 1)) && x.dim() >= 2 &&
          weight.dim() == 2 && x.size(-1) == weight.size(1) && (!bias || bias->size(0) == weight.size(0)) &&
          x.numel() * weight.size(0) >= kFewestProducts;

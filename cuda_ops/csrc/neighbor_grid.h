@@ -12,6 +12,8 @@
 #include <limits>
 #include <vector>
 
+#include <c10/util/Exception.h>
+
 namespace dkmp {
 
 // Periodic image of a neighbour, n in pos[j] + n @ box - pos[i]; 21 bits per component when packed.
@@ -54,6 +56,14 @@ class NeighborGrid {
   double volume() const { return box_ ? volume_ : std::numeric_limits<double>::infinity(); }
   // False when a packed cell offset could overflow: positions absurdly many boxes away.
   bool offsets_fit() const { return offsets_fit_; }
+
+  // Periodic images that a search within the radius looks at, over those whose volume is in the sphere.
+  double flatness(double radius) const {
+    if (!box_) return 1.0;
+    double images = 1.0;
+    for (const double height : height_) images *= 2.0 * radius / height + 1.0;
+    return images / (4.19 * radius * radius * radius / volume_ + 1.0);
+  }
 
   // Calls found(Neighbor) for each neighbour of `atom` closer than `radius`, itself excluded.
   // `candidates` is scratch memory kept by the caller.
@@ -287,5 +297,14 @@ class NeighborGrid {
   std::vector<double> fraction_;
   std::vector<Scalar> x_, y_, z_;
 };
+
+// Refuses boxes that would be searched for minutes: compact ones look at 2 to 50 times what is needed.
+template <class Scalar>
+void check_flatness(const char* op, const NeighborGrid<Scalar>& grid, double radius) {
+  const double flatness = grid.flatness(radius);
+  TORCH_CHECK_VALUE(
+      flatness < 1e4, op, ": box is nearly flat: within ", radius, " angstrom of an atom there are ", flatness,
+      " times as many of its images as it has room for; give shorter lattice vectors of the same lattice");
+}
 
 }  // namespace dkmp

@@ -7,6 +7,7 @@
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <atomic>
 #include <memory>
 
@@ -73,6 +74,8 @@ struct Settings {
   int64_t max_neighbors;
   bool periodic;
   std::optional<int64_t> max_edges;  // the result then has exactly so many edges, padded
+
+  double reach() const { return std::min(cutoff, kLongestReach); }
 };
 
 [[noreturn]] void refuse_edge_count(double count) {
@@ -86,12 +89,12 @@ struct Settings {
 template <class Scalar>
 class SortedNeighbors {
  public:
-  SortedNeighbors(int64_t num_atoms, double cutoff) : cutoff_(cutoff), senders_(num_atoms), last_(num_atoms) {}
+  SortedNeighbors(int64_t num_atoms, double reach) : reach_(reach), senders_(num_atoms), last_(num_atoms) {}
 
   const std::vector<Neighbor<Scalar>>& of(const NeighborGrid<Scalar>& grid, int64_t atom) {
     found_.clear();
     previous_.clear();
-    grid.search(atom, cutoff_, candidates_, [&](const Neighbor<Scalar>& neighbor) {
+    grid.search(atom, reach_, candidates_, [&](const Neighbor<Scalar>& neighbor) {
       previous_.push_back(senders_.insert(neighbor.atom) ? -1 : last_[neighbor.atom]);
       last_[neighbor.atom] = int(found_.size());
       found_.push_back(neighbor);
@@ -109,7 +112,7 @@ class SortedNeighbors {
   }
 
  private:
-  double cutoff_;
+  double reach_;
   SortedSet senders_;
   // Images of one sender form a chain through found_: the last one found, and the one before each.
   std::vector<int> last_, previous_, candidates_;
@@ -133,13 +136,14 @@ class ShellSearch {
     for (size_t s = 0; s < systems_.size(); ++s) {
       const System& system = systems_[s];
       const Scalar* cell = box ? boxes + (single ? 0 : 9 * system.index) : nullptr;
-      grids_.emplace_back(p + 3 * system.first_atom, system.num_atoms, cell, settings.cutoff, settings.cutoff);
+      grids_.emplace_back(p + 3 * system.first_atom, system.num_atoms, cell, settings.reach(), settings.reach());
       const NeighborGrid<Scalar>& grid = grids_.back();
       const double density = double(system.num_atoms) / grid.volume();
       expected += 4.19 * std::pow(settings.cutoff, 3) * density * double(system.num_atoms);
       TORCH_CHECK_VALUE(
           grid.offsets_fit(), kName, ": system ", system.index,
           " has atoms or a cutoff more than 500,000 periodic boxes away; wrap the positions into the box");
+      check_flatness(kName, grid, settings.reach());
       add_chunks(int64_t(s));
     }
     // A machine answers this question slowly (it reads files), so small systems are not held up by it.
@@ -153,7 +157,7 @@ class ShellSearch {
       for (int64_t c = begin, system = -1; c < end; ++c) {
         if (chunks_[c].system != system) {
           system = chunks_[c].system;
-          neighbors = std::make_unique<SortedNeighbors<Scalar>>(systems_[system].num_atoms, settings_.cutoff);
+          neighbors = std::make_unique<SortedNeighbors<Scalar>>(systems_[system].num_atoms, settings_.reach());
         }
         search_chunk(chunks_[c], *neighbors);
       }

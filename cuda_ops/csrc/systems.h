@@ -7,6 +7,8 @@
 #include <optional>
 #include <vector>
 
+#include "checks.h"
+
 namespace dkmp {
 
 // A run of atoms with the same batch index.
@@ -40,8 +42,8 @@ void check_values(const char* op, const at::Tensor& pos, const std::optional<at:
   const Scalar* p = pos.const_data_ptr<Scalar>();
   for (int64_t i = 0; i < pos.numel(); ++i)
     TORCH_CHECK_VALUE(
-        std::isfinite(p[i]), op, ": pos holds NaN or infinite values (atom ", i / 3,
-        "); check the structure or the time step");
+        std::abs(double(p[i])) <= kFarthest, op, ": pos holds NaN or infinite values, or values beyond ", kFarthest,
+        " angstrom (atom ", i / 3, "); check the structure or the time step");
   if (!box) return;
   const Scalar* boxes = box->const_data_ptr<Scalar>();
   for (int64_t b = 0; b < box->numel() / 9; ++b) {

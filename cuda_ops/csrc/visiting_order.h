@@ -79,8 +79,8 @@ class ListSpace {
     for (int time = 0; time < kTimes; ++time) smooth();
   }
 
-  // All atoms along a Hilbert curve through cells of about one atom. Along a Z-order curve an eighth more of the rows that
-  // a visit reads have not been read by the two visits before it.
+  // All atoms along a Hilbert curve through cells of about one atom. Along a Z-order curve an eighth more of the rows
+  // that a visit reads have not been read by the two visits before it.
   std::vector<int32_t> order() const {
     constexpr float kAtomsPerCell = 1.0f;
     constexpr int kBits = 10;

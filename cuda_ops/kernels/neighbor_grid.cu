@@ -43,7 +43,7 @@ extern "C" __global__ void grid_bounds(
 #pragma unroll
     for (int k = 0; k < 3; ++k) {
       const Scalar x = pos[3 * (Offset)i + k];
-      if (!(fabs(x) < INFINITY)) raise(status, kBadPositions);
+      if (!(fabs(x) <= kFarthest)) raise(status, kBadPositions);
       // A little outwards: float32 may round a float64 position inwards.
       const float near = (float)x, margin = fabsf(near) * 1e-6f;
       value[k] = near + margin;

@@ -28,7 +28,7 @@ from dkmp_plugin.models.partition import rank_columns
 from dkmp_plugin.models.reference_structure import ReferenceStructure
 from dkmp_plugin.models.spatial_order import spatial_order
 from dkmp_plugin.ops import distance_ranks
-from dkmp_plugin.ops.ranks_reference import minimum_image
+from dkmp_plugin.ops.ranks_reference import minimum_image, reduced_lattice
 
 # Wave lengths of the coordinate embedding are drawn around 2 pi / 0.3 Å: about the size of a residue.
 _FREQUENCY_SCALE = 0.3
@@ -400,7 +400,7 @@ class DKMPR(nn.Module):
         """
         box = self.distance.choose_box(box)
         if box is not None:
-            box = box.to(pos.dtype)
+            box = _short_lattice_vectors(box.to(pos.dtype))
         if self.training:
             seen = neighbors.index_select(1, columns)
             return [seen, _distances_of(pos, pos, seen, batch, box)]
@@ -432,6 +432,13 @@ def _distances_of(
     apart = squared > 0.0
     length = torch.sqrt(torch.where(apart, squared, torch.ones_like(squared)))
     return torch.where(apart, length, torch.zeros_like(length))
+
+
+def _short_lattice_vectors(box: Tensor) -> Tensor:
+    """The same lattices as boxes (3, 3), (1, 3, 3) for all systems or (B, 3, 3), the first two as (3, 3)."""
+    if box.dim() == 2 or box.size(0) == 1:
+        return reduced_lattice(box.reshape(3, 3))
+    return torch.stack([reduced_lattice(box[system]) for system in range(box.size(0))])
 
 
 def _minimum_images(vector: Tensor, batch: Tensor, box: Tensor) -> Tensor:

@@ -67,8 +67,10 @@ def _attend(
     logits = (query.unsqueeze(1) * keys).sum(3)
     if bias is not None:
         logits = logits + bias.unsqueeze(2)
-    # A finite stand-in for -inf: rows without any neighbour then stay free of NaN, also in gradients.
-    logits = (scale * logits).masked_fill(absent.unsqueeze(2), -1e30)
+    # Rows without any neighbour stay free of NaN, also in gradients.
+    alone = absent.all(1, keepdim=True)
+    logits = (scale * logits).masked_fill(absent.unsqueeze(2), float("-inf"))
+    logits = logits.masked_fill(alone.unsqueeze(2), 0.0)
     weights = torch.softmax(logits, 1).masked_fill(absent.unsqueeze(2), 0.0)
     values = value.index_select(0, senders).view(gathered)
     return (weights.unsqueeze(3) * values).sum(1)

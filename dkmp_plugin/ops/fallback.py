@@ -6,7 +6,13 @@ without a compiler these names are defined here, on top of the pure-ATen referen
 
 import torch
 
-from dkmp_plugin.ops import attention_reference, degrees_reference, linear_reference, reference
+from dkmp_plugin.ops import (
+    attention_reference,
+    degrees_reference,
+    linear_reference,
+    ranks_reference,
+    reference,
+)
 
 _SCHEMAS = {
     "radius_shells": "(Tensor pos, Tensor batch, Tensor? box, float cutoff, int num_shells, float overlap, "
@@ -16,6 +22,7 @@ _SCHEMAS = {
     "dilated_message": "(Tensor edge_vector, Tensor edge_index, Tensor ptr, int shell, Tensor query, "
     "Tensor key, Tensor value, Tensor vector, Tensor table, int num_heads, float lower, float upper, "
     "float overlap, float cutoff, int degree=3) -> (Tensor, Tensor)",
+    "distance_ranks": "(Tensor pos, int num_neighbors, Tensor? batch, Tensor? box) -> Tensor",
     "dilated_attention": "(Tensor query, Tensor key, Tensor value, Tensor neighbors, Tensor? bias=None, "
     "float? scale=None) -> Tensor",
     "degree_products": "(Tensor first, Tensor second) -> (Tensor, Tensor)",
@@ -34,6 +41,7 @@ _SCHEMAS = {
     "linear": "(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor",
 }
 _MODULES = {
+    "distance_ranks": ranks_reference,
     "dilated_attention": attention_reference,
     "degree_products": degrees_reference,
     "degree_invariants": degrees_reference,

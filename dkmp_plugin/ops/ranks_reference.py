@@ -12,14 +12,48 @@ def _block_pairs() -> int:
     return 4194304
 
 
+def reduced_lattice(box: Tensor) -> Tensor:
+    """Short vectors of the same lattice (Minkowski-reduced).
+
+    Whatever lattice vectors a box is given by, these make :func:`minimum_image` exact.
+
+    Args:
+        box: (3, 3) lattice vectors as rows, in Å.
+
+    Returns:
+        (3, 3) in Å.
+    """
+    signs = torch.tensor([[1, 1, 1], [1, 1, -1], [1, -1, 1], [1, -1, -1]], dtype=box.dtype, device=box.device)
+    lattice = box
+    for _ in range(100):  # lengths fall with every round: a few are enough
+        before = lattice
+        rows = [lattice[0], lattice[1], lattice[2]]
+        for a in range(3):
+            for b in range(3):
+                if a != b:
+                    along = (rows[a] * rows[b]).sum() / (rows[b] * rows[b]).sum()
+                    # At exactly a half it does not get shorter: rounding must not turn it to and fro.
+                    rows[a] = rows[a] - torch.round(along * (1.0 - 1e-5)) * rows[b]
+        lattice = torch.stack(rows)
+        squared = (lattice * lattice).sum(1)
+        sums = signs @ lattice
+        shortest, which = (sums * sums).sum(1).min(0)
+        longest = (torch.arange(3, device=box.device) == squared.argmax()) & (
+            shortest < squared * (1.0 - 1e-5)
+        )
+        lattice = torch.where(longest.unsqueeze(1), sums.index_select(0, which.view(1)), lattice)
+        if bool((lattice == before).all()):
+            break
+    return lattice
+
+
 def minimum_image(vector: Tensor, box: Tensor) -> Tensor:
     """The shortest periodic image of each vector.
 
-    Exact for boxes in OpenMM's reduced form (any rectangular box included).
-
     Args:
         vector: (..., 3) in Å.
-        box: (3, 3) lattice vectors as rows, in Å.
+        box: (3, 3) lattice vectors as rows, in Å: short ones (:func:`reduced_lattice`), or those of OpenMM's
+            reduced form (any rectangular box included).
 
     Returns:
         (..., 3) in Å.
@@ -89,8 +123,11 @@ def distance_ranks(
         raise ValueError(f"distance_ranks: pos has shape {list(pos.shape)}, expected (N, 3)")
     if num_neighbors < 1:
         raise ValueError(f"distance_ranks: num_neighbors is {num_neighbors}, expected at least 1")
-    if not bool(torch.isfinite(pos).all()):
-        raise ValueError("distance_ranks: pos holds NaN or infinite values; check the structure")
+    if not bool((pos.abs() <= 1e16).all()):
+        raise ValueError(
+            "distance_ranks: pos holds NaN or infinite values, or values beyond 1e16 angstrom; check the "
+            "structure or the time step"
+        )
     num_atoms = pos.size(0)
     ranks = torch.full((num_atoms, num_neighbors), -1, dtype=torch.int64, device=pos.device)
     if num_atoms == 0:
@@ -107,7 +144,8 @@ def distance_ranks(
         if box is not None:
             system_box = box.to(pos.dtype)
             if box.dim() == 3:
-                system_box = system_box[int(systems[k])]
+                system_box = system_box[int(systems[k]) if box.size(0) > 1 else 0]
+            system_box = reduced_lattice(system_box)
         count = min(num_neighbors, size - 1)
         block = max(1, _block_pairs() // size)
         system_pos = pos[first : first + size]

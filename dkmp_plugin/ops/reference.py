@@ -62,9 +62,10 @@ def check_radius_shells_input(
             f"radius_shells: overlap is {overlap}, expected a value between 0 and the shell width "
             f"cutoff/num_shells = {cutoff / num_shells}"
         )
-    if not bool(torch.isfinite(pos).all()):
+    if not bool((pos.abs() <= 1e16).all()):
         raise ValueError(
-            "radius_shells: pos holds NaN or infinite values; check the structure or the time step"
+            "radius_shells: pos holds NaN or infinite values, or values beyond 1e16 angstrom; check the "
+            "structure or the time step"
         )
     if batch.numel() > 0 and (int(batch[0]) < 0 or bool((batch[1:] < batch[:-1]).any())):
         raise ValueError("radius_shells: batch must be non-negative and sorted; order the atoms by system")

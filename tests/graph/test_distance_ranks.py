@@ -109,3 +109,25 @@ NOT_FINITE[2] = float("inf")
 def test_bad_input_is_refused(pos, num_neighbors, batch, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         distance_ranks(pos, num_neighbors, batch)
+
+
+@pytest.mark.parametrize("search", [distance_ranks, ranks_reference.distance_ranks])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_positions_of_an_exploded_simulation_are_refused(search, dtype) -> None:
+    # Squared distances overflow where positions do not yet.
+    pos = torch.tensor([[0.0, 0, 0], [1e20, 0, 0]], dtype=dtype)
+    with pytest.raises(ValueError, match=r"beyond 1e.?16 angstrom"):
+        search(pos, 1)
+
+
+@pytest.mark.parametrize("search", [distance_ranks, ranks_reference.distance_ranks])
+def test_lattice_vectors_need_not_be_short(search) -> None:
+    pos, lengths = _positions(30), torch.diag(torch.tensor([8.0, 9.0, 10.0], dtype=torch.float64))
+    skewed = torch.tensor([[1, 0, 0], [2, 1, 0], [-3, 4, 1]], dtype=torch.float64) @ lengths
+    assert torch.equal(search(pos, 12, None, skewed), distance_ranks(pos, 12, None, lengths))
+
+
+@pytest.mark.parametrize("search", [distance_ranks, ranks_reference.distance_ranks])
+def test_one_box_for_all_systems(search) -> None:
+    pos, batch = _positions(30), torch.arange(30) // 15
+    assert torch.equal(search(pos, 6, batch, TRICLINIC[None]), distance_ranks(pos, 6, batch, TRICLINIC))

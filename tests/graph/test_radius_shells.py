@@ -345,3 +345,26 @@ def test_positions_too_many_boxes_away_are_refused() -> None:
         pytest.skip(f"the native library is not loaded: {ops.status().why_not}")
     with pytest.raises(ValueError, match="wrap the positions"):
         radius_shells(_positions(3) + 1e9, 3.0, 2, box=CUBIC)
+
+
+@pytest.mark.parametrize("search", IMPLEMENTATIONS)
+@pytest.mark.parametrize("cutoff", [1e30, 1e110, 1e200])
+def test_cutoffs_beyond_any_distance(search, cutoff: float) -> None:
+    pos = _positions(5)
+    edge_index, _, _ = search(pos, torch.zeros(5, dtype=torch.int64), None, cutoff, 1, 0.0, 0)
+    assert edge_index.shape == (2, 20)
+
+
+@pytest.mark.parametrize("search", IMPLEMENTATIONS)
+def test_positions_of_an_exploded_simulation_are_refused(search) -> None:
+    pos = torch.tensor([[0.0, 0, 0], [1e20, 0, 0]])
+    with pytest.raises(ValueError, match=r"beyond 1e.?16 angstrom"):
+        search(pos, torch.zeros(2, dtype=torch.int64), None, 3.0, 1, 0.0, 0)
+
+
+def test_nearly_flat_boxes_are_refused_instead_of_searched_for_hours() -> None:
+    if not ops.status().native:
+        pytest.skip(f"the native library is not loaded: {ops.status().why_not}")
+    flat = torch.tensor([[5.0, 0, 0], [5.0, 1e-4, 0], [0, 0, 5.0]], dtype=torch.float64)
+    with pytest.raises(ValueError, match="nearly flat"):
+        radius_shells(_positions(5), 5.0, 1, box=flat)

@@ -257,3 +257,14 @@ def test_spatial_order_keeps_systems_apart_and_neighbours_together():
     steps = pos[order].diff(dim=0).norm(dim=1)[:511]
     assert steps.median() < 3.0 < grid.diff(dim=0).norm(dim=1).median()
     assert len(spatial_order(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))) == 0
+
+
+def test_lattice_vectors_need_not_be_short_and_one_box_may_serve_all_systems(molecule):
+    z, pos = molecule
+    model = create_model(canonical_frame="none").double()
+    batch = torch.arange(len(z)) // (len(z) // 2 + 1)
+    box = torch.diag(torch.tensor([7.0, 8.0, 9.0], dtype=torch.float64))
+    skewed = torch.tensor([[1, 0, 0], [2, 1, 0], [-3, 4, 1]], dtype=torch.float64) @ box
+    expected = displacement(model, z, pos, batch, box)
+    for lattice in (skewed, skewed.unsqueeze(0), torch.stack([box, skewed])):
+        torch.testing.assert_close(displacement(model, z, pos, batch, lattice), expected, rtol=0, atol=1e-9)

@@ -217,6 +217,15 @@ def test_no_neighbour_gives_zeros_and_no_nan_in_gradients(op):
 
 
 @both
+def test_absent_neighbours_never_outweigh_present_ones(op):
+    query, key, value, index, bias = example()
+    index[:, 1:] = -1
+    index[:, 0] = 0
+    result = op(1e20 * query, -1e20 * query[:1].expand_as(key).contiguous(), value, index, bias)
+    assert torch.equal(result, value[:1].expand_as(value))
+
+
+@both
 @pytest.mark.parametrize("num_atoms, neighbors", [(0, 4), (1, 0), (5, 0), (0, 0)])
 def test_nothing_to_attend_to(op, num_atoms, neighbors):
     query, key, value, index, bias = example(num_atoms, neighbors=neighbors)

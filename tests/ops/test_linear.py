@@ -92,3 +92,20 @@ def test_onednn_multiplies_where_mkl_leaves_vectors_idle():
     x, weight = torch.randn(166, 128), torch.randn(256, 128)
     assert "mkldnn::_linear_pointwise" in called(lambda: ops.linear(x, weight))
     assert "mkldnn::_linear_pointwise" not in called(lambda: ops.linear(x[:4], weight))
+
+
+@pytest.mark.parametrize("num_rows", [4, 4096])
+def test_autocast_and_function_transforms_as_torch(num_rows):
+    torch.manual_seed(0)
+    x, weight = torch.randn(num_rows, 64), torch.randn(64, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(ops.linear(x, weight), reference(x, weight))
+    tangent = torch.randn_like(x)
+    for ours, expected in zip(
+        torch.func.jvp(lambda x: ops.linear(x, weight), (x,), (tangent,)),
+        torch.func.jvp(lambda x: reference(x, weight), (x,), (tangent,)),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-4)
+    gradient = torch.func.grad(lambda x: ops.linear(x, weight).sum())(x)
+    torch.testing.assert_close(gradient, weight.sum(0).expand_as(x), rtol=1e-5, atol=1e-4)

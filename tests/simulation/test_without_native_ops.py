@@ -1,10 +1,17 @@
 """A model exported where the native ops are built runs where they are not, and the other way round."""
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from dkmp_plugin.ops import fallback
+from dkmp_plugin.ops import native as native_ops
+from dkmp_plugin.simulation import export_propagator
+from tests.displacement_checkpoint import write_checkpoint
 
 ENERGY = (
     "import sys, torch, openmm\n"
@@ -40,3 +47,24 @@ def test_exported_with_and_without(model_path, checkpoint, tmp_path):
     run(export, checkpoint, tmp_path / "reference.pt", native="0")
     energy = float(run(ENERGY, tmp_path / "reference.pt", native="1").splitlines()[-1])
     assert energy == pytest.approx(expected, rel=1e-9)
+
+
+FRAME = (
+    "import sys, torch; from dkmp_plugin.simulation import load_propagator\n"
+    "model = load_propagator(sys.argv[1])[0]\n"
+    "z = torch.tensor([7, 6, 6, 8] * 2)\n"
+    "pos = torch.rand(8, 3, generator=torch.Generator().manual_seed(0)) * 6\n"
+    "print(repr(model(z, pos, model.ranks(pos)).double().square().sum().item()))\n"
+)
+
+
+def test_propagator_exported_with_native_ops(tmp_path):
+    path = tmp_path / "propagator.pt"
+    export_propagator(write_checkpoint(tmp_path / "epoch=0.ckpt"), path)
+    expected = float(run(FRAME, path, native="1").splitlines()[-1])
+    assert float(run(FRAME, path, native="0").splitlines()[-1]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_every_op_of_the_native_library_has_a_stand_in():
+    called = re.findall(r"torch\.ops\.dkmp_plugin\.(\w+)\(", Path(native_ops.__file__).read_text())
+    assert called and set(called) <= set(fallback._SCHEMAS)

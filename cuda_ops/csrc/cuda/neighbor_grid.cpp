@@ -5,6 +5,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
+#include "../checks.h"
 #include "launch.h"
 
 namespace dkmp {
@@ -75,7 +76,8 @@ NeighborGrid build_grid(
 
 void check_flags(const char* op, int64_t flags) {
   TORCH_CHECK_VALUE(
-      !(flags & kBadPositions), op, ": pos holds NaN or infinite values; check the structure or the time step");
+      !(flags & kBadPositions), op, ": pos holds NaN or infinite values, or values beyond ", kFarthest,
+      " angstrom; check the structure or the time step");
   TORCH_CHECK_VALUE(
       !(flags & kBadBatch), op, ": batch must be non-negative and sorted; order the atoms by system");
   TORCH_CHECK_VALUE(

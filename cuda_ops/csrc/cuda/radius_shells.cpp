@@ -9,6 +9,8 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
+#include <algorithm>
+
 #include "../checks.h"
 #include "../keys.h"
 #include "launch.h"
@@ -162,7 +164,7 @@ std::tuple<Tensor, Tensor, Tensor> radius_shells(
             at::zeros({num_shells + 1}, integers)};
   }
   const double most = max_edges ? double(*max_edges) : double(int64_t(1) << 31);
-  const NeighborGrid grid = build_grid(pos, batch, box, cutoff, 0, most);
+  const NeighborGrid grid = build_grid(pos, batch, box, std::min(cutoff, kLongestReach), 0, most);
   return AT_DISPATCH_FLOATING_TYPES(pos.scalar_type(), kName, [&] {
     return find_edges<scalar_t>(grid, cutoff, num_shells, overlap, max_neighbors, max_edges);
   });
