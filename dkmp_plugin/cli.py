@@ -172,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     rollout.add_argument("topology", help="topology of the whole system (PDB, PSF, prmtop, ...)")
     rollout.add_argument("trajectory", help="true trajectory; FILE#2 takes only the third run in it")
     rollout.add_argument(
-        "--output", help="file for the predicted trajectory (.dcd or .xtc; a .pdb beside it)"
+        "--output", help="file for the predicted trajectory (.pdb; or .dcd or .xtc, a .pdb beside it)"
     )
     rollout.add_argument(
         "--rerank-interval", type=int, default=0, help="rank neighbours anew after this many steps (0: never)"
