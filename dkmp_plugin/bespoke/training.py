@@ -34,6 +34,11 @@ def write_configuration(path: Path, **values: Any) -> Dict[str, Any]:
     return configuration
 
 
+def width_divisor() -> int:
+    """What divides every possible ``embedding_dimension``: the template's number of heads."""
+    return yaml.safe_load(TEMPLATE.read_text(encoding="utf-8"))["num_heads"]
+
+
 def loss_weights(num_atoms: int) -> Dict[str, float]:
     """``y_weight`` and ``neg_dy_weight``, of energies and forces, for a molecule of ``num_atoms`` atoms."""
     energy = min(_LARGEST_ENERGY_WEIGHT, _ENERGY_WEIGHT_OF_ALL_ATOMS / num_atoms)

@@ -106,7 +106,7 @@ def read_amber(
             )
         residue = names[0]
     atoms = residue_atoms(topology, residue)
-    positions = _read_positions(coordinates or _beside(prmtop), topology.getNumAtoms(), prmtop)
+    positions = _read_positions(coordinates or coordinates_beside(prmtop), topology.getNumAtoms(), prmtop)
     system = parameters.createSystem(nonbondedMethod=app.NoCutoff, constraints=None, rigidWater=False)
     complete_elements(topology, system)
     return Molecule(
@@ -119,7 +119,12 @@ def read_amber(
     )
 
 
-def _beside(prmtop: Path) -> Path:
+def coordinates_beside(prmtop: Path) -> Path:
+    """The coordinates that have the name of a prmtop and lie beside it.
+
+    Raises:
+        ValueError: If there are none.
+    """
     candidates = [prmtop.with_suffix(suffix) for suffix in _COORDINATE_SUFFIXES]
     for candidate in candidates:
         if candidate.is_file():
