@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -155,7 +156,7 @@ def read_sdf(path: Union[str, Path], *, num_conformers: int = 10, seed: int = 1)
 
     Hydrogens that the file leaves out are added. Conformers: ETKDGv3 (Wang et al.,
     doi:10.1021/acs.jcim.0c00025), relaxed with MMFF94 where it has parameters; the structure in the
-    file, where it has three dimensions, is the first.
+    file, where it has three dimensions, is the first and decides between stereoisomers.
 
     Args:
         path: An SDF (or mol) file with one molecule.
@@ -163,8 +164,8 @@ def read_sdf(path: Union[str, Path], *, num_conformers: int = 10, seed: int = 1)
         seed: Of the conformers.
 
     Raises:
-        ValueError: If the file is missing, unreadable, holds several molecules or radicals, or cannot be
-            embedded.
+        ValueError: If the file is missing, unreadable, holds several molecules or radicals, leaves open
+            which stereoisomer is meant, or cannot be embedded.
         RuntimeError: If RDKit is not installed.
     """
     path = Path(path)
@@ -172,6 +173,8 @@ def read_sdf(path: Union[str, Path], *, num_conformers: int = 10, seed: int = 1)
     from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolDescriptors
 
     given = molecule.GetNumConformers() and molecule.GetConformer().Is3D()
+    if not given:
+        _check_stereo(molecule, path)
     structures = [molecule.GetConformer().GetPositions()] if given else []
     options = rdDistGeom.ETKDGv3()
     options.randomSeed = seed  # type: ignore[assignment]
@@ -218,3 +221,35 @@ def _read_one(path: Path) -> Any:
             f"{path} holds several fragments (a salt?), one molecule is expected; remove the others"
         )
     return molecule
+
+
+def _check_stereo(molecule: Any, path: Path) -> None:
+    """RDKit would embed stereoisomers at random: conformers of several molecules."""
+    from rdkit import Chem
+    from rdkit.Chem import EnumerateStereoisomers
+
+    unspecified = [
+        element
+        for element in Chem.FindPotentialStereo(molecule)
+        if element.specified != Chem.StereoSpecified.Specified
+    ]
+    if not unspecified:
+        return
+    # Bridges and cages leave no choice at some centres: what counts is how many isomers exist in space.
+    options = EnumerateStereoisomers.StereoEnumerationOptions(tryEmbedding=True, unique=True)
+    isomers = list(islice(EnumerateStereoisomers.EnumerateStereoisomers(molecule, options=options), 2))
+    if len(isomers) < 2:
+        return
+    names = ", ".join(_name_stereo(molecule, element) for element in unspecified)
+    raise ValueError(
+        f"{path} leaves open which stereoisomer is meant ({names}, counted from 1), one molecule "
+        "is expected; specify them (wedges, double bonds drawn cis or trans), or give a structure "
+        "in three dimensions"
+    )
+
+
+def _name_stereo(molecule: Any, element: Any) -> str:
+    if str(element.type).startswith("Bond"):
+        bond = molecule.GetBondWithIdx(element.centeredOn)
+        return f"the bond of atoms {bond.GetBeginAtomIdx() + 1} and {bond.GetEndAtomIdx() + 1}"
+    return f"atom {element.centeredOn + 1} ({molecule.GetAtomWithIdx(element.centeredOn).GetSymbol()})"

@@ -1,5 +1,6 @@
 """Ligands from files: Amber systems and SDF."""
 
+import re
 from typing import ClassVar
 
 import numpy as np
@@ -25,6 +26,27 @@ def sdf(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture
+def drawing(tmp_path):
+    """``write(smiles)`` writes an SDF file with the coordinates of a drawing, wedges included."""
+    Chem = pytest.importorskip("rdkit.Chem", reason="RDKit is not installed (extra `bespoke`)")
+    from rdkit.Chem import rdDepictor
+
+    def write(smiles):
+        path = tmp_path / "drawing.sdf"
+        molecule = Chem.MolFromSmiles(smiles)
+        rdDepictor.Compute2DCoords(molecule)
+        Chem.MolToMolFile(molecule, str(path))
+        return path
+
+    return write
+
+
+def chiral_volume(positions, centre, neighbors):
+    """Signed volume that three neighbours of an atom span."""
+    return np.linalg.det(positions[list(neighbors)] - positions[centre])
 
 
 class TestAmber:
@@ -102,6 +124,57 @@ class TestSdf:
     def test_bad_molecules(self, sdf, smiles, message):
         with pytest.raises(ValueError, match=message):
             read_sdf(sdf(*smiles))
+
+    @pytest.mark.parametrize(
+        ("smiles", "named"),
+        [
+            ("CC(F)C(Cl)O", "atom 2 (C), atom 4 (C)"),
+            ("C[C@H](F)C(Cl)O", "atom 4 (C)"),
+            ("CC=CC", "bond of atoms 2 and 3"),
+            ("CC(F)O", "atom 2 (C)"),
+            ("CC1CCC(C)CC1", "atom 2 (C), atom 5 (C)"),
+        ],
+    )
+    def test_unspecified_stereo_of_a_flat_structure_is_refused(self, drawing, smiles, named):
+        """Its conformers would be of several molecules."""
+        with pytest.raises(ValueError, match=re.escape(named)):
+            read_sdf(drawing(smiles), num_conformers=1)
+
+    @pytest.mark.parametrize(
+        "smiles",
+        [
+            "C[C@H](F)[C@@H](Cl)O",
+            "C/C=C/C",
+            "CN(CC)CCC",
+            "CC(=O)Nc1ccc(O)cc1",
+            "C1CCCCC1",
+            "CC(C)Cc1ccc(cc1)[C@@H](C)C(=O)O",
+            "Cn1cnc2c1c(=O)n(C)c(=O)n2C",
+            "NC(=[NH2+])NC",
+            "C1CC2CCC1C2",
+            "C[S@](=O)CC",
+            "c1ccc(cc1)-c1ccccc1",
+            "CC1CCCCC1",
+        ],
+    )
+    def test_ordinary_flat_structures_are_read(self, drawing, smiles):
+        read_sdf(drawing(smiles), num_conformers=1)
+
+    def test_a_structure_in_three_dimensions_specifies_its_stereo(self, tmp_path):
+        Chem = pytest.importorskip("rdkit.Chem", reason="RDKit is not installed (extra `bespoke`)")
+        from rdkit.Chem import rdDistGeom
+
+        molecule = Chem.AddHs(Chem.MolFromSmiles("CC(F)C(Cl)O"))
+        assert rdDistGeom.EmbedMolecule(molecule, randomSeed=1) == 0
+        Chem.MolToMolFile(molecule, str(tmp_path / "given.sdf"), includeStereo=False)
+        read = read_sdf(tmp_path / "given.sdf", num_conformers=4)
+        volumes = [
+            chiral_volume(conformer, centre, neighbors)
+            for conformer in read.conformers
+            for centre, neighbors in ((1, (0, 2, 3)), (3, (1, 4, 5)))
+        ]
+        signs = np.sign(volumes).reshape(-1, 2)
+        assert len(signs) > 1 and (signs == signs[0]).all()
 
     def test_bad_files(self, sdf, tmp_path):
         with pytest.raises(ValueError, match="no such file; an SDF"):
