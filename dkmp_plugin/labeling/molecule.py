@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import openmm
@@ -17,6 +17,7 @@ from dkmp_plugin.labeling.extraction import (
     residue_atoms,
     total_charge,
 )
+from dkmp_plugin.labeling.whole import make_whole
 
 # Where Amber coordinates are looked for, beside the prmtop.
 _COORDINATE_SUFFIXES = (".inpcrd", ".crd", ".rst7", ".pdb")
@@ -81,13 +82,16 @@ def read_amber(
 ) -> Molecule:
     """Cut one residue out of an Amber system, force-field terms and all.
 
+    A molecule that the periodic box of the coordinates cuts apart is made whole.
+
     Args:
         prmtop: The Amber topology, of the molecule alone or of a whole complex.
         coordinates: Amber coordinates or a PDB file; None: the file beside the prmtop with the same stem.
         residue: Name of the residue; None where the topology has one residue only.
 
     Raises:
-        ValueError: If a file is missing or unreadable, the files disagree, or the residue is not unique.
+        ValueError: If a file is missing or unreadable, the files disagree, the residue is not unique, or it
+            is cut apart by a periodic box that is not known.
     """
     prmtop = Path(prmtop)
     if not prmtop.is_file():
@@ -107,13 +111,17 @@ def read_amber(
             )
         residue = names[0]
     atoms = residue_atoms(topology, residue)
-    positions = _read_positions(coordinates or coordinates_beside(prmtop), topology.getNumAtoms(), prmtop)
+    positions, box = _read_positions(
+        coordinates or coordinates_beside(prmtop), topology.getNumAtoms(), prmtop
+    )
     system = parameters.createSystem(nonbondedMethod=app.NoCutoff, constraints=None, rigidWater=False)
     complete_elements(topology, system)
     return Molecule(
         name=residue,
         atomic_numbers=np.array(atomic_numbers(topology, atoms), dtype=np.int64),
-        conformers=positions[None, atoms],
+        conformers=make_whole(
+            positions[atoms], _bonds_among(topology, atoms), box, f"residue {residue} of {prmtop.name}"
+        )[None],
         charge=total_charge(system, atoms),
         force_field=openmm.XmlSerializer.serialize(extract_molecule(system, atoms)),
         source=f"residue {residue} of {prmtop.name}, sampled with its Amber force field in vacuum",
@@ -135,20 +143,32 @@ def coordinates_beside(prmtop: Path) -> Path:
     )
 
 
-def _read_positions(path: Union[str, Path], num_atoms: int, prmtop: Path) -> np.ndarray:
+def _read_positions(
+    path: Union[str, Path], num_atoms: int, prmtop: Path
+) -> Tuple[np.ndarray, Optional[np.ndarray]]:
+    """Positions of all atoms and the box vectors of the same file, in Å."""
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such file; Amber coordinates or a PDB file are expected")
-    reader: Any = app.PDBFile if path.suffix.lower() == ".pdb" else app.AmberInpcrdFile
+    is_pdb = path.suffix.lower() == ".pdb"
     try:
-        positions = reader(str(path)).getPositions(asNumpy=True).value_in_unit(unit.angstrom)
+        file: Any = app.PDBFile(str(path)) if is_pdb else app.AmberInpcrdFile(str(path))
+        positions = file.getPositions(asNumpy=True).value_in_unit(unit.angstrom)
+        box = file.topology.getPeriodicBoxVectors() if is_pdb else file.boxVectors
+        box = None if box is None else np.array(box.value_in_unit(unit.angstrom), dtype=np.float64)
     except Exception as error:  # as above
         raise ValueError(f"{path} cannot be read as coordinates: {error}") from error
     if len(positions) != num_atoms:
         raise ValueError(
             f"{path} has {len(positions)} atoms, but {prmtop} has {num_atoms}; give its own file"
         )
-    return np.asarray(positions, dtype=np.float64)
+    return np.asarray(positions, dtype=np.float64), box
+
+
+def _bonds_among(topology: app.Topology, atoms: Sequence[int]) -> List[Tuple[int, int]]:
+    place = {atom: index for index, atom in enumerate(atoms)}
+    pairs = ((place.get(first.index), place.get(second.index)) for first, second in topology.bonds())
+    return [(first, second) for first, second in pairs if first is not None and second is not None]
 
 
 def read_sdf(path: Union[str, Path], *, num_conformers: int = 10, seed: int = 1) -> Molecule:

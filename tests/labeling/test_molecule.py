@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 import openmm
 import pytest
-from openmm import unit
+from openmm import app, unit
 
 from dkmp_plugin.labeling.extraction import extract_molecule
 from dkmp_plugin.labeling.molecule import Molecule, read_amber, read_sdf
@@ -44,6 +44,28 @@ def drawing(tmp_path):
     return write
 
 
+# A truncated octahedron's box vectors, in the reduced form of OpenMM.
+OCTAHEDRON = np.array([[1, 0, 0], [1 / 3, 8**0.5 / 3, 0], [-1 / 3, 2**0.5 / 3, 6**0.5 / 3]])
+
+
+def write_coordinates(path, prmtop, positions, box):
+    """Writes Amber coordinates or a PDB file with a periodic box; all in Å."""
+    if path.suffix == ".pdb":
+        topology = app.AmberPrmtopFile(str(prmtop)).topology
+        topology.setPeriodicBoxVectors(box * unit.angstrom)
+        with open(path, "w") as file:
+            app.PDBFile.writeFile(topology, positions * unit.angstrom, file)
+        return
+    values = "".join(f"{value:12.7f}" for value in positions.ravel())
+    lines = [values[start : start + 72] for start in range(0, len(values), 72)]
+    if box is not None:
+        lengths = np.linalg.norm(box, axis=1)
+        a, b, c = box / lengths[:, None]
+        angles = np.degrees(np.arccos([b @ c, a @ c, a @ b]))
+        lines.append("".join(f"{value:12.7f}" for value in (*lengths, *angles)))
+    path.write_text("\n".join(["", str(len(positions)).rjust(6), *lines]) + "\n")
+
+
 def chiral_volume(positions, centre, neighbors):
     """Signed volume that three neighbours of an atom span."""
     return np.linalg.det(positions[list(neighbors)] - positions[centre])
@@ -70,6 +92,29 @@ class TestAmber:
         folder = p_xylene_files[0].parent
         alone = read_amber(folder / "ligand.prmtop")
         assert alone.name == "TMP" and len(alone.atomic_numbers) == 18
+
+    @pytest.mark.parametrize("suffix", [".pdb", ".inpcrd"])
+    @pytest.mark.parametrize("shape", ["cuboid", "octahedron"])
+    def test_a_ligand_cut_by_the_periodic_box_is_made_whole(self, p_xylene_files, tmp_path, suffix, shape):
+        prmtop = p_xylene_files[0].parent / "ligand.prmtop"
+        expected = read_amber(prmtop).conformers[0]
+        box = 25.0 * (np.eye(3) if shape == "cuboid" else OCTAHEDRON)
+        fractions = np.linalg.solve(box.T, (expected - expected.mean(axis=0)).T).T
+        wrapped = (fractions % 1.0) @ box
+        assert np.ptp(wrapped, axis=0).min() > 10.0
+        write_coordinates(tmp_path / f"cut{suffix}", prmtop, wrapped, box)
+        whole = read_amber(prmtop, tmp_path / f"cut{suffix}").conformers[0]
+        distances = [np.linalg.norm(array[:, None] - array[None], axis=-1) for array in (whole, expected)]
+        np.testing.assert_allclose(*distances, atol=2e-3)
+
+    def test_a_cut_ligand_without_a_box_is_refused(self, p_xylene_files, tmp_path):
+        prmtop = p_xylene_files[0].parent / "ligand.prmtop"
+        cut = read_amber(prmtop).conformers[0]
+        cut[:9] += [25.0, 0.0, 0.0]
+        for box in (None, np.eye(3)):
+            write_coordinates(tmp_path / "cut.inpcrd", prmtop, cut, box)
+            with pytest.raises(ValueError, match=r"bonded but 2\d\.\d Å apart"):
+                read_amber(prmtop, tmp_path / "cut.inpcrd")
 
     def test_bad_input(self, p_xylene_files, tmp_path):
         prmtop, coordinates = p_xylene_files
