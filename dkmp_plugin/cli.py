@@ -2,8 +2,12 @@
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, List, Optional
+from typing import TYPE_CHECKING, Any, List, Optional
+
+if TYPE_CHECKING:
+    from dkmp_plugin.bespoke.settings import BespokeSettings
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -45,13 +49,8 @@ def _rollout(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _bespoke(arguments: argparse.Namespace) -> int:
-    from contextlib import nullcontext
-
-    from dkmp_plugin.bespoke.pipeline import make_potential
+def _bespoke_settings(arguments: argparse.Namespace) -> "BespokeSettings":
     from dkmp_plugin.bespoke.settings import BespokeSettings
-    from dkmp_plugin.evaluation.held_out import error_text
-    from dkmp_plugin.labeling.executors import dask_cluster, in_this_process
 
     names = BespokeSettings.__dataclass_fields__
     given = {name: value for name, value in vars(arguments).items() if name in names and value is not None}
@@ -59,8 +58,19 @@ def _bespoke(arguments: argparse.Namespace) -> int:
         given["temperatures"] = tuple(given["temperatures"])
     for name in {"ligand", "coordinates"} & set(given):
         given[name] = str(Path(given[name]).absolute())
-    settings = BespokeSettings(**given)
-    settings = settings.quick() if arguments.quick else settings
+    settings = BespokeSettings(given["ligand"])
+    # Sizes that were asked for win over the quick ones.
+    return replace(settings.quick() if arguments.quick else settings, **given)
+
+
+def _bespoke(arguments: argparse.Namespace) -> int:
+    from contextlib import nullcontext
+
+    from dkmp_plugin.bespoke.pipeline import make_potential
+    from dkmp_plugin.evaluation.held_out import error_text
+    from dkmp_plugin.labeling.executors import dask_cluster, in_this_process
+
+    settings = _bespoke_settings(arguments)
     workers = (
         nullcontext(in_this_process) if arguments.scheduler is None else dask_cluster(arguments.scheduler)
     )
@@ -88,7 +98,9 @@ def _add_bespoke(verbs: Any) -> None:
         help="address of a Dask scheduler whose workers sample and label, e.g. tcp://node1:8786",
     )
     bespoke.add_argument(
-        "--quick", action="store_true", help="sizes that only show that every step works (about a minute)"
+        "--quick",
+        action="store_true",
+        help="sizes that only show that every step works (about a minute); those given besides win",
     )
     bespoke.add_argument(
         "--temperatures", type=float, nargs="+", help="of the sampling in kelvin [300 500 800]"
@@ -172,7 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     rollout.add_argument("topology", help="topology of the whole system (PDB, PSF, prmtop, ...)")
     rollout.add_argument("trajectory", help="true trajectory; FILE#2 takes only the third run in it")
     rollout.add_argument(
-        "--output", help="file for the predicted trajectory (.dcd or .xtc; a .pdb beside it)"
+        "--output", help="file for the predicted trajectory (.pdb; or .dcd or .xtc, a .pdb beside it)"
     )
     rollout.add_argument(
         "--rerank-interval", type=int, default=0, help="rank neighbours anew after this many steps (0: never)"

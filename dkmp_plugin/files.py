@@ -1,7 +1,7 @@
-"""Writing files so that a reader never meets half of one."""
+"""Writing files so that a reader never meets half of one, and no input is lost."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Union
@@ -28,3 +28,21 @@ def replaced_on_success(path: Union[str, Path]) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_keeps_inputs(outputs: Iterable[Union[str, Path]], inputs: Iterable[Union[str, Path]]) -> None:
+    """Make sure that no file to write is one that was read, also by another path or link.
+
+    Args:
+        outputs: files that will be written.
+        inputs: files that were given.
+
+    Raises:
+        ValueError: an input would be overwritten.
+    """
+    given = [Path(path) for path in inputs if Path(path).exists()]
+    for output in map(Path, outputs):
+        if output.exists() and any(output.samefile(path) for path in given):
+            raise ValueError(
+                f"{output}: this input file would be overwritten; give another name for the output"
+            )

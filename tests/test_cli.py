@@ -43,6 +43,15 @@ def test_bad_input_is_an_error_message_not_a_traceback(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_export_does_not_overwrite_the_checkpoint(tmp_path, capsys):
+    checkpoint = tmp_path / "model.ckpt"
+    write_checkpoint(checkpoint)
+    before = checkpoint.read_bytes()
+    assert cli.main(["export", str(checkpoint), str(checkpoint)]) == 2
+    assert "would be overwritten" in capsys.readouterr().err
+    assert checkpoint.read_bytes() == before
+
+
 def test_unknown_verb_lists_the_known_ones(capsys):
     with pytest.raises(SystemExit):
         cli.main(["fly"])

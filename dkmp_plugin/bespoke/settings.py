@@ -1,13 +1,15 @@
 """What one bespoke potential is made from: the ligand's files and the sizes."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
+from dkmp_plugin.bespoke.training import width_divisor
 from dkmp_plugin.files import replaced_on_success
 from dkmp_plugin.labeling.campaign import SamplingRun, plan_runs
-from dkmp_plugin.labeling.molecule import Molecule, read_amber, read_sdf
+from dkmp_plugin.labeling.molecule import Molecule, coordinates_beside, read_amber, read_sdf
 
 _SDF_SUFFIXES = (".sdf", ".mol")
 
@@ -26,8 +28,11 @@ class BespokeSettings:
         val_frames: Labels of the validation run of each condition.
         test_frames: Labels of the held-out run of each condition.
         epochs: Of the training.
-        width: ``embedding_dimension`` of the model.
-        seed: Of everything random.
+        width: ``embedding_dimension`` of the model; a multiple of its number of heads.
+        seed: Of everything random; not negative.
+
+    Raises:
+        ValueError: If a size is impossible.
     """
 
     ligand: str
@@ -46,6 +51,14 @@ class BespokeSettings:
         for name in ("train_runs", "train_frames", "val_frames", "test_frames", "epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} was given, at least 1 is expected")
+        divisor = width_divisor()
+        if self.width < 1 or self.width % divisor:
+            raise ValueError(
+                f"width: {self.width} was given, a positive multiple of {divisor}, the number of heads, is "
+                "expected"
+            )
+        if self.seed < 0:
+            raise ValueError(f"seed: {self.seed} was given, at least 0 is expected")
         if not self.temperatures or min(self.temperatures) <= 0:
             raise ValueError(f"temperatures: {self.temperatures} was given, positive numbers are expected")
         if self.from_sdf and (self.residue or self.coordinates):
@@ -93,19 +106,62 @@ class BespokeSettings:
     def claim(self, folder: Path) -> None:
         """Record the settings in a folder, or make sure that it was made with the same ones.
 
+        Input files are told apart by their content: they may be moved. Settings of the training alone may
+        change until it has begun.
+
         Raises:
-            ValueError: If the folder was made with other settings.
+            ValueError: If the folder was made with other settings, or the input cannot be used.
         """
         record = folder / "settings.json"
         asked = json.loads(json.dumps(asdict(self)))
-        if record.is_file():
-            found = json.loads(record.read_text())
-            changed = [name for name in asked if found.get(name) != asked[name]]
-            if changed:
-                details = ", ".join(f"{name} {found.get(name)!r}, now {asked[name]!r}" for name in changed)
-                raise ValueError(
-                    f"{folder} was begun with other settings ({details}); give another --output, or remove it"
-                )
+        asked[_CONTENT] = {name: _sha256(path) for name, path in self._input_files().items()}
+        if not record.is_file():
+            # A mistyped command must not claim the folder.
+            self.read_molecule()
+            _write_record(record, asked)
             return
-        with replaced_on_success(record) as temporary:
-            temporary.write_text(json.dumps(asked, indent=1))
+        found = json.loads(record.read_text())
+        changed = [name for name in asked if name != _CONTENT and found.get(name) != asked[name]]
+        # Earlier versions recorded the paths only.
+        if _CONTENT in found:
+            changed = [name for name in changed if name not in ("ligand", "coordinates")]
+        details = [f"{name} {found.get(name)!r}, now {asked[name]!r}" for name in changed]
+        for name, digest in found.get(_CONTENT, asked[_CONTENT]).items():
+            if asked[_CONTENT].get(name) != digest:
+                details.insert(0, f"the content of {self._input_files().get(name, name)}")
+        if not details:
+            return
+        remedy = "give another --output, or remove it"
+        if len(details) == len(changed) and set(changed) <= _TRAINING_ALONE:
+            trained = [name for name in _TRAINED if (folder / name).exists()]
+            if not trained:
+                _write_record(record, {**found, **{name: asked[name] for name in changed}})
+                return
+            remedy += f"; or remove {', '.join(trained)} in it to train anew with its labels"
+        raise ValueError(f"{folder} was begun with other settings ({', '.join(details)}); {remedy}")
+
+    def _input_files(self) -> Dict[str, Path]:
+        files = {"ligand": Path(self.ligand)}
+        if not files["ligand"].is_file():
+            raise ValueError(f"{self.ligand}: no such file; an Amber prmtop or an SDF file is expected")
+        if not self.from_sdf:
+            files["coordinates"] = Path(self.coordinates or coordinates_beside(files["ligand"]))
+            if not files["coordinates"].is_file():
+                raise ValueError(f"{self.coordinates}: no such file; coordinates of the prmtop are expected")
+        return files
+
+
+# The record's key of the input files' SHA-256.
+_CONTENT = "sha256"
+_TRAINING_ALONE = {"epochs", "width"}
+# What a training leaves in the folder, and what is made from it.
+_TRAINED = ("training", "training_finished", "best.ckpt", "evaluation.json", "model.pt", "report.html")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _write_record(path: Path, values: Dict[str, Any]) -> None:
+    with replaced_on_success(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=1))

@@ -1,10 +1,12 @@
 """Trains with the stock ``torchmd-train`` and goes on from the newest checkpoint of a killed training."""
 
 import ctypes
+import io
 import os
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
 
@@ -34,6 +36,11 @@ def write_configuration(path: Path, **values: Any) -> Dict[str, Any]:
     return configuration
 
 
+def width_divisor() -> int:
+    """What divides every possible ``embedding_dimension``: the template's number of heads."""
+    return yaml.safe_load(TEMPLATE.read_text(encoding="utf-8"))["num_heads"]
+
+
 def loss_weights(num_atoms: int) -> Dict[str, float]:
     """``y_weight`` and ``neg_dy_weight``, of energies and forces, for a molecule of ``num_atoms`` atoms."""
     energy = min(_LARGEST_ENERGY_WEIGHT, _ENERGY_WEIGHT_OF_ALL_ATOMS / num_atoms)
@@ -41,16 +48,31 @@ def loss_weights(num_atoms: int) -> Dict[str, float]:
 
 
 def newest_checkpoint(log_dir: Path) -> Optional[Tuple[int, Path]]:
-    """Epoch and path of the newest whole checkpoint; halves that a killed process left are removed."""
+    """Epoch and path of the newest whole checkpoint; halves that a killed process left are removed.
+
+    Raises:
+        ValueError: If that checkpoint is whole and yet no DKMP model that this version can load.
+        OSError: If a checkpoint cannot be read at present.
+    """
     for epoch, path in checkpoints_by_epoch(log_dir):
-        try:
-            # Lightning writes checkpoints in place.
-            load_checkpoint(path)
-        except ValueError:
+        if _is_cut_short(path):
+            print(f"removed {path.name}: an interruption cut it short", flush=True)
             path.unlink()
             continue
+        load_checkpoint(path)
         return epoch, path
     return None
+
+
+def _is_cut_short(path: Path) -> bool:
+    """Lightning writes checkpoints in place; they are zip files, whose table of contents comes last."""
+    # Read first: zipfile takes an error of the disk for a file that is no zip.
+    contents = path.read_bytes()
+    try:
+        zipfile.ZipFile(io.BytesIO(contents)).close()
+    except zipfile.BadZipFile:
+        return True
+    return False
 
 
 def train(folder: Path, configuration: Path, num_epochs: int) -> None:
@@ -63,6 +85,7 @@ def train(folder: Path, configuration: Path, num_epochs: int) -> None:
 
     Raises:
         RuntimeError: If the training fails.
+        ValueError: If its newest checkpoint cannot be loaded.
     """
     log_dir = folder / yaml.safe_load(configuration.read_text())["log_dir"]
     newest = newest_checkpoint(log_dir)

@@ -11,6 +11,7 @@ from dkmp_plugin.evaluation.rollout import (
     load_displacement_model,
     write_trajectory,
 )
+from dkmp_plugin.files import check_keeps_inputs
 
 
 def roll_out_trajectory(
@@ -28,16 +29,16 @@ def roll_out_trajectory(
         checkpoint: ``dkmp-r`` checkpoint (``.ckpt``) of torchmd-train.
         topology: topology file of the whole system.
         trajectory: trajectory file; ``FILE#2`` takes only the third run in it.
-        output: trajectory file to write the rollout to (.dcd or .xtc), with a PDB file of its first frame
-            beside it; with several runs each name gets the number of its run.
+        output: trajectory file to write the rollout to: .pdb, or .dcd or .xtc with a PDB file of its first
+            frame beside it; with several runs each name gets the number of its run.
         rerank_interval: rank neighbours anew after this many predictions; 0 for never.
 
     Returns:
         One report per run.
 
     Raises:
-        ValueError: files that are unreadable, do not fit each other or the model, or a model that was trained
-            on superposed frames without a canonical frame.
+        ValueError: files that are unreadable, do not fit each other or the model, a model that was trained on
+            superposed frames without a canonical frame, or an output that would overwrite one of the inputs.
     """
     model, dataset = load_displacement_model(checkpoint)
     if dataset.get("superpose", "none") != "none" and not model.representation_model.use_frame:
@@ -48,16 +49,29 @@ def roll_out_trajectory(
     selection, stride = dataset.get("selection", "full"), dataset.get("stride", 1)
     chemistry = load_topology(topology)
     runs = load_runs(trajectory, chemistry, selection, stride)
+    outputs = _output_files(output, len(runs))
+    inputs = (checkpoint, topology, str(trajectory).partition("#")[0])
+    check_keeps_inputs((path for files in outputs for path in files), inputs)
     reports = []
     for index, run in enumerate(runs):
         predictor = FramePredictor(model, run.numbers, rerank_interval)
         report, rollout = evaluate_run(predictor, run.positions, dataset["lag"], run.name)
         reports.append(report)
-        if output is not None:
-            path = Path(output)
-            if len(runs) > 1:
-                path = path.with_name(f"{path.stem}_{index}{path.suffix}")
+        if outputs:
             selected = chemistry.subset(select_atoms(chemistry, selection))
-            write_trajectory(path, rollout, selected)
-            write_trajectory(path.with_suffix(".pdb"), rollout[:1], selected)
+            for path, frames in zip(outputs[index], (rollout, rollout[:1]), strict=False):
+                write_trajectory(path, frames, selected)
     return reports
+
+
+def _output_files(output: Optional[Union[str, Path]], num_runs: int) -> List[List[Path]]:
+    """Of each run, the trajectory and, where that holds no topology itself, the PDB file beside it."""
+    if output is None:
+        return []
+    path = Path(output)
+    paths = [path]
+    if num_runs > 1:
+        paths = [path.with_name(f"{path.stem}_{index}{path.suffix}") for index in range(num_runs)]
+    if path.suffix.lower() == ".pdb":
+        return [[path] for path in paths]
+    return [[path, path.with_suffix(".pdb")] for path in paths]

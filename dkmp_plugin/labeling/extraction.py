@@ -83,12 +83,13 @@ def extract_molecule(system: openmm.System, atoms: Sequence[int]) -> openmm.Syst
 
     Args:
         system: where the molecule comes from; bonded forces, NonbondedForce, and forces that only
-            describe the surroundings (implicit solvent, barostat, centre-of-mass remover).
+            describe the surroundings (implicit solvent, barostat, centre-of-mass remover, CMAP terms of a
+            protein).
         atoms: the molecule's atoms; atom i of the result is ``atoms[i]``.
 
     Raises:
-        ValueError: a bonded term or constraint connects the molecule with other atoms, or the System has
-            a kind of force that this function does not know.
+        ValueError: a bonded term or constraint connects the molecule with other atoms, a CMAP term
+            touches it, or the System has a kind of force that this function does not know.
     """
     molecule = openmm.System()
     new_index = {atom: index for index, atom in enumerate(atoms)}
@@ -106,10 +107,13 @@ def extract_molecule(system: openmm.System, atoms: Sequence[int]) -> openmm.Syst
             molecule.addForce(_bonded_terms(force, new_index))
         elif isinstance(force, openmm.NonbondedForce):
             molecule.addForce(_nonbonded_terms(force, new_index))
+        elif isinstance(force, openmm.CMAPTorsionForce):
+            _check_no_cmap_terms(force, new_index)
         elif not isinstance(force, _SURROUNDINGS):
             raise ValueError(
                 f"the System has a {force.getName()}, which extract_molecule does not know; "
-                f"expected {', '.join(kind.__name__ for kind in _BONDED)}, NonbondedForce"
+                f"expected {', '.join(kind.__name__ for kind in _BONDED)}, NonbondedForce, or a "
+                "CMAPTorsionForce of other atoms"
             )
     return molecule
 
@@ -138,6 +142,16 @@ def _bonded_terms(force: Any, new_index: Dict[int, int]) -> Any:
                 f"a {term.lower()} connects the molecule with other atoms ({atoms}); take all of them"
             )
     return selected
+
+
+def _check_no_cmap_terms(force: openmm.CMAPTorsionForce, new_index: Dict[int, int]) -> None:
+    for index in range(force.getNumTorsions()):
+        atoms = force.getTorsionParameters(index)[1:]
+        if any(atom in new_index for atom in atoms):
+            raise ValueError(
+                f"a term of the CMAPTorsionForce ({atoms}) touches the molecule, which extract_molecule "
+                "does not know; take a molecule without such terms, as ligands are"
+            )
 
 
 def _nonbonded_terms(force: openmm.NonbondedForce, new_index: Dict[int, int]) -> openmm.NonbondedForce:

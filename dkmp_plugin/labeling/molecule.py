@@ -2,8 +2,9 @@
 
 import hashlib
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import openmm
@@ -16,6 +17,7 @@ from dkmp_plugin.labeling.extraction import (
     residue_atoms,
     total_charge,
 )
+from dkmp_plugin.labeling.whole import make_whole
 
 # Where Amber coordinates are looked for, beside the prmtop.
 _COORDINATE_SUFFIXES = (".inpcrd", ".crd", ".rst7", ".pdb")
@@ -80,13 +82,16 @@ def read_amber(
 ) -> Molecule:
     """Cut one residue out of an Amber system, force-field terms and all.
 
+    A molecule that the periodic box of the coordinates cuts apart is made whole.
+
     Args:
         prmtop: The Amber topology, of the molecule alone or of a whole complex.
         coordinates: Amber coordinates or a PDB file; None: the file beside the prmtop with the same stem.
         residue: Name of the residue; None where the topology has one residue only.
 
     Raises:
-        ValueError: If a file is missing or unreadable, the files disagree, or the residue is not unique.
+        ValueError: If a file is missing or unreadable, the files disagree, the residue is not unique, or it
+            is cut apart by a periodic box that is not known.
     """
     prmtop = Path(prmtop)
     if not prmtop.is_file():
@@ -106,20 +111,29 @@ def read_amber(
             )
         residue = names[0]
     atoms = residue_atoms(topology, residue)
-    positions = _read_positions(coordinates or _beside(prmtop), topology.getNumAtoms(), prmtop)
+    positions, box = _read_positions(
+        coordinates or coordinates_beside(prmtop), topology.getNumAtoms(), prmtop
+    )
     system = parameters.createSystem(nonbondedMethod=app.NoCutoff, constraints=None, rigidWater=False)
     complete_elements(topology, system)
     return Molecule(
         name=residue,
         atomic_numbers=np.array(atomic_numbers(topology, atoms), dtype=np.int64),
-        conformers=positions[None, atoms],
+        conformers=make_whole(
+            positions[atoms], _bonds_among(topology, atoms), box, f"residue {residue} of {prmtop.name}"
+        )[None],
         charge=total_charge(system, atoms),
         force_field=openmm.XmlSerializer.serialize(extract_molecule(system, atoms)),
         source=f"residue {residue} of {prmtop.name}, sampled with its Amber force field in vacuum",
     )
 
 
-def _beside(prmtop: Path) -> Path:
+def coordinates_beside(prmtop: Path) -> Path:
+    """The coordinates that have the name of a prmtop and lie beside it.
+
+    Raises:
+        ValueError: If there are none.
+    """
     candidates = [prmtop.with_suffix(suffix) for suffix in _COORDINATE_SUFFIXES]
     for candidate in candidates:
         if candidate.is_file():
@@ -129,20 +143,32 @@ def _beside(prmtop: Path) -> Path:
     )
 
 
-def _read_positions(path: Union[str, Path], num_atoms: int, prmtop: Path) -> np.ndarray:
+def _read_positions(
+    path: Union[str, Path], num_atoms: int, prmtop: Path
+) -> Tuple[np.ndarray, Optional[np.ndarray]]:
+    """Positions of all atoms and the box vectors of the same file, in Å."""
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such file; Amber coordinates or a PDB file are expected")
-    reader: Any = app.PDBFile if path.suffix.lower() == ".pdb" else app.AmberInpcrdFile
+    is_pdb = path.suffix.lower() == ".pdb"
     try:
-        positions = reader(str(path)).getPositions(asNumpy=True).value_in_unit(unit.angstrom)
+        file: Any = app.PDBFile(str(path)) if is_pdb else app.AmberInpcrdFile(str(path))
+        positions = file.getPositions(asNumpy=True).value_in_unit(unit.angstrom)
+        box = file.topology.getPeriodicBoxVectors() if is_pdb else file.boxVectors
+        box = None if box is None else np.array(box.value_in_unit(unit.angstrom), dtype=np.float64)
     except Exception as error:  # as above
         raise ValueError(f"{path} cannot be read as coordinates: {error}") from error
     if len(positions) != num_atoms:
         raise ValueError(
             f"{path} has {len(positions)} atoms, but {prmtop} has {num_atoms}; give its own file"
         )
-    return np.asarray(positions, dtype=np.float64)
+    return np.asarray(positions, dtype=np.float64), box
+
+
+def _bonds_among(topology: app.Topology, atoms: Sequence[int]) -> List[Tuple[int, int]]:
+    place = {atom: index for index, atom in enumerate(atoms)}
+    pairs = ((place.get(first.index), place.get(second.index)) for first, second in topology.bonds())
+    return [(first, second) for first, second in pairs if first is not None and second is not None]
 
 
 def read_sdf(path: Union[str, Path], *, num_conformers: int = 10, seed: int = 1) -> Molecule:
@@ -150,7 +176,7 @@ def read_sdf(path: Union[str, Path], *, num_conformers: int = 10, seed: int = 1)
 
     Hydrogens that the file leaves out are added. Conformers: ETKDGv3 (Wang et al.,
     doi:10.1021/acs.jcim.0c00025), relaxed with MMFF94 where it has parameters; the structure in the
-    file, where it has three dimensions, is the first.
+    file, where it has three dimensions, is the first and decides between stereoisomers.
 
     Args:
         path: An SDF (or mol) file with one molecule.
@@ -158,8 +184,8 @@ def read_sdf(path: Union[str, Path], *, num_conformers: int = 10, seed: int = 1)
         seed: Of the conformers.
 
     Raises:
-        ValueError: If the file is missing, unreadable, holds several molecules or radicals, or cannot be
-            embedded.
+        ValueError: If the file is missing, unreadable, holds several molecules or radicals, leaves open
+            which stereoisomer is meant, or cannot be embedded.
         RuntimeError: If RDKit is not installed.
     """
     path = Path(path)
@@ -167,6 +193,8 @@ def read_sdf(path: Union[str, Path], *, num_conformers: int = 10, seed: int = 1)
     from rdkit.Chem import rdDistGeom, rdForceFieldHelpers, rdMolDescriptors
 
     given = molecule.GetNumConformers() and molecule.GetConformer().Is3D()
+    if not given:
+        _check_stereo(molecule, path)
     structures = [molecule.GetConformer().GetPositions()] if given else []
     options = rdDistGeom.ETKDGv3()
     options.randomSeed = seed  # type: ignore[assignment]
@@ -213,3 +241,35 @@ def _read_one(path: Path) -> Any:
             f"{path} holds several fragments (a salt?), one molecule is expected; remove the others"
         )
     return molecule
+
+
+def _check_stereo(molecule: Any, path: Path) -> None:
+    """RDKit would embed stereoisomers at random: conformers of several molecules."""
+    from rdkit import Chem
+    from rdkit.Chem import EnumerateStereoisomers
+
+    unspecified = [
+        element
+        for element in Chem.FindPotentialStereo(molecule)
+        if element.specified != Chem.StereoSpecified.Specified
+    ]
+    if not unspecified:
+        return
+    # Bridges and cages leave no choice at some centres: what counts is how many isomers exist in space.
+    options = EnumerateStereoisomers.StereoEnumerationOptions(tryEmbedding=True, unique=True)
+    isomers = list(islice(EnumerateStereoisomers.EnumerateStereoisomers(molecule, options=options), 2))
+    if len(isomers) < 2:
+        return
+    names = ", ".join(_name_stereo(molecule, element) for element in unspecified)
+    raise ValueError(
+        f"{path} leaves open which stereoisomer is meant ({names}, counted from 1), one molecule "
+        "is expected; specify them (wedges, double bonds drawn cis or trans), or give a structure "
+        "in three dimensions"
+    )
+
+
+def _name_stereo(molecule: Any, element: Any) -> str:
+    if str(element.type).startswith("Bond"):
+        bond = molecule.GetBondWithIdx(element.centeredOn)
+        return f"the bond of atoms {bond.GetBeginAtomIdx() + 1} and {bond.GetEndAtomIdx() + 1}"
+    return f"atom {element.centeredOn + 1} ({molecule.GetAtomWithIdx(element.centeredOn).GetSymbol()})"

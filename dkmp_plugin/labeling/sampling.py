@@ -6,6 +6,8 @@ import numpy as np
 import openmm
 from openmm import unit
 
+_SEED_FOR_ZERO = 2**31 - 1
+
 
 def sample_langevin(
     system: openmm.System,
@@ -46,6 +48,8 @@ def sample_langevin(
     integrator = openmm.LangevinMiddleIntegrator(
         temperature * unit.kelvin, friction / unit.picosecond, time_step * unit.femtosecond
     )
+    # OpenMM takes 0 as "another one every time"; this one is far from those of other runs.
+    seed = seed or _SEED_FOR_ZERO
     integrator.setRandomNumberSeed(seed)
     # For a few dozen atoms the single-threaded Reference platform beats the others' overhead.
     context = openmm.Context(system, integrator, openmm.Platform.getPlatformByName("Reference"))

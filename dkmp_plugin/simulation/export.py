@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchmdnet.models.model import TorchMD_Net
 
 from dkmp_plugin.config import shell_settings
+from dkmp_plugin.files import check_keeps_inputs
 from dkmp_plugin.simulation import torchscript
 from dkmp_plugin.simulation.checkpoint import load_checkpoint
 from dkmp_plugin.simulation.model_file import ModelInfo, save_model_file
@@ -60,8 +61,10 @@ def export_model(
         What the file says about itself.
 
     Raises:
-        ValueError: If the checkpoint is unreadable or lacks what a simulation needs.
+        ValueError: If the checkpoint is unreadable or lacks what a simulation needs, or if it would be
+            overwritten.
     """
+    check_keeps_inputs([output_path], [checkpoint_path])
     module, info = script_checkpoint(checkpoint_path, dtype=dtype, device=device)
     save_model_file(module, info, output_path)
     return info

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import dkmp_plugin.ops  # noqa: F401  (registers the operators that exported models call)
+from dkmp_plugin.files import check_keeps_inputs
 from dkmp_plugin.simulation import torchscript
 from dkmp_plugin.simulation.checkpoint import load_checkpoint
 from dkmp_plugin.simulation.torchscript_file import (
@@ -123,8 +124,9 @@ def export_propagator(
         What the file says about itself.
 
     Raises:
-        ValueError: the checkpoint is unreadable or holds another model.
+        ValueError: the checkpoint is unreadable, holds another model, or would be overwritten.
     """
+    check_keeps_inputs([output], [checkpoint])
     module, info = script_propagator(checkpoint, dtype)
     write_torchscript(module, PROPAGATOR, asdict(info), output)
     return info

@@ -1,7 +1,9 @@
 """``dkmp bespoke`` as users run it: to the end, killed at any point, on a cluster, with bad input."""
 
+import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,11 +14,13 @@ import numpy as np
 import pytest
 import torch
 
+from dkmp_plugin import cli
 from dkmp_plugin.bespoke.settings import BespokeSettings
 from dkmp_plugin.bespoke.training import loss_weights, newest_checkpoint
 from dkmp_plugin.cli import main
 from dkmp_plugin.datasets.label_file import read_label_file
 from dkmp_plugin.simulation.model_file import load_model_file
+from tests.simulation.conftest import write_checkpoint
 
 DKMP = Path(sys.executable).with_name("dkmp")
 SIZES = {
@@ -168,6 +172,27 @@ def test_finished_folder_and_other_settings(survivor, ligand, capfd):
     assert text.count("kept (") == 5 and (output / "model.pt").stat().st_mtime_ns == before
     status, _, errors = run_here(capfd, ligand, output, seed=2)
     assert status == 2 and "seed 1, now 2" in errors and "Traceback" not in errors
+    status, _, errors = run_here(capfd, ligand, output, epochs=5)
+    assert status == 2 and "epochs 4, now 5" in errors and "train anew" in errors
+
+
+def test_whole_checkpoints_are_never_removed(tmp_path):
+    """Such as those of another version: only the user may throw them away."""
+    other = tmp_path / "epoch=2-val_loss=0.1.ckpt"
+    torch.save({"hyper_parameters": {"model": "dkmp-z"}, "state_dict": {}}, other)
+    with pytest.raises(ValueError, match="holds a 'dkmp-z' model"):
+        newest_checkpoint(tmp_path)
+    assert other.exists()
+
+
+def test_half_a_checkpoint_is_removed_with_a_word(tmp_path, capsys):
+    write_checkpoint(tmp_path / "epoch=1-val_loss=0.1.ckpt")
+    whole = (tmp_path / "epoch=1-val_loss=0.1.ckpt").read_bytes()
+    for epoch, size in ((2, len(whole) - 1), (3, 5000), (4, 0)):
+        (tmp_path / f"epoch={epoch}-val_loss=0.1.ckpt").write_bytes(whole[:size])
+    assert newest_checkpoint(tmp_path) == (1, tmp_path / "epoch=1-val_loss=0.1.ckpt")
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch=1-val_loss=0.1.ckpt"]
+    assert capsys.readouterr().out.count("removed ") == 3
 
 
 def test_half_a_checkpoint_is_not_used(survivor, tmp_path):
@@ -199,6 +224,103 @@ def test_bad_input(methane, tmp_path, capfd):
     ):
         status, _, errors = run_here(capfd, *arguments, **changes)
         assert status == 2 and message in errors and "Traceback" not in errors, errors
+
+
+@pytest.fixture
+def files(p_xylene_files, methane, tmp_path):
+    """Ligand files of a user's own: with and without a force field, coordinates beside the prmtop."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for suffix in (".prmtop", ".crd"):
+        source = p_xylene_files[0].with_name("ligand").with_suffix(suffix)
+        (folder / source.name).write_bytes(source.read_bytes())
+    (folder / "ligand.sdf").write_bytes(methane.read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("ligand", "changed"), [("ligand.sdf", "ligand.sdf"), ("ligand.prmtop", "ligand.crd")]
+)
+def test_other_content_under_the_same_name_is_refused(files, tmp_path, ligand, changed):
+    settings = BespokeSettings(str(files / ligand))
+    settings.claim(tmp_path)
+    settings.claim(tmp_path)
+    with open(files / changed, "a") as file:
+        file.write("\n")
+    with pytest.raises(ValueError, match=rf"was begun with other settings \(the content of .*{changed}"):
+        settings.claim(tmp_path)
+
+
+def test_a_folder_can_move_with_its_ligand(files, tmp_path):
+    BespokeSettings(str(files / "ligand.prmtop")).claim(tmp_path)
+    moved = files.rename(tmp_path / "moved")
+    BespokeSettings(str(moved / "ligand.prmtop"), str(moved / "ligand.crd")).claim(tmp_path)
+
+
+def test_folders_of_earlier_versions_go_on(files, tmp_path):
+    """They know the paths only."""
+    settings = BespokeSettings(str(files / "ligand.prmtop"))
+    text = json.dumps(dataclasses.asdict(settings))
+    (tmp_path / "settings.json").write_text(text)
+    settings.claim(tmp_path)
+    with pytest.raises(ValueError, match=r"ligand '.*ligand.prmtop', now '.*ligand.sdf'"):
+        BespokeSettings(str(files / "ligand.sdf")).claim(tmp_path)
+    assert (tmp_path / "settings.json").read_text() == text
+
+
+def test_a_refused_ligand_does_not_claim_the_folder(files, tmp_path, capfd):
+    output = tmp_path / "out"
+    for ligand, arguments, message in (
+        ("ligandd.sdf", (), "no such file"),
+        ("ligand.prmtop", ("--residue", "XYZ"), "0 residues are called 'XYZ'"),
+        ("ligand.prmtop", ("--coordinates", files / "none.crd"), "no such file"),
+    ):
+        status, _, errors = run_here(capfd, files / ligand, output, *arguments)
+        assert status == 2 and re.search(message, errors), errors
+    BespokeSettings(str(files / "ligand.prmtop")).claim(output)
+    assert json.loads((output / "settings.json").read_text())["residue"] is None
+
+
+@pytest.mark.parametrize("width", [10, 0, -8])
+def test_impossible_widths_are_refused_before_anything_is_labelled(width):
+    with pytest.raises(ValueError, match=f"width: {width} was given, a positive multiple of 8"):
+        BespokeSettings("ligand.sdf", width=width)
+
+
+def test_training_may_change_until_it_has_begun(files, tmp_path):
+    settings = BespokeSettings(str(files / "ligand.sdf"))
+    settings.claim(tmp_path)
+    (tmp_path / "labels.h5").touch()
+    longer = dataclasses.replace(settings, epochs=20, width=32)
+    longer.claim(tmp_path)
+    assert json.loads((tmp_path / "settings.json").read_text())["epochs"] == 20
+    (tmp_path / "training").mkdir()
+    (tmp_path / "model.pt").touch()
+    longer.claim(tmp_path)
+    with pytest.raises(ValueError, match=r"epochs 20, now 16.* remove training, model.pt .*train anew"):
+        settings.claim(tmp_path)
+    with pytest.raises(ValueError, match="seed 1, now 2") as error:
+        dataclasses.replace(longer, seed=2).claim(tmp_path)
+    assert "train anew" not in str(error.value)
+
+
+def test_explicit_sizes_win_over_quick():
+    arguments = [
+        "bespoke",
+        "ligand.sdf",
+        "--output",
+        "out",
+        "--quick",
+        "--epochs",
+        "9",
+        "--train-frames",
+        "50",
+    ]
+    settings = cli._bespoke_settings(cli._parser().parse_args(arguments))
+    assert (settings.epochs, settings.train_frames) == (9, 50)
+    assert (settings.width, settings.temperatures, settings.train_runs) == (16, (300.0,), 1)
+    settings = cli._bespoke_settings(cli._parser().parse_args(arguments[:4]))
+    assert settings == BespokeSettings(str(Path("ligand.sdf").absolute()))
 
 
 def test_two_commands_do_not_work_in_one_folder(tmp_path):

@@ -130,6 +130,52 @@ def test_command_line(checkpoint, tmp_path, capsys):
     assert "absent.dcd: no such file" in capsys.readouterr().err
 
 
+def test_a_pdb_file_holds_the_whole_rollout(checkpoint, tmp_path):
+    from dkmp_plugin.cli import main
+
+    write(tmp_path / "top.pdb", GLYCINES[None])
+    write(tmp_path / "run.dcd", walk(9, 1))
+    arguments = ["rollout", checkpoint, tmp_path / "top.pdb", tmp_path / "run.dcd"]
+    assert main([*map(str, arguments), "--output", str(tmp_path / "out.pdb")]) == 0
+    assert mdtraj.load(str(tmp_path / "out.pdb")).n_frames == 5
+
+
+@pytest.mark.parametrize(
+    ("output", "named"),
+    [
+        ("top.dcd", "top.pdb"),
+        ("top.pdb", "top.pdb"),
+        ("other/../run.dcd", "run.dcd"),
+        ("epoch=0.ckpt", "epoch=0.ckpt"),
+    ],
+)
+def test_input_files_are_not_overwritten(checkpoint, tmp_path, capsys, output, named):
+    from dkmp_plugin.cli import main
+
+    inputs = [tmp_path / name for name in ("epoch=0.ckpt", "top.pdb", "run.dcd")]
+    inputs[0].write_bytes(checkpoint.read_bytes())
+    write(inputs[1], GLYCINES[None])
+    write(inputs[2], walk(9, 1))
+    (tmp_path / "other").mkdir()
+    before = [path.read_bytes() for path in inputs]
+    trajectory = f"{inputs[2]}#0"
+    arguments = ["rollout", str(inputs[0]), str(inputs[1]), trajectory, "--output", str(tmp_path / output)]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert f"{named}: " in error and "would be overwritten" in error
+    assert [path.read_bytes() for path in inputs] == before
+
+
+def test_no_run_of_several_overwrites_an_input_file(checkpoint, tmp_path):
+    from dkmp_plugin.evaluation.rollout_files import roll_out_trajectory
+
+    write(tmp_path / "walk_1.pdb", GLYCINES[None])
+    write(tmp_path / "runs.dcd", np.concatenate([walk(9, 1), walk(7, 2, shift=40.0)]))
+    with pytest.raises(ValueError, match=r"walk_1\.pdb: .* would be overwritten"):
+        roll_out_trajectory(checkpoint, tmp_path / "walk_1.pdb", tmp_path / "runs.dcd", tmp_path / "walk.dcd")
+    assert {path.name for path in tmp_path.iterdir()} == {"walk_1.pdb", "runs.dcd"}
+
+
 def test_refusals(checkpoint, tmp_path):
     model, _ = load_displacement_model(checkpoint)
     with pytest.raises(ValueError, match="holds S,"):

@@ -84,6 +84,24 @@ def test_elements_from_masses():
     assert symbols == ["N", "Cl", None, None, None]
 
 
+def test_cmap_terms_of_the_surroundings_are_left_out():
+    """As in Amber's ff19SB: backbone corrections of the protein beside the ligand."""
+    system = openmm.System()
+    for _ in range(8):
+        system.addParticle(12.0)
+    bonds = openmm.HarmonicBondForce()
+    bonds.addBond(6, 7, 0.15, 1000.0)
+    system.addForce(bonds)
+    force = openmm.CMAPTorsionForce()
+    force.addMap(2, [1.0, 2.0, 3.0, 4.0])
+    force.addTorsion(0, 0, 1, 2, 3, 1, 2, 3, 4)
+    system.addForce(force)
+    molecule = extract_molecule(system, [6, 7])
+    assert [type(force) for force in molecule.getForces()] == [openmm.HarmonicBondForce]
+    with pytest.raises(ValueError, match=r"CMAPTorsionForce.*touches the molecule"):
+        extract_molecule(system, [4, 5, 6, 7])
+
+
 def test_constrained_and_unknown_forces_are_refused():
     system = openmm.System()
     system.addParticle(1.0)

@@ -1,11 +1,12 @@
 """Ligands from files: Amber systems and SDF."""
 
+import re
 from typing import ClassVar
 
 import numpy as np
 import openmm
 import pytest
-from openmm import unit
+from openmm import app, unit
 
 from dkmp_plugin.labeling.extraction import extract_molecule
 from dkmp_plugin.labeling.molecule import Molecule, read_amber, read_sdf
@@ -25,6 +26,49 @@ def sdf(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture
+def drawing(tmp_path):
+    """``write(smiles)`` writes an SDF file with the coordinates of a drawing, wedges included."""
+    Chem = pytest.importorskip("rdkit.Chem", reason="RDKit is not installed (extra `bespoke`)")
+    from rdkit.Chem import rdDepictor
+
+    def write(smiles):
+        path = tmp_path / "drawing.sdf"
+        molecule = Chem.MolFromSmiles(smiles)
+        rdDepictor.Compute2DCoords(molecule)
+        Chem.MolToMolFile(molecule, str(path))
+        return path
+
+    return write
+
+
+# A truncated octahedron's box vectors, in the reduced form of OpenMM.
+OCTAHEDRON = np.array([[1, 0, 0], [1 / 3, 8**0.5 / 3, 0], [-1 / 3, 2**0.5 / 3, 6**0.5 / 3]])
+
+
+def write_coordinates(path, prmtop, positions, box):
+    """Writes Amber coordinates or a PDB file with a periodic box; all in Å."""
+    if path.suffix == ".pdb":
+        topology = app.AmberPrmtopFile(str(prmtop)).topology
+        topology.setPeriodicBoxVectors(box * unit.angstrom)
+        with open(path, "w") as file:
+            app.PDBFile.writeFile(topology, positions * unit.angstrom, file)
+        return
+    values = "".join(f"{value:12.7f}" for value in positions.ravel())
+    lines = [values[start : start + 72] for start in range(0, len(values), 72)]
+    if box is not None:
+        lengths = np.linalg.norm(box, axis=1)
+        a, b, c = box / lengths[:, None]
+        angles = np.degrees(np.arccos([b @ c, a @ c, a @ b]))
+        lines.append("".join(f"{value:12.7f}" for value in (*lengths, *angles)))
+    path.write_text("\n".join(["", str(len(positions)).rjust(6), *lines]) + "\n")
+
+
+def chiral_volume(positions, centre, neighbors):
+    """Signed volume that three neighbours of an atom span."""
+    return np.linalg.det(positions[list(neighbors)] - positions[centre])
 
 
 class TestAmber:
@@ -48,6 +92,29 @@ class TestAmber:
         folder = p_xylene_files[0].parent
         alone = read_amber(folder / "ligand.prmtop")
         assert alone.name == "TMP" and len(alone.atomic_numbers) == 18
+
+    @pytest.mark.parametrize("suffix", [".pdb", ".inpcrd"])
+    @pytest.mark.parametrize("shape", ["cuboid", "octahedron"])
+    def test_a_ligand_cut_by_the_periodic_box_is_made_whole(self, p_xylene_files, tmp_path, suffix, shape):
+        prmtop = p_xylene_files[0].parent / "ligand.prmtop"
+        expected = read_amber(prmtop).conformers[0]
+        box = 25.0 * (np.eye(3) if shape == "cuboid" else OCTAHEDRON)
+        fractions = np.linalg.solve(box.T, (expected - expected.mean(axis=0)).T).T
+        wrapped = (fractions % 1.0) @ box
+        assert np.ptp(wrapped, axis=0).min() > 10.0
+        write_coordinates(tmp_path / f"cut{suffix}", prmtop, wrapped, box)
+        whole = read_amber(prmtop, tmp_path / f"cut{suffix}").conformers[0]
+        distances = [np.linalg.norm(array[:, None] - array[None], axis=-1) for array in (whole, expected)]
+        np.testing.assert_allclose(*distances, atol=2e-3)
+
+    def test_a_cut_ligand_without_a_box_is_refused(self, p_xylene_files, tmp_path):
+        prmtop = p_xylene_files[0].parent / "ligand.prmtop"
+        cut = read_amber(prmtop).conformers[0]
+        cut[:9] += [25.0, 0.0, 0.0]
+        for box in (None, np.eye(3)):
+            write_coordinates(tmp_path / "cut.inpcrd", prmtop, cut, box)
+            with pytest.raises(ValueError, match=r"bonded but 2\d\.\d Å apart"):
+                read_amber(prmtop, tmp_path / "cut.inpcrd")
 
     def test_bad_input(self, p_xylene_files, tmp_path):
         prmtop, coordinates = p_xylene_files
@@ -102,6 +169,57 @@ class TestSdf:
     def test_bad_molecules(self, sdf, smiles, message):
         with pytest.raises(ValueError, match=message):
             read_sdf(sdf(*smiles))
+
+    @pytest.mark.parametrize(
+        ("smiles", "named"),
+        [
+            ("CC(F)C(Cl)O", "atom 2 (C), atom 4 (C)"),
+            ("C[C@H](F)C(Cl)O", "atom 4 (C)"),
+            ("CC=CC", "bond of atoms 2 and 3"),
+            ("CC(F)O", "atom 2 (C)"),
+            ("CC1CCC(C)CC1", "atom 2 (C), atom 5 (C)"),
+        ],
+    )
+    def test_unspecified_stereo_of_a_flat_structure_is_refused(self, drawing, smiles, named):
+        """Its conformers would be of several molecules."""
+        with pytest.raises(ValueError, match=re.escape(named)):
+            read_sdf(drawing(smiles), num_conformers=1)
+
+    @pytest.mark.parametrize(
+        "smiles",
+        [
+            "C[C@H](F)[C@@H](Cl)O",
+            "C/C=C/C",
+            "CN(CC)CCC",
+            "CC(=O)Nc1ccc(O)cc1",
+            "C1CCCCC1",
+            "CC(C)Cc1ccc(cc1)[C@@H](C)C(=O)O",
+            "Cn1cnc2c1c(=O)n(C)c(=O)n2C",
+            "NC(=[NH2+])NC",
+            "C1CC2CCC1C2",
+            "C[S@](=O)CC",
+            "c1ccc(cc1)-c1ccccc1",
+            "CC1CCCCC1",
+        ],
+    )
+    def test_ordinary_flat_structures_are_read(self, drawing, smiles):
+        read_sdf(drawing(smiles), num_conformers=1)
+
+    def test_a_structure_in_three_dimensions_specifies_its_stereo(self, tmp_path):
+        Chem = pytest.importorskip("rdkit.Chem", reason="RDKit is not installed (extra `bespoke`)")
+        from rdkit.Chem import rdDistGeom
+
+        molecule = Chem.AddHs(Chem.MolFromSmiles("CC(F)C(Cl)O"))
+        assert rdDistGeom.EmbedMolecule(molecule, randomSeed=1) == 0
+        Chem.MolToMolFile(molecule, str(tmp_path / "given.sdf"), includeStereo=False)
+        read = read_sdf(tmp_path / "given.sdf", num_conformers=4)
+        volumes = [
+            chiral_volume(conformer, centre, neighbors)
+            for conformer in read.conformers
+            for centre, neighbors in ((1, (0, 2, 3)), (3, (1, 4, 5)))
+        ]
+        signs = np.sign(volumes).reshape(-1, 2)
+        assert len(signs) > 1 and (signs == signs[0]).all()
 
     def test_bad_files(self, sdf, tmp_path):
         with pytest.raises(ValueError, match="no such file; an SDF"):

@@ -13,7 +13,8 @@ def bond_lengths(frames: np.ndarray, numbers) -> np.ndarray:
     return distance[:, numbers == 1][:, :, numbers == 6].min(axis=2)
 
 
-def test_runs_repeat_with_their_seed_and_differ_with_another(p_xylene):
+@pytest.mark.parametrize("seed", [0, 1])
+def test_runs_repeat_with_their_seed_and_differ_with_another(p_xylene, seed):
     system, _, positions = p_xylene
     options = {
         "temperature": 300.0,
@@ -21,9 +22,9 @@ def test_runs_repeat_with_their_seed_and_differ_with_another(p_xylene):
         "steps_between_frames": 20,
         "equilibration_steps": 20,
     }
-    first = sample_langevin(system, positions, seed=1, **options)
-    again = sample_langevin(system, positions, seed=1, **options)
-    other = sample_langevin(system, positions, seed=2, **options)
+    first = sample_langevin(system, positions, seed=seed, **options)
+    again = sample_langevin(system, positions, seed=seed, **options)
+    other = sample_langevin(system, positions, seed=seed + 1, **options)
     assert first.shape == (3, 18, 3)
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 0.01

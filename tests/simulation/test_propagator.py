@@ -74,6 +74,14 @@ def test_reference_and_memory(tmp_path, canonical_frame, memory):
         assert np.allclose(positions(simulation), frames[step], atol=5e-5)
 
 
+def test_export_does_not_overwrite_the_checkpoint(tmp_path):
+    path = write_checkpoint(tmp_path / "epoch=0.ckpt")
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="would be overwritten"):
+        export_propagator(path, path)
+    assert path.read_bytes() == before
+
+
 def test_checkpoint_serves_as_well(checkpoint, expected):
     simulation = DKMPPropagator(checkpoint, topology().to_openmm(), GLYCINES / 10).create_simulation()
     simulation.step(2)
