@@ -93,7 +93,7 @@ def extend_lightning_module(module: Any) -> None:
     @functools.wraps(compute_torchmdnet_losses)
     def _compute_losses(self, y, neg_y, batch, loss_fn, loss_name, stage):
         if loss_name in LOSSES_OF_STRUCTURES:
-            box = batch.box if "box" in batch else None
+            box = batch.box if "box" in batch else _constant_box(self.hparams, batch.pos)
             loss_fn = loss_of_structures(loss_name, batch.pos, batch.batch, box)
         return compute_torchmdnet_losses(self, y, neg_y, batch, loss_fn, loss_name, stage)
 
@@ -117,6 +117,12 @@ def extend_lightning_module(module: Any) -> None:
         return optimizers, schedulers
 
     module.LNNP.configure_optimizers = configure_optimizers
+
+
+def _constant_box(hyper_parameters: Any, pos: Any) -> Any:
+    """The box (3, 3) in Å that models use where the data brings none, or None."""
+    vectors = hyper_parameters.get("box_vecs")
+    return None if vectors is None else pos.new_tensor(vectors)
 
 
 def _plateau_schedule(optimizer: Any, hyper_parameters: Any) -> Any:
