@@ -8,9 +8,13 @@ reports on stderr.
 import argparse
 import functools
 import math
+from pathlib import Path
 from typing import Any, Callable, Dict
 
+import numpy as np
+
 from dkmp_plugin.config import DKMP_MODELS, add_arguments, defaults
+from dkmp_plugin.files import replaced_on_success
 
 
 def _is_dkmp(args: Any) -> bool:
@@ -168,6 +172,9 @@ def extend_data_module(module: Any) -> None:
         # What training subtracts must not know the held-out energies.
         if hasattr(self.dataset, "fit_reference_energies"):
             self.dataset.fit_reference_energies(self.idx_train)
+        if self.hparams["standardize"] and hasattr(self.dataset, "split_indices"):
+            # torchmd-net did so before: over its own split, and with other reference energies.
+            self._standardize()
         if _is_dkmp(dict(self.hparams)):
             # The module logs the same hyper-parameters. After a resume its best checkpoint may carry those of
             # the earlier run, and Lightning refuses to log two versions: the final test would not start.
@@ -189,6 +196,16 @@ def _use_split_of_dataset(data_module: Any) -> None:
     split = getattr(data_module.dataset, "split_indices", None)
     if split is None or data_module.hparams["splits"] is not None:
         return
+    for key in ("early_stopping_monitor", "checkpoint_monitor"):
+        watched = data_module.hparams.get(key) or ""
+        if len(split[1]) == 0 and watched.startswith("val_"):
+            raise ValueError(
+                f"{key}: {watched} needs validation items, but the dataset has none; name some with val: in "
+                "dataset_arg"
+            )
+    # torchmd-net has written its random split there.
+    with replaced_on_success(Path(data_module.hparams["log_dir"]) / "splits.npz") as path:
+        np.savez(path, idx_train=split[0], idx_val=split[1], idx_test=split[2])
     for part, indices in zip(("train", "val", "test"), split, strict=True):
         setattr(data_module, f"idx_{part}", indices)
         setattr(

@@ -187,28 +187,66 @@ def test_impossible_selections_are_refused(tmp_path, arguments, message):
         DKMPNPZ(str(tmp_path), "eV", **arguments)
 
 
-def test_torchmd_train_fits_the_reference_to_its_own_split(tmp_path):
+def set_up(data, log_dir, **changes):
+    """torchmd-train's data module, ready for training."""
     from torchmdnet.data import DataModule
 
+    values = {
+        "model": "dkmp-c",
+        "precision": 32,
+        "train_size": 3,
+        "val_size": 2,
+        "test_size": 1,
+        "seed": 1,
+        "log_dir": str(log_dir),
+        "splits": None,
+        "standardize": False,
+    }
+    module = DataModule({**values, **changes}, data)
+    module.setup("fit")
+    return module
+
+
+def test_torchmd_train_fits_the_reference_to_its_own_split(tmp_path):
     arrays = write_npz(tmp_path / "a.npz")
     data = DKMPNPZ(str(tmp_path), "eV", files="a.npz")
-    module = DataModule(
-        {
-            "model": "dkmp-c",
-            "precision": 32,
-            "train_size": 3,
-            "val_size": 2,
-            "test_size": 1,
-            "seed": 1,
-            "log_dir": str(tmp_path),
-            "splits": None,
-            "standardize": False,
-        },
-        data,
-    )
-    module.setup("fit")
+    module = set_up(data, tmp_path)
     mean = arrays["energies"][np.asarray(module.idx_train)].mean()
     assert data.total_energy(torch.zeros(1)).item() == pytest.approx(mean, abs=1e-9)
+
+
+def test_torchmd_train_writes_the_split_of_the_dataset(tmp_path):
+    write_npz(tmp_path / "a.npz")
+    data = DKMPNPZ(str(tmp_path), "eV", train="a.npz@:3", val="a.npz@3:5", test="a.npz@5:")
+    module = set_up(data, tmp_path)
+    with np.load(tmp_path / "splits.npz") as written:
+        for part, indices in (("train", [0, 1, 2]), ("val", [3, 4]), ("test", [5])):
+            assert written[f"idx_{part}"].tolist() == indices
+            assert getattr(module, f"idx_{part}").tolist() == indices
+    # What was written can be given back.
+    again = set_up(data, tmp_path, splits=str(tmp_path / "splits.npz"))
+    assert again.idx_val.tolist() == [3, 4]
+
+
+@pytest.mark.filterwarnings("ignore:The standardize option is deprecated", "ignore:'pin_memory' argument")
+@pytest.mark.parametrize("references", [None, {1: 0.0, 8: 0.0}])
+def test_standardization_sees_training_items_only(tmp_path, references):
+    energies = np.array([1.0, 2.0, 6.0, 1e3, 2e3, 3e3])
+    write_npz(tmp_path / "a.npz", E=energies)
+    split = {"train": "a.npz@:3", "val": "a.npz@3:5", "test": "a.npz@5:"}
+    data = DKMPNPZ(str(tmp_path), "eV", reference_energies=references, **split)
+    module = set_up(data, tmp_path, standardize=True, inference_batch_size=2, num_workers=0, prior_model=None)
+    assert module.mean.item() == pytest.approx(0.0 if references is None else 3.0, abs=1e-9)
+    assert module.std.item() == pytest.approx(energies[:3].std(ddof=1))
+
+
+def test_training_without_validation_is_refused_where_it_is_watched(tmp_path):
+    write_npz(tmp_path / "a.npz")
+    data = DKMPNPZ(str(tmp_path), "eV", train="a.npz")
+    with pytest.raises(ValueError, match=r"val_total_mse_loss needs validation items.*name some with val:"):
+        set_up(data, tmp_path, early_stopping_monitor="val_total_mse_loss")
+    unwatched = {"early_stopping_monitor": None, "checkpoint_monitor": "train_total_mse_loss"}
+    assert len(set_up(data, tmp_path, **unwatched).idx_train) == COUNT
 
 
 def test_datasets_can_be_imported_before_torchmdnet():
