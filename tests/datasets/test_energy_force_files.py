@@ -488,9 +488,24 @@ def test_deepmd_open_boundaries(tmp_path):
     assert "box" not in DKMPDeePMD(str(tmp_path), files="water")[0]
 
 
+def test_deepmd_mixed_types_differ_from_frame_to_frame(tmp_path):
+    """``deepmd/npy/mixed``: type.raw holds zeros, -1 stands for atoms that are not there."""
+    types = np.array([[0, 1, 1], [1, 0, 1], [1, -1, 1], [1, 1, -1], [0, 1, 1], [0, 1, 1]])
+    arrays = write_deepmd(tmp_path / "water", real_atom_types=types)
+    (tmp_path / "water/type.raw").write_text("0\n0\n0\n")
+    data = DKMPDeePMD(str(tmp_path), files="water")
+    numbers = [data[index].z.tolist() for index in range(8)]
+    assert numbers == [[8, 1, 1], [1, 8, 1], [1, 1], [1, 1], [8, 1, 1], [8, 1, 1], [8, 1, 1], [1, 8, 1]]
+    for index, atoms in ((2, [0, 2]), (3, [0, 1]), (4, [0, 1, 2])):
+        np.testing.assert_allclose(data[index].pos, arrays["positions"][index, atoms], rtol=1e-6)
+        np.testing.assert_allclose(data[index].neg_dy, arrays["forces"][index, atoms], rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
+        ({"real_atom_types": np.zeros((COUNT, 4), dtype=int)}, r"real_atom_types.npy has shape \(6, 4\)"),
+        ({"real_atom_types": np.full((COUNT, 3), 2)}, "real_atom_types.npy holds types from 2 to 2"),
         ({"box": None}, "lacks box.npy"),
         ({"force": None}, "lacks force.npy"),
         ({"box": np.ones((COUNT, 6))}, r"box.npy has shape \(6, 6\)"),
