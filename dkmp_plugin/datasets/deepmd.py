@@ -100,7 +100,6 @@ class DKMPDeePMD(EnergyForces):
 
     A system is periodic unless a file ``nopbc`` is there.
 
-
     Energies in ``energy.npy`` are often float32: of total energies of -30,000 eV that leaves 0.002 eV.
 
     Args:

@@ -314,6 +314,11 @@ def with_nan():
         ({"E": np.zeros(COUNT - 1)}, "eV", "energies have shape"),
         ({"z": np.array([8, 1])}, "eV", "atomic numbers"),
         ({"z": np.array([8, 1, 0])}, "eV", "numbers from 1 to 118"),
+        (
+            {"z": np.stack([*[NUMBERS] * 4, NUMBERS[::-1], NUMBERS])},
+            "eV",
+            r"a\.npz: the atomic numbers of structure 4 differ from those of the first.*DKMPExtXYZ",
+        ),
         ({"F": with_nan()}, "eV", r"forces hold NaN or infinity in 1 of 6 structures \(first: 4\)"),
     ],
 )
