@@ -11,6 +11,7 @@ from dkmp_plugin.evaluation.rollout import (
     load_displacement_model,
     write_trajectory,
 )
+from dkmp_plugin.simulation.checkpoint import refuse_periodic_training
 
 
 def roll_out_trajectory(
@@ -37,9 +38,10 @@ def roll_out_trajectory(
 
     Raises:
         ValueError: files that are unreadable, do not fit each other or the model, or a model that was trained
-            on superposed frames without a canonical frame.
+            on superposed frames without a canonical frame, or with periodic boxes.
     """
     model, dataset = load_displacement_model(checkpoint)
+    refuse_periodic_training(checkpoint, dataset)
     if dataset.get("superpose", "none") != "none" and not model.representation_model.use_frame:
         raise ValueError(
             f"{checkpoint} was trained on superposed frames (superpose: {dataset['superpose']}) and knows no "

@@ -59,6 +59,23 @@ def load_checkpoint(path: Union[str, Path]) -> Tuple[TorchMD_Net, Dict[str, Any]
     return model.eval(), hyper_parameters, dict(dataset)
 
 
+def refuse_periodic_training(path: Union[str, Path], dataset: Dict[str, Any]) -> None:
+    """For what runs a ``dkmp-r`` model without a box.
+
+    Args:
+        path: The checkpoint.
+        dataset: What its training dataset declared.
+
+    Raises:
+        ValueError: The model was trained with periodic boxes.
+    """
+    if dataset.get("periodic", False):
+        raise ValueError(
+            f"{path} was trained with periodic boxes, but here structures have none: their neighbours "
+            "would be others; train with periodic: false"
+        )
+
+
 def _read(path: Path) -> Any:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; a checkpoint (.ckpt) written by torchmd-train is expected")

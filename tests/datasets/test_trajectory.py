@@ -167,6 +167,27 @@ def test_periodic_boxes(folder):
         pairs(folder, periodic=True)
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"augment_rotation": True},
+        {"augment_crossing": 0.5},
+        {"superpose": "runs"},
+        {"superpose": "frames"},
+        {"remove_drift": True},
+    ],
+)
+def test_what_turns_structures_is_refused_with_boxes(folder, option):
+    """A box that stays where it is would join atoms that were never neighbours."""
+    for name, seed in (("one.xtc", 1), ("two.xtc", 2)):
+        write(folder / name, walk(5, seed), box=30.0)
+    arguments = {"train": ["one.xtc", "two.xtc"], "periodic": True}
+    assert pairs(folder, **arguments).metadata["periodic"] is True
+    with pytest.raises(ValueError, match=f"{next(iter(option))}: .* was given with periodic boxes"):
+        pairs(folder, **arguments, **option)
+    assert pairs(folder, **{**arguments, "periodic": False}, **option).metadata["periodic"] is False
+
+
 def test_files_that_do_not_belong_together(folder):
     mdtraj.Trajectory(np.zeros((3, 5, 3)), None).save_dcd(str(folder / "five.dcd"))
     with pytest.raises(ValueError, match=r"five\.dcd cannot be read with a topology of 8 atoms"):
