@@ -175,6 +175,10 @@ def extend_data_module(module: Any) -> None:
         if self.hparams["standardize"] and hasattr(self.dataset, "split_indices"):
             # torchmd-net did so before: over its own split, and with other reference energies.
             self._standardize()
+        if self.hparams["model"] == "dkmp-r" and hasattr(self.dataset, "sampling"):
+            self.dataset.sampling.check_model(
+                self.hparams.get("canonical_frame", "principal"), self.hparams.get("memory", False)
+            )
         if _is_dkmp(dict(self.hparams)):
             # The module logs the same hyper-parameters. After a resume its best checkpoint may carry those of
             # the earlier run, and Lightning refuses to log two versions: the final test would not start.
