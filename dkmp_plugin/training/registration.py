@@ -66,11 +66,10 @@ def extend_model_factory(module: Any) -> None:
 
 def extend_losses(module: Any) -> None:
     """torchmdnet.loss: our losses by name (choices of ``--train-loss``)."""
-    from dkmp_plugin.training.losses import LOSSES_OF_STRUCTURES, norm_loss
+    from dkmp_plugin.training.losses import LOSSES
 
-    # All but the first need to know where the atoms are: extend_lightning_module.
-    for loss in (norm_loss, *LOSSES_OF_STRUCTURES.values()):
-        module.loss_class_mapping[loss.__name__] = loss
+    # All but norm_loss need to know where the atoms are: extend_lightning_module.
+    module.loss_class_mapping.update(LOSSES)
 
 
 def extend_lightning_module(module: Any) -> None:
@@ -225,6 +224,7 @@ def extend_configuration_files(module: Any) -> None:
     """torchmdnet.utils: YAML files and checkpoints may carry our keys, with or without our flags."""
     for action in (module.LoadFromFile, module.LoadFromCheckpoint):
         action.__call__ = _accept_our_keys(action.__call__)
+    module.LoadFromCheckpoint.__call__ = _know_old_checkpoints(module.LoadFromCheckpoint.__call__)
 
 
 def _accept_our_keys(load_torchmdnet: Any) -> Any:
@@ -236,6 +236,22 @@ def _accept_our_keys(load_torchmdnet: Any) -> Any:
         load_torchmdnet(self, parser, namespace, values, option_string)
         if _is_dkmp(namespace):
             _read_numbers(parser, namespace)
+
+    return load
+
+
+def _know_old_checkpoints(load_checkpoint: Any) -> Any:
+    """Hyper-parameters of a checkpoint that lack the revision are those of the first."""
+
+    @functools.wraps(load_checkpoint)
+    def load(self, parser, namespace, values, option_string=None):
+        given = getattr(namespace, "revision", defaults()["revision"])
+        namespace.revision = None
+        load_checkpoint(self, parser, namespace, values, option_string)
+        if namespace.revision is None:
+            # torchmd-net names the checkpoint only if it has found the hyper-parameters beside it.
+            is_old = namespace.load_model == values and _is_dkmp(namespace)
+            namespace.revision = 1 if is_old else given
 
     return load
 
@@ -267,7 +283,9 @@ def extend_command_line(module: Any) -> None:
     @functools.wraps(get_torchmdnet_args)
     def get_args():
         args = get_torchmdnet_args()
-        if _is_dkmp(args):
+        from dkmp_plugin.training.losses import LOSSES
+
+        if _is_dkmp(args) or args.train_loss in LOSSES:
             _monitor_training_loss(args)
         return args
 
