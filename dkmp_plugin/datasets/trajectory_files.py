@@ -259,7 +259,9 @@ def load_runs(
     Raises:
         ValueError: see :func:`read_frames`, :func:`check_frames`, :func:`select_atoms`; or no such run.
     """
-    name, _, wanted = str(path).partition("#")
+    name, _, wanted = str(path).rpartition("#")
+    if not wanted.isdigit() or Path(path).is_file():
+        name, wanted = str(path), ""
     atoms = select_atoms(topology, selection)
     positions, times, boxes = read_frames(name, topology, atoms, stride)
     check_frames(name, positions, _bonds_among(topology, atoms), boxes)
@@ -278,7 +280,7 @@ def load_runs(
     ]
     if not wanted:
         return runs
-    if not wanted.isdigit() or int(wanted) >= len(runs):
+    if int(wanted) >= len(runs):
         raise ValueError(f"{path}: the file holds runs #0 to #{len(runs) - 1}")
     return [runs[int(wanted)]]
 

@@ -207,6 +207,14 @@ def set_up(data, log_dir, **changes):
     return module
 
 
+@pytest.mark.parametrize("name", ["my@file.npz", "run@1/a.npz"])
+def test_names_with_at_signs(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    write_npz(tmp_path / name)
+    assert len(DKMPNPZ(str(tmp_path), "eV", files=name)) == COUNT
+    assert len(DKMPNPZ(str(tmp_path), "eV", files=f"{name}@1::2")) == 3
+
+
 def test_torchmd_train_fits_the_reference_to_its_own_split(tmp_path):
     arrays = write_npz(tmp_path / "a.npz")
     data = DKMPNPZ(str(tmp_path), "eV", files="a.npz")
