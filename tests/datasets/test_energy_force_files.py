@@ -157,6 +157,9 @@ def test_given_reference_energies_stay(tmp_path):
     assert data.total_energy(torch.zeros(1)).item() == -2000.0
     with pytest.raises(ValueError, match=r"lack the elements \[8\]"):
         DKMPNPZ(str(tmp_path), "eV", files="a.npz", reference_energies={1: -10.0})
+    for wrong, said in (({"H": -10.0, 8: -1.0}, "'H': -10.0"), ({1: "low", 8: -1.0}, "1: 'low'")):
+        with pytest.raises(ValueError, match=f"reference_energies: {said} was given, an atomic number"):
+            DKMPNPZ(str(tmp_path), "eV", files="a.npz", reference_energies=wrong)
 
 
 def test_training_without_an_element_is_refused():
@@ -469,6 +472,9 @@ def test_bad_extxyz_is_refused(tmp_path):
     (tmp_path / "a.xyz").write_text("3\nProperties=species:S:1:pos:R:3\nO 0 0 0\n")
     with pytest.raises(ValueError, match="not a readable extended XYZ file"):
         DKMPExtXYZ(str(tmp_path), files="a.xyz")
+    (tmp_path / "empty.xyz").touch()
+    with pytest.raises(ValueError, match=r"empty\.xyz holds no structures"):
+        DKMPExtXYZ(str(tmp_path), files="empty.xyz")
     slab, _ = water_frames(cell=np.eye(3) * 9)
     slab[0].pbc = (True, True, False)
     write_extxyz(tmp_path / "slab.xyz", slab)
