@@ -53,8 +53,9 @@ def radius_shells(
         cutoff: outer limit C in angstrom.
         num_shells: number of shells L of equal width C/L.
         batch: (N,) int64 system of each atom, non-decreasing; None for one system.
-        box: (3, 3) or (B, 3, 3) lattice vectors as rows, in angstrom; None for open boundaries. Any
-            triclinic box and any cutoff: several periodic images are found where the box is small.
+        box: (3, 3) or (B, 3, 3) lattice vectors as rows, in angstrom, of any floating-point type; None for
+            open boundaries. Any triclinic box and any cutoff: several periodic images are found where the
+            box is small.
         overlap: width in angstrom by which neighbouring shells overlap, at most C/L.
         max_edges: the graph then has exactly this many edges E, the shapes of a CUDA graph. Edges from
             ptr[num_shells] on are padding: edge_index -1, shift, distance and their gradients zero, shell
@@ -70,6 +71,8 @@ def radius_shells(
     """
     if batch is None:
         batch = torch.zeros(pos.size(0), dtype=torch.int64, device=pos.device)
+    if box is not None:
+        box = box.to(pos.dtype)
     edge_index, cell_offsets, ptr = ops.radius_shells(
         pos, batch, box, cutoff, num_shells, overlap, max_neighbors, max_edges
     )

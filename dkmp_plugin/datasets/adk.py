@@ -2,7 +2,7 @@
 
 import importlib.util
 from pathlib import Path
-from typing import Any, List, Tuple
+from typing import Any, List, Sequence, Tuple, Union
 
 from dkmp_plugin.datasets.frame_pairs import FramePairs
 from dkmp_plugin.datasets.sampling import Sampling
@@ -68,8 +68,8 @@ class DKMPAdK(FramePairs):
         root: str,
         protocol: str = "dims",
         selection: str = "full",
-        val: Tuple[str, ...] = ("dims_002.dcd",),
-        test: Tuple[str, ...] = (),
+        val: Union[str, Sequence[str]] = ("dims_002.dcd",),
+        test: Union[str, Sequence[str]] = (),
         superpose: str = "none",
         remove_drift: bool = False,
         **sampling: Any,
@@ -79,7 +79,8 @@ class DKMPAdK(FramePairs):
         if selection == "backbone":
             selection = BACKBONE
         if protocol == "dims":
-            parts = _dims_runs(folder, selection, tuple(val), tuple(test))
+            names = [(files,) if isinstance(files, str) else tuple(files) for files in (val, test)]
+            parts = _dims_runs(folder, selection, *names)
         elif protocol == "equilibrium":
             parts = _equilibrium_runs(folder, selection)
         else:
@@ -90,7 +91,12 @@ class DKMPAdK(FramePairs):
         super().__init__(
             (train, validation, held_out),
             options,
-            {"system": "adenylate kinase", "protocol": protocol, "selection": selection},
+            {
+                "system": "adenylate kinase",
+                "protocol": protocol,
+                "selection": selection,
+                "superpose": superpose,
+            },
         )
 
 

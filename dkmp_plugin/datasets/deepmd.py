@@ -1,7 +1,7 @@
 """DeePMD-kit's folders of NumPy arrays: ``dataset: DKMPDeePMD``."""
 
 from pathlib import Path
-from typing import List, Mapping, Optional
+from typing import List, Mapping, Optional, Tuple
 
 import numpy as np
 from torchmdnet.utils import ATOMIC_NUMBERS
@@ -13,9 +13,12 @@ from dkmp_plugin.datasets.labelled_structures import (
     structures_of_one_molecule,
 )
 
+# Types (M, N) of the atoms of each frame, -1 for none: only in the layout deepmd/npy/mixed.
+_MIXED_TYPES = "real_atom_types"
 
-def _read_elements(system: Path) -> np.ndarray:
-    """Atomic numbers (N,) of a system from type.raw and type_map.raw."""
+
+def _read_types(system: Path) -> Tuple[np.ndarray, np.ndarray]:
+    """Types (N,) of a system's atoms from type.raw, and atomic numbers of the types from type_map.raw."""
     for name in ("type.raw", "type_map.raw"):
         if not (system / name).is_file():
             raise ValueError(
@@ -30,37 +33,53 @@ def _read_elements(system: Path) -> np.ndarray:
             f"{system}: type_map.raw lists {', '.join(symbols)} for the types up to {max(types, default=0)}; "
             "one element symbol per type is expected"
         )
-    return np.array([ATOMIC_NUMBERS[symbols[index]] for index in types])
+    return np.array(types, dtype=np.int64), np.array([ATOMIC_NUMBERS[symbol] for symbol in symbols])
 
 
-def _read_set(folder: Path, numbers: np.ndarray, periodic: bool) -> LabelledStructures:
+def _read_set(folder: Path, types: np.ndarray, elements: np.ndarray, periodic: bool) -> LabelledStructures:
     names = ["coord", "energy", "force"] + (["box"] if periodic else [])
     missing = [f"{name}.npy" for name in names if not (folder / f"{name}.npy").is_file()]
     if missing:
         raise ValueError(f"{folder} lacks {', '.join(missing)}; it has a file per array")
+    mixed = (folder / f"{_MIXED_TYPES}.npy").is_file()
+    names += [_MIXED_TYPES] if mixed else []
     arrays = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in names}
-    count = len(arrays["energy"])
-    expected = {"coord": 3 * len(numbers), "force": 3 * len(numbers), "box": 9}
+    count, atoms = len(arrays["energy"]), len(types)
+    expected = {"coord": 3 * atoms, "force": 3 * atoms, "box": 9, _MIXED_TYPES: atoms}
     for name, width in expected.items():
         if name in arrays and arrays[name].reshape(len(arrays[name]), -1).shape != (count, width):
             raise ValueError(
-                f"{folder / name}.npy has shape {arrays[name].shape}, but {count} energies of {len(numbers)} "
+                f"{folder / name}.npy has shape {arrays[name].shape}, but {count} energies of {atoms} "
                 f"atoms ask for ({count}, {width})"
             )
-    return structures_of_one_molecule(
-        atomic_numbers=numbers,
-        positions=arrays["coord"].reshape(count, -1, 3),
-        energies=arrays["energy"].astype(np.float64),
-        forces=arrays["force"].reshape(count, -1, 3),
+    positions, forces = (arrays[name].reshape(count, -1, 3) for name in ("coord", "force"))
+    energies = arrays["energy"].astype(np.float64)
+    boxes = arrays["box"].reshape(count, 3, 3) if periodic else None
+    if not mixed:
+        return structures_of_one_molecule(elements[types], positions, energies, forces, "eV", boxes)
+    of_frames = arrays[_MIXED_TYPES].reshape(count, -1).astype(np.int64)
+    if of_frames.min() < -1 or of_frames.max() >= len(elements):
+        raise ValueError(
+            f"{folder / _MIXED_TYPES}.npy holds types from {of_frames.min()} to {of_frames.max()}; -1 (no "
+            f"atom) to {len(elements) - 1} are expected, because type_map.raw lists {len(elements)} elements"
+        )
+    there = of_frames >= 0
+    return LabelledStructures(
+        atom_counts=there.sum(axis=1),
+        atomic_numbers=elements[of_frames[there]],
+        positions=positions[there],
+        energies=energies.reshape(-1),
+        forces=forces[there],
         energy_unit="eV",
-        boxes=arrays["box"].reshape(count, 3, 3) if periodic else None,
+        boxes=boxes,
     )
 
 
 def read_deepmd(path: Path) -> LabelledStructures:
     """Reads a system (a folder with ``type.raw``) or one of its ``set.*`` folders; eV, eV/Å, Å.
 
-    A system with a file ``nopbc`` has open boundaries, any other has a box (box vectors as rows).
+    A system with a file ``nopbc`` has open boundaries, any other has a box (box vectors as rows). Where a set
+    has a file ``real_atom_types.npy`` (``deepmd/npy/mixed``), frames differ in their elements.
 
     Raises:
         ValueError: missing files, arrays that disagree, boxes that are not 3 x 3, NaN.
@@ -68,16 +87,18 @@ def read_deepmd(path: Path) -> LabelledStructures:
     system = path.parent if path.name.startswith("set.") else path
     if not path.is_dir():
         raise ValueError(f"there is no folder {path}; correct dataset_root or the name of the system")
-    numbers = _read_elements(system)
+    types, elements = _read_types(system)
     folders: List[Path] = [path] if system != path else sorted(path.glob("set.*"))
     if not folders:
         raise ValueError(f"{path} has no folders set.*; energies and forces are expected there")
     periodic = not (system / "nopbc").exists()
-    return join_structures([_read_set(folder, numbers, periodic) for folder in folders])
+    return join_structures([_read_set(folder, types, elements, periodic) for folder in folders])
 
 
 class DKMPDeePMD(EnergyForces):
-    """Structures in DeePMD-kit's ``deepmd/npy`` layout: eV, eV/Å; periodic unless a file ``nopbc`` is there.
+    """Structures in DeePMD-kit's layouts ``deepmd/npy`` and ``deepmd/npy/mixed``: eV, eV/Å.
+
+    A system is periodic unless a file ``nopbc`` is there.
 
     Energies in ``energy.npy`` are often float32: of total energies of -30,000 eV that leaves 0.002 eV.
 

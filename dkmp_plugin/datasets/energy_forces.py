@@ -179,11 +179,17 @@ def read_splits(
 
 
 def _split_selection(name: str) -> Tuple[str, slice]:
-    file, _, selection = name.partition("@")
+    file, sign, selection = name.rpartition("@")
+    # Names of files and folders may hold the sign: a selection has a colon, or is a number by mistake.
+    if not sign or (":" not in selection and not selection.isdigit()):
+        return name, slice(None)
     try:
-        bounds = [int(bound) if bound else None for bound in selection.split(":")] if selection else [None]
+        bounds = [int(bound) if bound else None for bound in selection.split(":")]
     except ValueError:
         bounds = []
-    if len(bounds) not in (1, 2, 3) or (selection and len(bounds) == 1):
-        raise ValueError(f"{name!r} was given, FILE or FILE@start:stop or FILE@start:stop:step is expected")
+    if len(bounds) not in (2, 3):
+        raise ValueError(
+            f"{name!r} was given, FILE or FILE@start:stop or FILE@start:stop:step is expected; a name that "
+            f"itself ends like this is given as {name + '@:'!r}"
+        )
     return file, slice(*bounds)

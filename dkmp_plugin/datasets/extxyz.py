@@ -22,6 +22,8 @@ def _read_frames(path: Path) -> List[Any]:
         # ASE raises all sorts of errors for damaged files.
         raise ValueError(f"{path} is not a readable extended XYZ file ({error}); write it anew") from error
     assert isinstance(frames, list)
+    if not frames:
+        raise ValueError(f"{path} holds no structures; at least one is expected")
     return frames
 
 

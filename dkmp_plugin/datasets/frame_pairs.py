@@ -34,7 +34,8 @@ class FramePairs(Dataset):
         metadata: What a checkpoint should record.
 
     Raises:
-        ValueError: no training run, a lag that does not fit into a run, or runs that cannot be crossed.
+        ValueError: no training run, a lag that does not fit into a run, runs that cannot be crossed, or
+            augmentation that turns periodic structures.
     """
 
     def __init__(
@@ -54,6 +55,10 @@ class FramePairs(Dataset):
                     f"{run.name} has {len(run.positions)} frames, lag {lag} needs at least {lag + 1}; "
                     "lower lag or leave this run out"
                 )
+        if any(run.boxes is not None for run in self.runs):
+            refuse_with_boxes(
+                augment_rotation=sampling.augment_rotation, augment_crossing=sampling.augment_crossing
+            )
         self.sampling = sampling
         self._crossing = Crossing(list(runs[0]), lag) if sampling.augment_crossing > 0 else None
         self._mean = torch.from_numpy(mean_structure(runs[0])) if sampling.reference == "mean" else None
@@ -130,6 +135,20 @@ class FramePairs(Dataset):
             item.pos = (item.pos - center) @ rotation.T + center
             item.y = item.y @ rotation.T
         return item
+
+
+def refuse_with_boxes(**options: Any) -> None:
+    """Refuses options that turn structures: their boxes would stay, and join atoms that are far apart.
+
+    Raises:
+        ValueError: one of them is set.
+    """
+    for name, value in options.items():
+        if value and value != "none":
+            raise ValueError(
+                f"{name}: {value!r} was given with periodic boxes, which would not turn with the structure; "
+                "leave it out, or set periodic: false"
+            )
 
 
 def _average(run: Run, frame: int, width: int) -> Tensor:

@@ -209,9 +209,18 @@ def check_reference_energies(elements: Sequence[int], given: Mapping[int, float]
     """Reference energies that a user gave, with plain keys and values.
 
     Raises:
-        ValueError: an element of the data has none.
+        ValueError: an element of the data has none, keys that are no atomic numbers, values that are no
+            energies.
     """
-    references = {int(element): float(energy) for element, energy in given.items()}
+    references: Dict[int, float] = {}
+    for element, energy in given.items():
+        try:
+            references[int(element)] = float(energy)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"reference_energies: {element!r}: {energy!r} was given, an atomic number and an energy are "
+                "expected, such as 1: -13.6"
+            ) from error
     uncovered = sorted(set(elements) - set(references))
     if uncovered:
         raise ValueError(

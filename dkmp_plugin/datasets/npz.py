@@ -55,8 +55,9 @@ def read_npz(
     Args:
         path: The file.
         energy_unit: Unit of its energies; forces are in it per Å.
-        keys: Names of the arrays for ``numbers`` (N,), ``positions`` (M, N, 3) in Å, ``energies`` (M,) or
-            (M, 1), ``forces`` (M, N, 3), and optionally ``boxes`` (M, 3, 3) or (3, 3) in Å.
+        keys: Names of the arrays for ``numbers`` (N,) or the same for each structure (M, N),
+            ``positions`` (M, N, 3) in Å, ``energies`` (M,) or (M, 1), ``forces`` (M, N, 3), and optionally
+            ``boxes`` (M, 3, 3) or (3, 3) in Å.
         hint: Where to get the file.
 
     Raises:
@@ -71,9 +72,18 @@ def read_npz(
         raise ValueError(f"keys: {', '.join(unknown)} unknown; expected {', '.join(SGDML_KEYS)}, boxes")
     arrays = open_archive(path, list(keys.values()), hint)
     numbers = arrays[keys["numbers"]]
+    if numbers.ndim == 2 and len(numbers) > 0:
+        others = np.flatnonzero((numbers != numbers[0]).any(axis=1))
+        if len(others) > 0:
+            raise ValueError(
+                f"{path}: the atomic numbers of structure {others[0]} differ from those of the first; one "
+                "molecule, its atoms in one order, is expected. Write others as extended XYZ (dataset: "
+                "DKMPExtXYZ)"
+            )
+        numbers = numbers[0]
     try:
         return structures_of_one_molecule(
-            atomic_numbers=numbers[0] if numbers.ndim == 2 else numbers,
+            atomic_numbers=numbers,
             positions=arrays[keys["positions"]],
             energies=arrays[keys["energies"]],
             forces=arrays[keys["forces"]],

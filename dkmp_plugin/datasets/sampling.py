@@ -67,3 +67,24 @@ class Sampling:
             raise ValueError(
                 f"augment_crossing: {self.augment_crossing!r} was given, a probability is expected (0 to 1)"
             )
+
+    def check_model(self, canonical_frame: str, memory: bool) -> None:
+        """Refuses a model that asks for something items do not hold.
+
+        Args:
+            canonical_frame: The model's; ``mean`` may come with a structure that the model has kept.
+            memory: Whether the model has one.
+
+        Raises:
+            ValueError: items lack the reference or the frame before, in training or in validation.
+        """
+        if (canonical_frame, self.reference) in (("first", "none"), ("first", "mean"), ("mean", "first")):
+            raise ValueError(
+                f"canonical_frame: {canonical_frame!r} needs reference: {canonical_frame} in dataset_arg, "
+                f"{self.reference!r} was given; correct one of them"
+            )
+        if memory and not self.previous:
+            raise ValueError(
+                "memory: true needs previous: true in dataset_arg; pushforward, which brings the frame "
+                "before to training items only, is for models without memory"
+            )

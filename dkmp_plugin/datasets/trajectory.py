@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, List, Sequence
 
 from dkmp_plugin.datasets import trajectory_files
-from dkmp_plugin.datasets.frame_pairs import FramePairs
+from dkmp_plugin.datasets.frame_pairs import FramePairs, refuse_with_boxes
 from dkmp_plugin.datasets.sampling import Sampling
 from dkmp_plugin.datasets.trajectory_files import (
     Run,
@@ -61,14 +61,17 @@ class DKMPTrajectory(FramePairs):
         selection: ``full``, ``backbone``, ``heavy``, ``protein+ligand``, or mdtraj's selection language.
         stride: keep every stride-th frame.
         superpose: ``none``, ``runs`` or ``frames``; see :func:`superpose_runs`.
-        periodic: hand the periodic box to the model.
+        periodic: hand the periodic box to the model; not together with options that turn structures
+            (``superpose``, ``remove_drift``, ``augment_rotation``, ``augment_crossing``). Rollouts and the
+            propagator, which have no box, refuse such a model.
         remove_drift: superpose every frame of the training runs onto the one before. How a molecule drifts
             and tumbles as a whole cannot be predicted from its structure: it is noise in the targets.
         **sampling: see :class:`dkmp_plugin.datasets.sampling.Sampling` (``lag``, ``augment_...``, ...).
 
     Raises:
         ValueError: files that are missing, damaged or do not belong together, a selection that matches
-            nothing, a lag longer than a run, NaN positions, molecules cut by the box, or nm taken for Å.
+            nothing, a lag longer than a run, NaN positions, molecules cut by the box, nm taken for Å, or
+            options that turn periodic structures.
     """
 
     def __init__(
@@ -86,6 +89,8 @@ class DKMPTrajectory(FramePairs):
         **sampling: Any,
     ) -> None:
         options = Sampling(**sampling)
+        if periodic:
+            refuse_with_boxes(superpose=superpose, remove_drift=remove_drift)
         folder = Path(root).expanduser()
         chemistry = load_topology(folder / topology)
         parts: List[List[Run]] = []
@@ -101,5 +106,5 @@ class DKMPTrajectory(FramePairs):
         super().__init__(
             (parts[0], parts[1], parts[2]),
             options,
-            {"selection": selection, "stride": stride, "superpose": superpose},
+            {"selection": selection, "stride": stride, "superpose": superpose, "periodic": periodic},
         )

@@ -244,6 +244,14 @@ def _bonds_among(topology: Any, atoms: np.ndarray) -> np.ndarray:
     return np.array([pair for pair in pairs if None not in pair], dtype=np.int64).reshape(-1, 2)
 
 
+def split_run(path: Union[str, Path]) -> Tuple[str, Optional[int]]:
+    """Name of the file and which of its runs is meant by ``FILE#2``; None where nothing says so."""
+    name, _, wanted = str(path).rpartition("#")
+    if not wanted.isdigit() or Path(path).is_file():
+        return str(path), None
+    return name, int(wanted)
+
+
 def load_runs(
     path: PathLike, topology: Any, selection: str = "full", stride: int = 1, periodic: bool = False
 ) -> List[Run]:
@@ -259,7 +267,7 @@ def load_runs(
     Raises:
         ValueError: see :func:`read_frames`, :func:`check_frames`, :func:`select_atoms`; or no such run.
     """
-    name, _, wanted = str(path).partition("#")
+    name, wanted = split_run(path)
     atoms = select_atoms(topology, selection)
     positions, times, boxes = read_frames(name, topology, atoms, stride)
     check_frames(name, positions, _bonds_among(topology, atoms), boxes)
@@ -276,11 +284,11 @@ def load_runs(
         )
         for index, (start, stop) in enumerate(pairwise(borders))
     ]
-    if not wanted:
+    if wanted is None:
         return runs
-    if not wanted.isdigit() or int(wanted) >= len(runs):
+    if wanted >= len(runs):
         raise ValueError(f"{path}: the file holds runs #0 to #{len(runs) - 1}")
-    return [runs[int(wanted)]]
+    return [runs[wanted]]
 
 
 def superpose(positions: np.ndarray, reference: np.ndarray, each_frame: bool) -> np.ndarray:

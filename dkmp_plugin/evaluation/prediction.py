@@ -2,12 +2,14 @@
 
 import re
 from pathlib import Path
-from typing import List, Sequence, Tuple, Union
+from typing import List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
 from torch_geometric.data import Dataset
 from torch_geometric.loader import DataLoader
+
+from dkmp_plugin.simulation.checkpoint import read_contents
 
 # ModelCheckpoint of torchmd-train: epoch=12-val_loss=0.1234-test_loss=0.0000.ckpt
 _EPOCH = re.compile(r"epoch=(\d+)-")
@@ -23,21 +25,35 @@ def checkpoints_by_epoch(log_dir: Union[str, Path]) -> List[Tuple[int, Path]]:
 def best_checkpoint(log_dir: Union[str, Path]) -> Path:
     """The checkpoint with the lowest validation loss among those that torchmd-train left in its log_dir.
 
+    Where the names of several have the same, what the files say decides, and else the newest is taken.
+
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or one of several is unreadable.
     """
     losses = {
-        float(match.group(1)): path
-        for path in sorted(Path(log_dir).glob("*.ckpt"))
-        if (match := _VALIDATION_LOSS.search(path.name))
+        path: float(match.group(1))
+        for _, path in checkpoints_by_epoch(log_dir)
+        if (match := _VALIDATION_LOSS.search(path.name)) and np.isfinite(float(match.group(1)))
     }
-    finite = [loss for loss in losses if np.isfinite(loss)]
-    if not finite:
+    if not losses:
         raise ValueError(
             f"{log_dir} holds no checkpoint of torchmd-train (epoch=...-val_loss=....ckpt); "
             "train first, or name the checkpoint itself"
         )
-    return losses[min(finite)]
+    lowest = [path for path, loss in losses.items() if loss == min(losses.values())]
+    if len(lowest) == 1:
+        return lowest[0]
+    # Names have four decimals. Of equal ones the first is the newest.
+    exact = {path: loss for path in lowest if (loss := _exact_loss(path)) is not None}
+    return min(exact, key=exact.__getitem__) if len(exact) == len(lowest) else lowest[0]
+
+
+def _exact_loss(checkpoint: Path) -> Optional[float]:
+    """The loss that Lightning chose a checkpoint by; None where it does not say."""
+    for state in read_contents(checkpoint).get("callbacks", {}).values():
+        if "current_score" in state:
+            return float(state["current_score"])
+    return None
 
 
 def predict(

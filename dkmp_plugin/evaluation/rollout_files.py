@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import List, Optional, Union
 
-from dkmp_plugin.datasets.trajectory_files import load_runs, load_topology, select_atoms
+from dkmp_plugin.datasets.trajectory_files import load_runs, load_topology, select_atoms, split_run
 from dkmp_plugin.evaluation.rollout import (
     FramePredictor,
     RolloutReport,
@@ -12,6 +12,7 @@ from dkmp_plugin.evaluation.rollout import (
     write_trajectory,
 )
 from dkmp_plugin.files import check_keeps_inputs
+from dkmp_plugin.simulation.checkpoint import refuse_periodic_training
 
 
 def roll_out_trajectory(
@@ -38,9 +39,11 @@ def roll_out_trajectory(
 
     Raises:
         ValueError: files that are unreadable, do not fit each other or the model, a model that was trained on
-            superposed frames without a canonical frame, or an output that would overwrite one of the inputs.
+            superposed frames without a canonical frame, or with periodic boxes, or an output that would
+            overwrite one of the inputs.
     """
     model, dataset = load_displacement_model(checkpoint)
+    refuse_periodic_training(checkpoint, dataset)
     if dataset.get("superpose", "none") != "none" and not model.representation_model.use_frame:
         raise ValueError(
             f"{checkpoint} was trained on superposed frames (superpose: {dataset['superpose']}) and knows no "
@@ -50,7 +53,7 @@ def roll_out_trajectory(
     chemistry = load_topology(topology)
     runs = load_runs(trajectory, chemistry, selection, stride)
     outputs = _output_files(output, len(runs))
-    inputs = (checkpoint, topology, str(trajectory).partition("#")[0])
+    inputs = (checkpoint, topology, split_run(trajectory)[0])
     check_keeps_inputs((path for files in outputs for path in files), inputs)
     reports = []
     for index, run in enumerate(runs):

@@ -35,17 +35,18 @@ class ReferenceStructure(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def remember(self, given: Optional[Tensor], batch: Tensor) -> None:
-        """In training: store the first system's reference, unless there is one already.
+        """In training: where one is kept, store the first system's reference, unless there is one already.
 
         Raises:
-            ValueError: nothing is given.
+            ValueError: nothing is given, and nothing stored.
         """
-        if self.keep and self.stored.size(0) == 0:
-            if given is None:
-                raise ValueError(
-                    "canonical_frame: 'mean' needs the mean structure of the training runs; set "
-                    "reference: mean in dataset_arg"
-                )
+        if self.stored.size(0) > 0:
+            return
+        if given is None:
+            name = "mean" if self.keep else "first"
+            what = "the mean structure of the training runs" if self.keep else "the first frame of each run"
+            raise ValueError(f"canonical_frame: '{name}' needs {what}; set reference: {name} in dataset_arg")
+        if self.keep:
             first = given[batch == 0].detach()
             self.stored.resize_(first.shape)
             self.stored.copy_(first)

@@ -37,7 +37,7 @@ def load_checkpoint(path: Union[str, Path]) -> Tuple[TorchMD_Net, Dict[str, Any]
     Raises:
         ValueError: If the file is missing, unreadable, or not a checkpoint of a DKMP model.
     """
-    contents = _read(Path(path))
+    contents = read_contents(Path(path))
     if not isinstance(contents, dict) or not {"hyper_parameters", "state_dict"} <= set(contents):
         raise ValueError(
             f"{path} is not a torchmd-train checkpoint: it has no hyper_parameters and state_dict"
@@ -59,7 +59,29 @@ def load_checkpoint(path: Union[str, Path]) -> Tuple[TorchMD_Net, Dict[str, Any]
     return model.eval(), hyper_parameters, dict(dataset)
 
 
-def _read(path: Path) -> Any:
+def refuse_periodic_training(path: Union[str, Path], dataset: Dict[str, Any]) -> None:
+    """For what runs a ``dkmp-r`` model without a box.
+
+    Args:
+        path: The checkpoint.
+        dataset: What its training dataset declared.
+
+    Raises:
+        ValueError: The model was trained with periodic boxes.
+    """
+    if dataset.get("periodic", False):
+        raise ValueError(
+            f"{path} was trained with periodic boxes, but here structures have none: their neighbours "
+            "would be others; train with periodic: false"
+        )
+
+
+def read_contents(path: Path) -> Any:
+    """What a checkpoint file holds, of whatever model.
+
+    Raises:
+        ValueError: The file is missing or unreadable.
+    """
     if not path.is_file():
         raise ValueError(f"{path}: no such file; a checkpoint (.ckpt) written by torchmd-train is expected")
     # weights_only: a checkpoint from a stranger must not be able to run code.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import dkmp_plugin.ops  # noqa: F401  (registers the operators that exported models call)
 from dkmp_plugin.files import check_keeps_inputs
 from dkmp_plugin.simulation import torchscript
-from dkmp_plugin.simulation.checkpoint import load_checkpoint
+from dkmp_plugin.simulation.checkpoint import load_checkpoint, refuse_periodic_training
 from dkmp_plugin.simulation.torchscript_file import (
     PROPAGATOR,
     load_torchscript,
@@ -96,6 +96,7 @@ def script_propagator(
             f"{checkpoint} holds a {hyper_parameters['model']} model, which is a potential energy; export it "
             "with dkmp_plugin.simulation.export_model"
         )
+    refuse_periodic_training(checkpoint, dataset)
     predictor = DisplacementPredictor(model.representation_model, model.output_model)
     predictor = predictor.to(_DTYPES[dtype]).eval()
     for parameter in predictor.parameters():
@@ -124,7 +125,8 @@ def export_propagator(
         What the file says about itself.
 
     Raises:
-        ValueError: the checkpoint is unreadable, holds another model, or would be overwritten.
+        ValueError: the checkpoint is unreadable, holds another model, or one that was trained with periodic
+            boxes, or would be overwritten.
     """
     check_keeps_inputs([output], [checkpoint])
     module, info = script_propagator(checkpoint, dtype)

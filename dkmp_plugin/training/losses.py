@@ -133,6 +133,8 @@ def elastic_norm_loss(
 LOSSES_OF_STRUCTURES: Dict[str, Callable[..., Tensor]] = {
     loss.__name__: loss for loss in (neighborhood_norm_loss, elastic_norm_loss)
 }
+# All losses of ours.
+LOSSES: Dict[str, Callable[..., Tensor]] = {norm_loss.__name__: norm_loss, **LOSSES_OF_STRUCTURES}
 
 
 def loss_of_structures(

@@ -8,9 +8,13 @@ reports on stderr.
 import argparse
 import functools
 import math
+from pathlib import Path
 from typing import Any, Callable, Dict
 
+import numpy as np
+
 from dkmp_plugin.config import DKMP_MODELS, add_arguments, defaults
+from dkmp_plugin.files import replaced_on_success
 
 
 def _is_dkmp(args: Any) -> bool:
@@ -62,11 +66,10 @@ def extend_model_factory(module: Any) -> None:
 
 def extend_losses(module: Any) -> None:
     """torchmdnet.loss: our losses by name (choices of ``--train-loss``)."""
-    from dkmp_plugin.training.losses import LOSSES_OF_STRUCTURES, norm_loss
+    from dkmp_plugin.training.losses import LOSSES
 
-    # All but the first need to know where the atoms are: extend_lightning_module.
-    for loss in (norm_loss, *LOSSES_OF_STRUCTURES.values()):
-        module.loss_class_mapping[loss.__name__] = loss
+    # All but norm_loss need to know where the atoms are: extend_lightning_module.
+    module.loss_class_mapping.update(LOSSES)
 
 
 def extend_lightning_module(module: Any) -> None:
@@ -93,7 +96,7 @@ def extend_lightning_module(module: Any) -> None:
     @functools.wraps(compute_torchmdnet_losses)
     def _compute_losses(self, y, neg_y, batch, loss_fn, loss_name, stage):
         if loss_name in LOSSES_OF_STRUCTURES:
-            box = batch.box if "box" in batch else None
+            box = batch.box if "box" in batch else _constant_box(self.hparams, batch.pos)
             loss_fn = loss_of_structures(loss_name, batch.pos, batch.batch, box)
         return compute_torchmdnet_losses(self, y, neg_y, batch, loss_fn, loss_name, stage)
 
@@ -117,6 +120,12 @@ def extend_lightning_module(module: Any) -> None:
         return optimizers, schedulers
 
     module.LNNP.configure_optimizers = configure_optimizers
+
+
+def _constant_box(hyper_parameters: Any, pos: Any) -> Any:
+    """The box (3, 3) in Å that models use where the data brings none, or None."""
+    vectors = hyper_parameters.get("box_vecs")
+    return None if vectors is None else pos.new_tensor(vectors)
 
 
 def _plateau_schedule(optimizer: Any, hyper_parameters: Any) -> Any:
@@ -162,6 +171,13 @@ def extend_data_module(module: Any) -> None:
         # What training subtracts must not know the held-out energies.
         if hasattr(self.dataset, "fit_reference_energies"):
             self.dataset.fit_reference_energies(self.idx_train)
+        if self.hparams["standardize"] and hasattr(self.dataset, "split_indices"):
+            # torchmd-net did so before: over its own split, and with other reference energies.
+            self._standardize()
+        if self.hparams["model"] == "dkmp-r" and hasattr(self.dataset, "sampling"):
+            self.dataset.sampling.check_model(
+                self.hparams.get("canonical_frame", "principal"), self.hparams.get("memory", False)
+            )
         if _is_dkmp(dict(self.hparams)):
             # The module logs the same hyper-parameters. After a resume its best checkpoint may carry those of
             # the earlier run, and Lightning refuses to log two versions: the final test would not start.
@@ -183,6 +199,16 @@ def _use_split_of_dataset(data_module: Any) -> None:
     split = getattr(data_module.dataset, "split_indices", None)
     if split is None or data_module.hparams["splits"] is not None:
         return
+    for key in ("early_stopping_monitor", "checkpoint_monitor"):
+        watched = data_module.hparams.get(key) or ""
+        if len(split[1]) == 0 and watched.startswith("val_"):
+            raise ValueError(
+                f"{key}: {watched} needs validation items, but the dataset has none; name some with val: in "
+                "dataset_arg"
+            )
+    # torchmd-net has written its random split there.
+    with replaced_on_success(Path(data_module.hparams["log_dir"]) / "splits.npz") as path:
+        np.savez(path, idx_train=split[0], idx_val=split[1], idx_test=split[2])
     for part, indices in zip(("train", "val", "test"), split, strict=True):
         setattr(data_module, f"idx_{part}", indices)
         setattr(
@@ -198,6 +224,7 @@ def extend_configuration_files(module: Any) -> None:
     """torchmdnet.utils: YAML files and checkpoints may carry our keys, with or without our flags."""
     for action in (module.LoadFromFile, module.LoadFromCheckpoint):
         action.__call__ = _accept_our_keys(action.__call__)
+    module.LoadFromCheckpoint.__call__ = _know_old_checkpoints(module.LoadFromCheckpoint.__call__)
 
 
 def _accept_our_keys(load_torchmdnet: Any) -> Any:
@@ -209,6 +236,22 @@ def _accept_our_keys(load_torchmdnet: Any) -> Any:
         load_torchmdnet(self, parser, namespace, values, option_string)
         if _is_dkmp(namespace):
             _read_numbers(parser, namespace)
+
+    return load
+
+
+def _know_old_checkpoints(load_checkpoint: Any) -> Any:
+    """Hyper-parameters of a checkpoint that lack the revision are those of the first."""
+
+    @functools.wraps(load_checkpoint)
+    def load(self, parser, namespace, values, option_string=None):
+        given = getattr(namespace, "revision", defaults()["revision"])
+        namespace.revision = None
+        load_checkpoint(self, parser, namespace, values, option_string)
+        if namespace.revision is None:
+            # torchmd-net names the checkpoint only if it has found the hyper-parameters beside it.
+            is_old = namespace.load_model == values and _is_dkmp(namespace)
+            namespace.revision = 1 if is_old else given
 
     return load
 
@@ -240,7 +283,9 @@ def extend_command_line(module: Any) -> None:
     @functools.wraps(get_torchmdnet_args)
     def get_args():
         args = get_torchmdnet_args()
-        if _is_dkmp(args):
+        from dkmp_plugin.training.losses import LOSSES
+
+        if _is_dkmp(args) or args.train_loss in LOSSES:
             _monitor_training_loss(args)
         return args
 

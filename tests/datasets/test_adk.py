@@ -36,6 +36,13 @@ def test_backbone_and_held_out_training_run():
     assert [len(part) for part in data.split_indices] == [97, 101, 91]
 
 
+@needs_run_3
+def test_one_name_as_text_and_what_a_checkpoint_records():
+    data = DKMPAdK(str(RUN_3.parent), selection="name CA", val="run2", superpose="runs")
+    assert [run.name for run in data.runs] == ["adk_dims.dcd", "adk_dims2.dcd"]
+    assert data.metadata["superpose"] == "runs"
+
+
 def test_equilibrium_says_where_the_files_are(tmp_path):
     with pytest.raises(ValueError, match=r"adk4AKE\.psf: no such file; download it from https://"):
         DKMPAdK(str(tmp_path), protocol="equilibrium")

@@ -157,6 +157,9 @@ def test_given_reference_energies_stay(tmp_path):
     assert data.total_energy(torch.zeros(1)).item() == -2000.0
     with pytest.raises(ValueError, match=r"lack the elements \[8\]"):
         DKMPNPZ(str(tmp_path), "eV", files="a.npz", reference_energies={1: -10.0})
+    for wrong, said in (({"H": -10.0, 8: -1.0}, "'H': -10.0"), ({1: "low", 8: -1.0}, "1: 'low'")):
+        with pytest.raises(ValueError, match=f"reference_energies: {said} was given, an atomic number"):
+            DKMPNPZ(str(tmp_path), "eV", files="a.npz", reference_energies=wrong)
 
 
 def test_training_without_an_element_is_refused():
@@ -187,28 +190,74 @@ def test_impossible_selections_are_refused(tmp_path, arguments, message):
         DKMPNPZ(str(tmp_path), "eV", **arguments)
 
 
-def test_torchmd_train_fits_the_reference_to_its_own_split(tmp_path):
+def set_up(data, log_dir, **changes):
+    """torchmd-train's data module, ready for training."""
     from torchmdnet.data import DataModule
 
+    values = {
+        "model": "dkmp-c",
+        "precision": 32,
+        "train_size": 3,
+        "val_size": 2,
+        "test_size": 1,
+        "seed": 1,
+        "log_dir": str(log_dir),
+        "splits": None,
+        "standardize": False,
+    }
+    module = DataModule({**values, **changes}, data)
+    module.setup("fit")
+    return module
+
+
+@pytest.mark.parametrize("name", ["my@file.npz", "run@1/a.npz"])
+def test_names_with_at_signs(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    write_npz(tmp_path / name)
+    assert len(DKMPNPZ(str(tmp_path), "eV", files=name)) == COUNT
+    assert len(DKMPNPZ(str(tmp_path), "eV", files=f"{name}@1::2")) == 3
+
+
+def test_torchmd_train_fits_the_reference_to_its_own_split(tmp_path):
     arrays = write_npz(tmp_path / "a.npz")
     data = DKMPNPZ(str(tmp_path), "eV", files="a.npz")
-    module = DataModule(
-        {
-            "model": "dkmp-c",
-            "precision": 32,
-            "train_size": 3,
-            "val_size": 2,
-            "test_size": 1,
-            "seed": 1,
-            "log_dir": str(tmp_path),
-            "splits": None,
-            "standardize": False,
-        },
-        data,
-    )
-    module.setup("fit")
+    module = set_up(data, tmp_path)
     mean = arrays["energies"][np.asarray(module.idx_train)].mean()
     assert data.total_energy(torch.zeros(1)).item() == pytest.approx(mean, abs=1e-9)
+
+
+def test_torchmd_train_writes_the_split_of_the_dataset(tmp_path):
+    write_npz(tmp_path / "a.npz")
+    data = DKMPNPZ(str(tmp_path), "eV", train="a.npz@:3", val="a.npz@3:5", test="a.npz@5:")
+    module = set_up(data, tmp_path)
+    with np.load(tmp_path / "splits.npz") as written:
+        for part, indices in (("train", [0, 1, 2]), ("val", [3, 4]), ("test", [5])):
+            assert written[f"idx_{part}"].tolist() == indices
+            assert getattr(module, f"idx_{part}").tolist() == indices
+    # What was written can be given back.
+    again = set_up(data, tmp_path, splits=str(tmp_path / "splits.npz"))
+    assert again.idx_val.tolist() == [3, 4]
+
+
+@pytest.mark.filterwarnings("ignore:The standardize option is deprecated", "ignore:'pin_memory' argument")
+@pytest.mark.parametrize("references", [None, {1: 0.0, 8: 0.0}])
+def test_standardization_sees_training_items_only(tmp_path, references):
+    energies = np.array([1.0, 2.0, 6.0, 1e3, 2e3, 3e3])
+    write_npz(tmp_path / "a.npz", E=energies)
+    split = {"train": "a.npz@:3", "val": "a.npz@3:5", "test": "a.npz@5:"}
+    data = DKMPNPZ(str(tmp_path), "eV", reference_energies=references, **split)
+    module = set_up(data, tmp_path, standardize=True, inference_batch_size=2, num_workers=0, prior_model=None)
+    assert module.mean.item() == pytest.approx(0.0 if references is None else 3.0, abs=1e-9)
+    assert module.std.item() == pytest.approx(energies[:3].std(ddof=1))
+
+
+def test_training_without_validation_is_refused_where_it_is_watched(tmp_path):
+    write_npz(tmp_path / "a.npz")
+    data = DKMPNPZ(str(tmp_path), "eV", train="a.npz")
+    with pytest.raises(ValueError, match=r"val_total_mse_loss needs validation items.*name some with val:"):
+        set_up(data, tmp_path, early_stopping_monitor="val_total_mse_loss")
+    unwatched = {"early_stopping_monitor": None, "checkpoint_monitor": "train_total_mse_loss"}
+    assert len(set_up(data, tmp_path, **unwatched).idx_train) == COUNT
 
 
 def test_datasets_can_be_imported_before_torchmdnet():
@@ -276,6 +325,11 @@ def with_nan():
         ({"E": np.zeros(COUNT - 1)}, "eV", "energies have shape"),
         ({"z": np.array([8, 1])}, "eV", "atomic numbers"),
         ({"z": np.array([8, 1, 0])}, "eV", "numbers from 1 to 118"),
+        (
+            {"z": np.stack([*[NUMBERS] * 4, NUMBERS[::-1], NUMBERS])},
+            "eV",
+            r"a\.npz: the atomic numbers of structure 4 differ from those of the first.*DKMPExtXYZ",
+        ),
         ({"F": with_nan()}, "eV", r"forces hold NaN or infinity in 1 of 6 structures \(first: 4\)"),
     ],
 )
@@ -418,6 +472,9 @@ def test_bad_extxyz_is_refused(tmp_path):
     (tmp_path / "a.xyz").write_text("3\nProperties=species:S:1:pos:R:3\nO 0 0 0\n")
     with pytest.raises(ValueError, match="not a readable extended XYZ file"):
         DKMPExtXYZ(str(tmp_path), files="a.xyz")
+    (tmp_path / "empty.xyz").touch()
+    with pytest.raises(ValueError, match=r"empty\.xyz holds no structures"):
+        DKMPExtXYZ(str(tmp_path), files="empty.xyz")
     slab, _ = water_frames(cell=np.eye(3) * 9)
     slab[0].pbc = (True, True, False)
     write_extxyz(tmp_path / "slab.xyz", slab)
@@ -450,9 +507,24 @@ def test_deepmd_open_boundaries(tmp_path):
     assert "box" not in DKMPDeePMD(str(tmp_path), files="water")[0]
 
 
+def test_deepmd_mixed_types_differ_from_frame_to_frame(tmp_path):
+    """``deepmd/npy/mixed``: type.raw holds zeros, -1 stands for atoms that are not there."""
+    types = np.array([[0, 1, 1], [1, 0, 1], [1, -1, 1], [1, 1, -1], [0, 1, 1], [0, 1, 1]])
+    arrays = write_deepmd(tmp_path / "water", real_atom_types=types)
+    (tmp_path / "water/type.raw").write_text("0\n0\n0\n")
+    data = DKMPDeePMD(str(tmp_path), files="water")
+    numbers = [data[index].z.tolist() for index in range(8)]
+    assert numbers == [[8, 1, 1], [1, 8, 1], [1, 1], [1, 1], [8, 1, 1], [8, 1, 1], [8, 1, 1], [1, 8, 1]]
+    for index, atoms in ((2, [0, 2]), (3, [0, 1]), (4, [0, 1, 2])):
+        np.testing.assert_allclose(data[index].pos, arrays["positions"][index, atoms], rtol=1e-6)
+        np.testing.assert_allclose(data[index].neg_dy, arrays["forces"][index, atoms], rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
+        ({"real_atom_types": np.zeros((COUNT, 4), dtype=int)}, r"real_atom_types.npy has shape \(6, 4\)"),
+        ({"real_atom_types": np.full((COUNT, 3), 2)}, "real_atom_types.npy holds types from 2 to 2"),
         ({"box": None}, "lacks box.npy"),
         ({"force": None}, "lacks force.npy"),
         ({"box": np.ones((COUNT, 6))}, r"box.npy has shape \(6, 6\)"),

@@ -79,6 +79,19 @@ def test_replicas_in_one_file_are_never_paired(folder):
         pairs(folder, train=["all.xtc#3"])
 
 
+def test_number_signs_in_names_of_files_and_folders(folder):
+    (folder / "run#1").mkdir()
+    frames = np.concatenate([walk(6, 1), walk(5, 2, shift=30.0)])
+    for name in ("run#1/all.dcd", "first#of.dcd"):
+        write(folder / name, frames)
+        assert len(pairs(folder, train=[name])) == 5 + 4
+        assert len(pairs(folder, train=[f"{name}#1"])) == 4
+    with pytest.raises(ValueError, match=r"first#of\.dcd.*#0 to #1"):
+        pairs(folder, train=["first#of.dcd#2"])
+    with pytest.raises(ValueError, match=r"first\.dcd#x: no such file"):
+        pairs(folder, train=["first.dcd#x"])
+
+
 @settings(deadline=None, max_examples=20)
 @given(lengths=st.lists(st.integers(3, 12), min_size=1, max_size=4), seed=st.integers(0, 1000))
 def test_jumps_are_where_replicas_meet(lengths, seed):
@@ -165,6 +178,27 @@ def test_periodic_boxes(folder):
     assert torch.allclose(pairs(folder, train=["boxed.xtc"], periodic=True)[0].box, 30 * torch.eye(3)[None])
     with pytest.raises(ValueError, match="no periodic box"):
         pairs(folder, periodic=True)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"augment_rotation": True},
+        {"augment_crossing": 0.5},
+        {"superpose": "runs"},
+        {"superpose": "frames"},
+        {"remove_drift": True},
+    ],
+)
+def test_what_turns_structures_is_refused_with_boxes(folder, option):
+    """A box that stays where it is would join atoms that were never neighbours."""
+    for name, seed in (("one.xtc", 1), ("two.xtc", 2)):
+        write(folder / name, walk(5, seed), box=30.0)
+    arguments = {"train": ["one.xtc", "two.xtc"], "periodic": True}
+    assert pairs(folder, **arguments).metadata["periodic"] is True
+    with pytest.raises(ValueError, match=f"{next(iter(option))}: .* was given with periodic boxes"):
+        pairs(folder, **arguments, **option)
+    assert pairs(folder, **{**arguments, "periodic": False}, **option).metadata["periodic"] is False
 
 
 def test_files_that_do_not_belong_together(folder):

@@ -1,6 +1,10 @@
+import warnings
+
+import lightning
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch_geometric.data import Data
 
 from dkmp_plugin.evaluation.prediction import best_checkpoint, predict
@@ -16,6 +20,44 @@ def test_best_checkpoint_has_the_lowest_validation_loss(tmp_path):
     ):
         (tmp_path / name).touch()
     assert best_checkpoint(tmp_path).name.startswith("epoch=8")
+
+
+def test_losses_that_look_alike_in_the_names_are_told_apart(tmp_path):
+    """Written by Lightning itself, whose file names have four decimals."""
+    losses = {9: 3e-5, 10: 1e-5, 11: 2e-5, 12: 4e-5}
+
+    class Constant(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def training_step(self, batch, index):
+            return self.weight.sum()
+
+        def validation_step(self, batch, index):
+            self.log("val_total", losses.get(self.current_epoch, 1.0))
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    name = "epoch={epoch}-val_loss={val_total:.4f}"
+    keep = ModelCheckpoint(tmp_path, name, monitor="val_total", save_top_k=4, auto_insert_metric_name=False)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = lightning.Trainer(max_epochs=13, accelerator="cpu", callbacks=[keep], **quiet)
+    loader = torch.utils.data.DataLoader([0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.fit(Constant(), loader, loader)
+    assert {path.name for path in tmp_path.glob("*.ckpt")} == {
+        f"epoch={epoch}-val_loss=0.0000.ckpt" for epoch in losses
+    }
+    assert best_checkpoint(tmp_path).name == "epoch=10-val_loss=0.0000.ckpt"
+
+
+def test_the_newest_of_equal_checkpoints_is_taken(tmp_path):
+    for epoch in (9, 10, 8):
+        torch.save({}, tmp_path / f"epoch={epoch}-val_loss=0.1000.ckpt")
+    assert best_checkpoint(tmp_path).name == "epoch=10-val_loss=0.1000.ckpt"
 
 
 def test_folder_without_checkpoints_is_refused(tmp_path):

@@ -187,6 +187,19 @@ def test_refusals(checkpoint, tmp_path):
         load_displacement_model(tmp_path / "other.ckpt")
 
 
+def test_command_line_refuses_models_that_know_boxes(checkpoint, tmp_path, capsys):
+    from dkmp_plugin.cli import main
+
+    write(tmp_path / "top.pdb", GLYCINES[None])
+    write(tmp_path / "run.dcd", walk(9, 1))
+    contents = torch.load(checkpoint, weights_only=True)
+    contents["dkmp_plugin"]["dataset"]["periodic"] = True
+    torch.save(contents, tmp_path / "periodic.ckpt")
+    files = [str(tmp_path / name) for name in ("periodic.ckpt", "top.pdb", "run.dcd")]
+    assert main(["rollout", *files]) == 2
+    assert "was trained with periodic boxes" in capsys.readouterr().err
+
+
 def test_egnn_baseline_learns_and_stands_beside_the_model(predictor):
     pytest.importorskip("egnn_pytorch", reason="egnn-pytorch, the baseline, is optional")
     from dkmp_plugin.datasets.frame_pairs import FramePairs

@@ -173,9 +173,10 @@ def test_fresh_head_is_persistence_and_every_weight_gets_a_gradient(molecule):
         model = create_model(**changes).train()
         vectors = model.representation_model.num_vectors
         fresh = DisplacementModel(model.representation_model, Displacement(16, num_vectors=vectors)).double()
-        assert displacement(fresh, z, pos).abs().max() == 0
+        items = {"reference": pos}
+        assert fresh(z, pos, extra_args=items)[0].abs().max() == 0
         trained = create_model(**changes).train()
-        displacement(trained, z, pos).square().sum().backward()
+        trained(z, pos, extra_args=items)[0].square().sum().backward()
         for name, parameter in trained.named_parameters():
             assert not parameter.requires_grad or parameter.grad is not None, name
         assert trained.representation_model.trained_elements.nonzero().flatten().tolist() == [1, 6, 8]

@@ -102,3 +102,9 @@ def test_memory(molecule, moved):
     assert torch.allclose(remembered - without, expected, atol=1e-12)
     with pytest.raises(ValueError, match="set previous: true in dataset_arg"):
         model.train()(z, moved, extra_args={"reference": pos})
+
+
+def test_training_without_the_first_frame_is_refused(molecule):
+    """A frame that is its own reference is never anywhere else."""
+    with pytest.raises(ValueError, match="set reference: first in dataset_arg"):
+        create_model("first").train()(*molecule)

@@ -160,6 +160,14 @@ def test_is_refused_as_a_potential(model_path, checkpoint):
             MLPotential("dkmp", modelPath=str(path)).createSystem(topology().to_openmm())
 
 
+def test_models_that_know_boxes_are_refused(checkpoint, tmp_path):
+    contents = torch.load(checkpoint, weights_only=True)
+    contents["dkmp_plugin"]["dataset"]["periodic"] = True
+    torch.save(contents, tmp_path / "periodic.ckpt")
+    with pytest.raises(ValueError, match="was trained with periodic boxes"):
+        export_propagator(tmp_path / "periodic.ckpt", tmp_path / "periodic.pt")
+
+
 def test_bad_model_files(model_path, checkpoint, tmp_path):
     (tmp_path / "text.pt").write_text("no model")
     torch.jit.script(torch.nn.Identity()).save(str(tmp_path / "other.pt"))

@@ -160,6 +160,28 @@ def test_impossible_configurations(changes, expected):
         create_dkmp_model({**values, **changes})
 
 
+@pytest.mark.parametrize(
+    ("model", "data", "expected"),
+    [
+        ({"canonical_frame": "first"}, {}, "canonical_frame: 'first' needs reference: first in dataset_arg"),
+        ({"canonical_frame": "first"}, {"reference": "mean"}, "'first' needs reference: first"),
+        ({"canonical_frame": "mean"}, {"reference": "first"}, "'mean' needs reference: mean"),
+        ({"memory": True}, {}, "memory: true needs previous: true in dataset_arg"),
+        ({"memory": True}, {"pushforward": True}, "needs previous: true .*pushforward"),
+    ],
+)
+def test_data_must_bring_what_the_model_asks_for(displacement_configuration, model, data, expected):
+    from torchmdnet.data import DataModule
+
+    values = yaml.safe_load(displacement_configuration().read_text())
+    values.update(splits=None, seed=1, standardize=False, train_size=None, val_size=9, test_size=9)
+    Path(values["log_dir"]).mkdir()
+    DataModule(dict(values)).setup("fit")
+    with pytest.raises(ValueError, match=expected):
+        values["dataset_arg"].update(data)
+        DataModule({**values, **model}).setup("fit")
+
+
 def test_learns_to_relax_towards_the_mean_structure(displacement_configuration, tmp_path):
     """Frames that scatter independently: the mean structure leaves half of the error."""
     noise = 0.3 * np.random.default_rng(3).normal(size=(60, *GLYCINES.shape))

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
+from torch_geometric.data import Batch, Data
 
 from dkmp_plugin.training.elastic_network import elastic_lengths
 from dkmp_plugin.training.losses import (
@@ -16,6 +17,7 @@ from dkmp_plugin.training.losses import (
     norm_loss,
     relative_norm_loss,
 )
+from tests.conftest import hyper_parameters
 
 
 def test_is_the_mean_length_of_the_rows():
@@ -84,6 +86,40 @@ def test_losses_of_structures_turn_and_differentiate(loss):
     torch.testing.assert_close(turned, loss(prediction, target, pos, batch))
     prediction.requires_grad_(True)
     assert torch.autograd.gradcheck(lambda p: loss(p, target, pos, batch), prediction)
+
+
+@pytest.mark.parametrize("precisions", [(torch.float32, torch.float32), (torch.float32, torch.float64)])
+@pytest.mark.parametrize("name", LOSSES_OF_STRUCTURES)
+def test_losses_of_periodic_structures_take_any_precision(name, precisions):
+    pos, forces, batch = two_systems()
+    box = torch.diag_embed(torch.tensor([[9.0, 9.0, 9.0], [8.0, 9.0, 10.0]], dtype=torch.float64))
+    expected = loss_of_structures(name, pos, batch, box)(forces, 0 * forces)
+    assert expected != loss_of_structures(name, pos, batch)(forces, 0 * forces)
+    single = forces.to(precisions[0])
+    loss = loss_of_structures(name, pos.to(precisions[0]), batch, box.to(precisions[1]))(single, 0 * single)
+    torch.testing.assert_close(loss, expected.to(precisions[0]), rtol=1e-4, atol=0.0)
+
+
+@pytest.mark.parametrize("name", LOSSES_OF_STRUCTURES)
+def test_losses_of_structures_know_the_constant_box(name):
+    from torchmdnet.module import LNNP
+
+    pos, forces, _ = two_systems()
+    box, settings = 9.0 * torch.eye(3), {"train_loss": name, "y_weight": 0.0, "neg_dy_weight": 1.0}
+    settings.update(load_model=None, remove_ref_energy=False, ema_alpha_neg_dy=1.0)
+    item = Data(z=torch.full((25,), 6), pos=pos[:25], neg_dy=forces[:25])
+
+    def loss(item, **changes):
+        values = hyper_parameters(**settings, **changes)
+        torch.manual_seed(0)
+        module = LNNP(values)
+        losses = [(name, module.train_loss_fn)]
+        return module.step(Batch.from_data_list([item]), losses, "train").item()
+
+    periodic = item.clone()
+    periodic.box = box[None]
+    assert loss(item, box_vecs=box.tolist()) == pytest.approx(loss(periodic))
+    assert loss(item) != pytest.approx(loss(periodic))
 
 
 @pytest.mark.parametrize("loss", LOSSES_OF_STRUCTURES.values())

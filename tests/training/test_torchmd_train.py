@@ -10,6 +10,8 @@ import pytest
 import torch
 import yaml
 
+from dkmp_plugin.config import REVISIONS
+
 TORCHMD_TRAIN = str(Path(sys.executable).parent / "torchmd-train")
 
 
@@ -77,6 +79,34 @@ def test_other_losses_are_what_checkpoints_are_chosen_by(configuration, loss):
         losses = [row[f"val_total_{loss}"] for row in csv.DictReader(file)]
     named = {path.name.split("val_loss=")[1].split("-")[0] for path in checkpoints(path)}
     assert named == {f"{float(value):.4f}" for value in losses if value}
+
+
+def test_torchmd_nets_own_models_train_with_our_losses(configuration):
+    changes = {"model": "tensornet", "max_num_neighbors": 32, "equivariance_invariance_group": "O(3)"}
+    path = configuration(train_loss="norm_loss", num_epochs=1, **changes)
+    done = torchmd_train("--conf", path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert epochs_logged(path, "norm_loss") == {0.0}
+    assert len(checkpoints(path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("recorded", "arguments", "revision"),
+    [
+        ({}, [], 1),
+        ({"revision": 3}, [], 3),
+        ({}, ["--revision", "4"], 4),
+        ({"model": "tensornet"}, [], REVISIONS[-1]),
+        (None, [], REVISIONS[-1]),
+    ],
+)
+def test_checkpoints_without_the_key_hold_revision_1(tmp_path, recorded, arguments, revision):
+    from torchmdnet.scripts.train import get_argparse
+
+    if recorded is not None:
+        (tmp_path / "hparams.yaml").write_text(yaml.safe_dump({"model": "dkmp-c", **recorded}))
+    args = get_argparse().parse_args(["--load-model", str(tmp_path / "epoch=0.ckpt"), *arguments])
+    assert args.revision == revision
 
 
 def test_two_processes_with_gloo(configuration):
