@@ -36,8 +36,8 @@ class DKMPPotentialImplFactory(MLPotentialImplFactory):
             backend: ``torchforce``, ``pythonforce``, or ``auto``, which picks the one that works on the
                 installed stack (TorchForce where it can run).
             staticShapes: Whether all tensors have fixed shapes, as CUDA graphs need; only for molecules
-                that do not meet their periodic images. None: for such molecules of up to
-                ``force_options.MAX_STATIC_ATOMS`` atoms where there is no skin.
+                that do not meet their periodic images, and models trained without ``box_vecs``. None: for
+                such molecules of up to ``force_options.MAX_STATIC_ATOMS`` atoms where there is no skin.
             skin: Neighbours are searched up to this many Å beyond the cutoff and used again until an atom
                 has moved by half of it; 0 searches at every step. The forces are the same.
             useCUDAGraphs: openmm-torch's property of this name: on the CUDA platform the model is captured
