@@ -4,7 +4,7 @@ openmm-ml imports every registered potential when it is imported itself, so this
 """
 
 from pathlib import Path
-from typing import Any, Iterable, List, Optional
+from typing import Any, Iterable, List, Optional, Tuple
 
 from openmmml.mlpotential import MLPotentialImpl, MLPotentialImplFactory
 
@@ -88,7 +88,9 @@ class DKMPPotentialImpl(MLPotentialImpl):
 
         Args:
             topology: ``openmm.app.Topology`` of the whole system.
-            system: ``openmm.System`` the force is added to.
+            system: ``openmm.System`` the force is added to. If it has forces already (a mixed System), it
+                says whether the model is periodic and in which box; otherwise the topology does. With
+                ``interpolate=True`` openmm-ml passes an empty System.
             atoms: Indices of the atoms to model, in any order; None for all.
             forceGroup: Force group of the new force.
             charge: Total charge of the modelled atoms; must be the one the model was trained on.
@@ -120,10 +122,10 @@ class DKMPPotentialImpl(MLPotentialImpl):
         _check_charge(charge, info, self.model_path)
         if indices is not None and charge is None and info.total_charge is not None:
             _check_force_field_charge(system, indices, info, self.model_path)
-        box = topology.getPeriodicBoxVectors()
-        periodic = box is not None or system.usesPeriodicBoundaryConditions()
-        if periodic and indices is not None and box is not None:
-            _check_box(box, info)
+        source, box = _periodic_box(topology, system, indices is not None)
+        periodic = box is not None
+        if periodic and indices is not None:
+            _check_box(box, source, info)
         model = self.options.prepare(
             model, info, len(atomic_numbers), periodic and indices is None, self.model_path.name
         )
@@ -216,7 +218,22 @@ def _check_force_field_charge(system: Any, indices: List[int], info: Any, path: 
             return
 
 
-def _check_box(box: Any, info: Any) -> None:
+def _periodic_box(topology: Any, system: Any, is_subset: bool) -> Tuple[str, Any]:
+    """Whose box it is, and its vectors; None where there are no periodic boundaries.
+
+    The topology's box says nothing about a System made without periodic boundaries, and a periodic System may
+    have another. But a System without forces has not been told: the topology speaks for it.
+    """
+    if is_subset and system.getNumForces():
+        periodic = system.usesPeriodicBoundaryConditions()
+        return "System's default", system.getDefaultPeriodicBoxVectors() if periodic else None
+    box = topology.getPeriodicBoxVectors()
+    if box is None and system.usesPeriodicBoundaryConditions():
+        box = system.getDefaultPeriodicBoxVectors()
+    return "topology's", box
+
+
+def _check_box(box: Any, source: str, info: Any) -> None:
     """A molecule alone in the ML region must not meet its own periodic image: no training data has it."""
     import numpy as np
     from openmm import unit
@@ -226,6 +243,7 @@ def _check_box(box: Any, info: Any) -> None:
     widths = [volume / np.linalg.norm(np.cross(vectors[i - 2], vectors[i - 1])) for i in range(3)]
     if min(widths) < 2 * info.cutoff:
         raise ValueError(
-            f"the periodic box is {min(widths):.1f} Å wide, at least twice the model's cutoff = "
-            f"{2 * info.cutoff:.1f} Å is expected for a molecule in a mixed system; use a larger box"
+            f"the {source} periodic box is {min(widths):.1f} Å wide, at least twice the model's cutoff = "
+            f"{2 * info.cutoff:.1f} Å is expected for a molecule in a mixed system; use a larger box, or "
+            "none: NoCutoff and topology.setPeriodicBoxVectors(None)"
         )

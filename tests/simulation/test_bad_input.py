@@ -231,6 +231,43 @@ class TestMolecules:
         with pytest.raises(ValueError, match=r"10\.0 Å wide.*12\.0 Å"):
             self.add(model_path, self.topology(6, 1, 1, box=1.0), [0, 1])
 
+    def mm_system(self, num_atoms, method, box=2.0):
+        """A System whose default box is ``box`` nm wide."""
+        import openmm
+
+        system, nonbonded = openmm.System(), openmm.NonbondedForce()
+        for _ in range(num_atoms):
+            system.addParticle(1.0)
+            nonbonded.addParticle(0.0, 0.1, 0.0)
+        nonbonded.setNonbondedMethod(getattr(nonbonded, method))
+        nonbonded.setCutoffDistance(0.2)
+        system.addForce(nonbonded)
+        system.setDefaultPeriodicBoxVectors([box, 0, 0], [0, box, 0], [0, 0, box])
+        return system
+
+    @pytest.mark.parametrize("topology_box", [None, 4.0])
+    def test_box_of_a_mixed_system(self, model_path, topology_box):
+        """What counts is the box that the simulation starts in, not the topology's."""
+        from openmmml import MLPotential
+
+        potential = MLPotential("dkmp", modelPath=str(model_path))
+        topology = self.topology(6, 1, 1, box=topology_box)
+        for box in (1.0, 0.5):
+            with pytest.raises(ValueError, match=rf"System's.* {10 * box:.1f} Å wide.*12\.0 Å"):
+                potential.createMixedSystem(topology, self.mm_system(3, "CutoffPeriodic", box), [0, 1])
+        mixed = potential.createMixedSystem(topology, self.mm_system(3, "CutoffPeriodic"), [0, 1])
+        (force,) = [force for force in mixed.getForces() if force.getName() == "DKMP"]
+        assert force.usesPeriodicBoundaryConditions()
+
+    @pytest.mark.parametrize("topology_box", [0.1, 4.0])  # 1 Å: what some programs write without a box
+    def test_an_open_mixed_system_stays_open(self, model_path, topology_box):
+        from openmmml import MLPotential
+
+        potential = MLPotential("dkmp", modelPath=str(model_path))
+        topology = self.topology(6, 1, 1, box=topology_box)
+        mixed = potential.createMixedSystem(topology, self.mm_system(3, "NoCutoff"), [0, 1])
+        assert not mixed.usesPeriodicBoundaryConditions()
+
     def test_bundled_model_refuses_other_elements(self):
         from openmmml import MLPotential
 
