@@ -215,6 +215,8 @@ def molecular_dynamics(
 
     with open(structure) as file:
         pdb = app.PDBFile(file)
+    # In vacuum, whatever the file says; some programs write a box of 1 Å where there is none.
+    pdb.topology.setPeriodicBoxVectors(None)
     if Path(model).suffix == ".xml":
         from dkmp_plugin.simulation import load_system
 
