@@ -1,5 +1,6 @@
 """Dynamics at constant energy: conservation, the two programs against each other, kills and continuations."""
 
+import json
 import os
 import signal
 import subprocess
@@ -163,6 +164,53 @@ def test_a_killed_run_continues(model_path, structure, tmp_path):
     simulate_nve(model_path, structure, tmp_path / "whole", **whole)
     # One program start after another rounds alike up to the order of sums.
     np.testing.assert_allclose(energies(tmp_path / "killed"), energies(tmp_path / "whole"), atol=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["openmm", "ase"])
+def test_a_box_in_the_file_does_not_make_the_run_periodic(model_path, structure, tmp_path, engine):
+    boxed = tmp_path / "boxed.pdb"
+    record = "CRYST1    5.000    5.000    5.000  90.00  90.00  90.00 P 1           1\n"
+    boxed.write_text(record + structure.read_text())
+    potentials = [molecular_dynamics(model_path, path, engine).energies()[0] for path in (boxed, structure)]
+    assert potentials[0] == pytest.approx(potentials[1], abs=1e-6)
+
+
+def test_another_structure_under_the_same_name_is_another_run(model_path, structure, tmp_path):
+    copy = tmp_path / "ethanol.pdb"
+    copy.write_text(structure.read_text())
+    options = {"time_step": 0.1, "equilibration": 0.002, "duration": 0.08, "engine": "ase"}
+    simulate_nve(model_path, copy, tmp_path / "run", **options)
+    settings = tmp_path / "run/settings.json"
+    copy.write_text(structure.read_text().replace("2.300", "2.350"))
+    assert copy.read_text() != structure.read_text()
+    with pytest.raises(ValueError, match="other settings"):
+        simulate_nve(model_path, copy, tmp_path / "run", **options)
+    # Runs begun before structures were hashed go on.
+    known = json.loads(settings.read_text())
+    del known["structure_sha256"]
+    settings.write_text(json.dumps(known))
+    simulate_nve(model_path, structure, tmp_path / "run", **{**options, "duration": 0.084})
+    with pytest.raises(ValueError, match="other settings"):
+        simulate_nve(model_path, structure, tmp_path / "run", seed=7, **options)
+
+
+def test_an_extended_run_saves_its_state(model_path, structure, tmp_path):
+    """From 110 steps on, which are no multiple of any interval."""
+    run(model_path, structure, tmp_path, engine="ase", duration=0.011)
+    dynamics = molecular_dynamics(model_path, structure, "ase", time_step=0.1)
+    saved = []
+    run_nve(
+        dynamics,
+        tmp_path,
+        {"engine": "ase", "seed": 1},
+        duration=0.03,
+        time_step=0.1,
+        record_interval=20,
+        save_interval=40,
+        progress=lambda step: saved.append((step, int(np.load(tmp_path / "state.npz")["step"]))),
+    )
+    assert len(saved) == 10
+    assert max(step - at for step, at in saved) < 40
 
 
 def test_a_run_of_another_version_is_not_continued(model_path, structure, tmp_path):
