@@ -8,11 +8,12 @@ from typing import Any
 
 from dkmp_plugin.simulation.bundled_model import BUNDLED_MODEL
 
-__all__ = ["BUNDLED_MODEL", "DKMPPotentialImpl", "DKMPPotentialImplFactory"]
+_CLASSES = ("DKMPPotentialImpl", "DKMPPotentialImplFactory")
+__all__ = ["BUNDLED_MODEL", *_CLASSES]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _CLASSES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # First openmm-ml, which comes back here for the factory; its base classes are there by then.
     import openmmml  # noqa: F401
