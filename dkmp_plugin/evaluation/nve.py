@@ -77,8 +77,12 @@ def simulate_nve(
         The drifts over the whole run.
 
     Raises:
-        ValueError: see the two functions.
+        ValueError: an impossible duration, time step or temperature; and see the two functions.
     """
+    _check_positive("time_step", time_step, "fs")
+    _check_positive("duration", duration, "ps")
+    _check_positive("temperature", temperature, "K", or_zero=True)
+    _check_positive("equilibration", equilibration, "ps", or_zero=True)
     dynamics = molecular_dynamics(model, structure, engine, time_step, platform)
     settings = {
         "model": Path(model).name,
@@ -233,6 +237,12 @@ def _check_columns(log: Path, header: str) -> None:
             f"{log} has the columns {header}, {','.join(COLUMNS)} are expected: another version wrote it; "
             "give another folder"
         )
+
+
+def _check_positive(name: str, value: float, unit: str, or_zero: bool = False) -> None:
+    if not (0.0 <= value < float("inf") and (value > 0.0 or or_zero)):
+        expected = "at least" if or_zero else "more than"
+        raise ValueError(f"{name}: {value} was given, {expected} 0 {unit} is expected")
 
 
 def _sha256(path: Union[str, Path]) -> str:

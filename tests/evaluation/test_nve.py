@@ -260,6 +260,57 @@ def test_bad_input(model_path, structure, tmp_path, capsys):
         OpenMMVerlet(system, np.zeros((2, 3)), 0.5)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--time-step", "0"], "time_step: 0.0 was given"),
+        (["--time-step", "nan"], "time_step: nan was given"),
+        (["--duration", "-1"], "duration: -1.0 was given"),
+        (["--equilibration", "-1"], "equilibration: -1.0 was given"),
+        (["--temperature", "-300"], "temperature: -300.0 was given"),
+        (["--platform", "Nope"], "platform: 'Nope' was given, one of Reference"),
+    ],
+)
+def test_impossible_options_of_the_command(model_path, structure, tmp_path, capsys, options, message):
+    command = ["nve", str(model_path), str(structure), "--output", str(tmp_path / "run"), *options]
+    assert cli.main(command) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("engine", ["openmm", "ase"])
+@pytest.mark.parametrize("content", ["hello", "", "ATOM      1  C"])
+def test_a_file_that_is_no_structure(model_path, tmp_path, capsys, engine, content):
+    garbage = tmp_path / "garbage.pdb"
+    garbage.write_text(content)
+    command = ["nve", str(model_path), str(garbage), "--output", str(tmp_path / "run"), "--engine", engine]
+    assert cli.main(command) == 2
+    assert "garbage.pdb cannot be read as a PDB file" in capsys.readouterr().err
+
+
+def test_a_system_of_another_size(structure, tmp_path, capsys):
+    system = openmm.System()
+    system.addParticle(1.0)
+    (tmp_path / "system.xml").write_text(openmm.XmlSerializer.serialize(system))
+    command = ["nve", str(tmp_path / "system.xml"), str(structure), "--output", str(tmp_path / "run")]
+    assert cli.main(command) == 2
+    assert "of 9 atoms were given, the System has 1" in capsys.readouterr().err
+
+
+def test_errors_of_openmm_are_messages(structure, tmp_path, capsys):
+    """A System that OpenMM refuses only when it makes a Context: a bond of a particle that is not there."""
+    system = openmm.System()
+    for _ in range(9):
+        system.addParticle(1.0)
+    bond = openmm.HarmonicBondForce()
+    bond.addBond(0, 20, 0.1, 1.0)
+    system.addForce(bond)
+    (tmp_path / "system.xml").write_text(openmm.XmlSerializer.serialize(system))
+    command = ["nve", str(tmp_path / "system.xml"), str(structure), "--output", str(tmp_path / "run")]
+    assert cli.main(command) == 2
+    assert "HarmonicBondForce" in capsys.readouterr().err
+
+
 def test_classical_force_field_runs_in_the_same_integrator(tmp_path):
     from tests.conftest import shared_data
 
