@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from dkmp_plugin.simulation import stack
+from dkmp_plugin.simulation import load_system, stack
 from dkmp_plugin.simulation.checkpoint import load_checkpoint
 from dkmp_plugin.simulation.export import export_model
 from dkmp_plugin.simulation.model_file import FORMAT_VERSION, load_model_file, read_model_info
@@ -94,6 +94,26 @@ class TestFiles:
         with pytest.raises(ValueError, match="prior_model, ZBL, cannot be compiled"):
             export_model(tmp_path / "zbl.ckpt", tmp_path / "zbl.pt")
         assert not (tmp_path / "zbl.pt").exists()
+
+    @pytest.mark.parametrize(
+        ("key", "changes"),
+        [
+            ("output_model", {"output_model": "DipoleMoment", "derivative": False}),
+            ("output_model", {"output_model": "ElectronicSpatialExtent", "derivative": False}),
+            ("reduce_op", {"reduce_op": "mean"}),
+        ],
+    )
+    def test_model_that_is_no_potential(self, tmp_path, key, changes):
+        write_checkpoint(tmp_path / "model.ckpt", **changes)
+        with pytest.raises(ValueError, match=rf"model\.ckpt.*{key}: {changes[key]}"):
+            export_model(tmp_path / "model.ckpt", tmp_path / "model.pt")
+        assert not (tmp_path / "model.pt").exists()
+
+    @pytest.mark.parametrize("content", [b"lr: 1", b"<System/>", b"\x80\x81"])
+    def test_file_that_is_no_system(self, tmp_path, content):
+        (tmp_path / "system.xml").write_bytes(content)
+        with pytest.raises(ValueError, match=r"system\.xml cannot be read as a serialised System"):
+            load_system(tmp_path / "system.xml")
 
     def test_unknown_precision(self, checkpoint, tmp_path):
         with pytest.raises(ValueError, match="float32"):
