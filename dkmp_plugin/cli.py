@@ -4,7 +4,7 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, List, Optional
+from typing import TYPE_CHECKING, Any, List, Optional, Tuple, Type
 
 if TYPE_CHECKING:
     from dkmp_plugin.bespoke.settings import BespokeSettings
@@ -195,6 +195,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _expected_errors() -> Tuple[Type[Exception], ...]:
+    """Errors that are told without a traceback. Who has not imported openmm cannot meet OpenMM's."""
+    openmm: Any = sys.modules.get("openmm")
+    expected = (ValueError, RuntimeError, OSError)
+    return expected if openmm is None else (*expected, openmm.OpenMMException)
+
+
 def main(argv: Optional[List[str]] = None) -> int:
     """Entry point of ``dkmp``.
 
@@ -207,6 +214,6 @@ def main(argv: Optional[List[str]] = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return arguments.run(arguments)
-    except (ValueError, RuntimeError, OSError) as error:
+    except _expected_errors() as error:
         print(f"dkmp {arguments.verb}: error: {error}", file=sys.stderr)
         return 2

@@ -18,6 +18,7 @@ _BOLTZMANN = 0.08617333262  # meV/K
 # Twenty times the surface of the sun: no molecule is left, and what a potential says about it means nothing.
 _BLOWN_UP = 1e5  # K
 _LOG, _STATE, _BEFORE_LARGEST_CHANGE = "energies.csv", "state.npz", "before_largest_change.npz"
+_STRUCTURE_HASH = "structure_sha256"
 COLUMNS = (
     "step",
     "time_ps",
@@ -76,16 +77,19 @@ def simulate_nve(
         The drifts over the whole run.
 
     Raises:
-        ValueError: see the two functions.
+        ValueError: an impossible duration, time step or temperature; and see the two functions.
     """
+    _check_positive("time_step", time_step, "fs")
+    _check_positive("duration", duration, "ps")
+    _check_positive("temperature", temperature, "K", or_zero=True)
+    _check_positive("equilibration", equilibration, "ps", or_zero=True)
     dynamics = molecular_dynamics(model, structure, engine, time_step, platform)
     settings = {
         "model": Path(model).name,
         # A model trained anew under the same name must not continue the old one's run.
-        "model_sha256": hashlib.sha256(Path(model).read_bytes()).hexdigest()
-        if Path(model).is_file()
-        else None,
+        "model_sha256": _sha256(model) if Path(model).is_file() else None,
         "structure": Path(structure).name,
+        _STRUCTURE_HASH: _sha256(structure),
         "engine": engine,
         "platform": platform if engine == "openmm" else None,
         "time_step_fs": time_step,
@@ -170,7 +174,8 @@ def run_nve(
     largest_change = np.abs(np.diff(shadow)).max(initial=0.0)
     latest = shadow[-1]
     while step < num_steps:
-        advance = min(record_interval, num_steps - step)
+        # To the next multiple: a run that is extended may have ended between two.
+        advance = min(record_interval - step % record_interval, num_steps - step)
         before, shadow_before = dynamics.get_state(), latest
         latest = _step_and_record(dynamics, folder, advance, step + advance, time_step)
         if abs(latest - shadow_before) > largest_change:
@@ -234,11 +239,25 @@ def _check_columns(log: Path, header: str) -> None:
         )
 
 
+def _check_positive(name: str, value: float, unit: str, or_zero: bool = False) -> None:
+    if not (0.0 <= value < float("inf") and (value > 0.0 or or_zero)):
+        expected = "at least" if or_zero else "more than"
+        raise ValueError(f"{name}: {value} was given, {expected} 0 {unit} is expected")
+
+
+def _sha256(path: Union[str, Path]) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
 def _check_settings(folder: Path, settings: Dict[str, Any]) -> None:
     path = folder / "settings.json"
     text = json.dumps(settings, indent=1, sort_keys=True)
     if path.is_file():
-        if json.loads(path.read_text()) != json.loads(text):
+        stored, wanted = json.loads(path.read_text()), json.loads(text)
+        if _STRUCTURE_HASH not in stored:
+            # The run was begun before structures were hashed.
+            wanted.pop(_STRUCTURE_HASH, None)
+        if stored != wanted:
             raise ValueError(
                 f"{folder} holds a run with other settings ({path.name}); continue with those, or give "
                 "another folder"

@@ -167,11 +167,16 @@ def evaluate_run(
         The report, and the rollout (steps + 1, N, 3) in Å.
 
     Raises:
-        ValueError: fewer than two steps fit into the run.
+        ValueError: fewer than two steps fit into the run, or nothing moves in it.
     """
     steps = (len(positions) - 1) // lag
     if steps < 2:
         raise ValueError(f"{name} has {len(positions)} frames, at least 2 lag + 1 = {2 * lag + 1} are needed")
+    if np.array_equal(positions[lag:], positions[:-lag]):
+        raise ValueError(
+            f"{name}: nothing moves, every frame is the one {lag} frames before; a trajectory with motion is "
+            "expected"
+        )
     true = positions[: steps * lag + 1 : lag]
     predicted, rollout, seconds = _predictions(predictor, positions, lag, steps)
     line = np.stack([true[0] + step * (true[1] - true[0]) for step in range(steps + 1)])

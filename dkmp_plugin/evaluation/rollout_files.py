@@ -49,6 +49,11 @@ def roll_out_trajectory(
             f"{checkpoint} was trained on superposed frames (superpose: {dataset['superpose']}) and knows no "
             "other orientation; train with canonical_frame: principal"
         )
+    if "lag" not in dataset:
+        raise ValueError(
+            f"{checkpoint} does not say over how many frames it predicts (lag): it was not trained on one of "
+            "dkmp_plugin's datasets of trajectories, such as DKMPTrajectory; train it on one"
+        )
     selection, stride = dataset.get("selection", "full"), dataset.get("stride", 1)
     chemistry = load_topology(topology)
     runs = load_runs(trajectory, chemistry, selection, stride)

@@ -1,7 +1,7 @@
 """Velocity Verlet at constant energy, through OpenMM and through ASE, behind one interface."""
 
 from pathlib import Path
-from typing import Any, Protocol, Sequence, Tuple, Union
+from typing import Any, Callable, Protocol, Sequence, TextIO, Tuple, Union
 
 import numpy as np
 
@@ -52,7 +52,7 @@ class OpenMMVerlet:
         platform: name of the OpenMM platform; ``Reference`` computes in double precision.
 
     Raises:
-        ValueError: the System has constraints.
+        ValueError: the System has constraints or another number of atoms, or there is no such platform.
     """
 
     def __init__(
@@ -65,6 +65,14 @@ class OpenMMVerlet:
                 f"the System has {system.getNumConstraints()} constraints; make it with constraints=None, so "
                 "that the conserved energy is the one of all degrees of freedom"
             )
+        if system.getNumParticles() != len(positions):
+            raise ValueError(
+                f"positions of {len(positions)} atoms were given, the System has {system.getNumParticles()}; "
+                "give the structure that the System was made for"
+            )
+        names = [openmm.Platform.getPlatform(i).getName() for i in range(openmm.Platform.getNumPlatforms())]
+        if platform not in names:
+            raise ValueError(f"platform: {platform!r} was given, one of {', '.join(names)} is expected")
         self._openmm = openmm
         self._system = system
         self._time_step = time_step / 1000.0
@@ -213,8 +221,9 @@ def molecular_dynamics(
         prepare_backend()  # loads torch before openmm
     from openmm import app, unit
 
-    with open(structure) as file:
-        pdb = app.PDBFile(file)
+    pdb = _read_pdb(app.PDBFile, structure, lambda pdb: pdb.topology.getNumAtoms())
+    # In vacuum, whatever the file says; some programs write a box of 1 Å where there is none.
+    pdb.topology.setPeriodicBoxVectors(None)
     if Path(model).suffix == ".xml":
         from dkmp_plugin.simulation import load_system
 
@@ -232,6 +241,19 @@ def molecular_dynamics(
     return OpenMMVerlet(system, positions, time_step, platform)
 
 
+def _read_pdb(read: Callable[[TextIO], Any], structure: Union[str, Path], count: Callable[[Any], int]) -> Any:
+    reason = "it holds no atoms"
+    with open(structure) as file:
+        try:
+            contents = read(file)
+            if count(contents):
+                return contents
+        except Exception as error:
+            # What the readers raise for damaged files is of any type.
+            reason = f"{type(error).__name__}: {error}"
+    raise ValueError(f"{structure} cannot be read as a PDB file with all hydrogens ({reason})")
+
+
 def _ase_dynamics(model: Union[str, Path], structure: Union[str, Path], time_step: float) -> ASEVerlet:
     if str(model) == CLASSICAL or Path(model).suffix == ".xml":
         raise ValueError(f"{model} runs in OpenMM only; use engine='openmm'")
@@ -240,7 +262,7 @@ def _ase_dynamics(model: Union[str, Path], structure: Union[str, Path], time_ste
     from dkmp_plugin.simulation import DKMPCalculator
 
     # The first model: after the last one ASE sees an empty image where the file ends with END.
-    atoms: Any = ase.io.read(structure, index=0)
+    atoms = _read_pdb(lambda file: ase.io.read(file, index=0, format="proteindatabank"), structure, len)
     atoms.set_cell(None)
     atoms.set_pbc(False)
     atoms.calc = DKMPCalculator(model)

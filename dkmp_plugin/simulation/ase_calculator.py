@@ -62,13 +62,18 @@ class DKMPCalculator(Calculator):
             system_changes: What changed since the last call.
 
         Raises:
-            ValueError: If the atoms do not fit the model, or hold NaN positions.
+            ValueError: If the atoms do not fit the model, hold NaN positions, or are periodic without a cell.
         """
         super().calculate(atoms, properties, system_changes)
         atoms = self.atoms
         check_elements(atoms.numbers.tolist(), self.info.elements, self.model_path.name)
         if len(set(atoms.pbc)) > 1:
             raise ValueError(f"pbc: {atoms.pbc} was given, periodic in all directions or in none is expected")
+        if atoms.pbc.any() and np.isclose(atoms.cell.volume, 0.0):
+            raise ValueError(
+                f"cell: {atoms.cell.tolist()} was given with pbc, three vectors that span a volume are "
+                "expected; set the cell, or pbc=False"
+            )
         if not np.isfinite(atoms.positions).all():
             raise ValueError("positions hold NaN or infinity; the dynamics or the input file is broken")
         numbers = torch.from_numpy(atoms.numbers).long()

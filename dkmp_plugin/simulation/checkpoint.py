@@ -24,6 +24,11 @@ _UNREADABLE = (
 )
 
 
+def trained_dtype(hyper_parameters: Dict[str, Any]) -> str:
+    """``float32`` or ``float64``, as a model was trained (torchmd-net's ``precision``)."""
+    return "float64" if hyper_parameters["precision"] == 64 else "float32"
+
+
 def load_checkpoint(path: Union[str, Path]) -> Tuple[TorchMD_Net, Dict[str, Any], Dict[str, Any]]:
     """Load the model of a checkpoint written by ``torchmd-train``.
 

@@ -11,7 +11,7 @@ from torchmdnet.models.model import TorchMD_Net
 from dkmp_plugin.config import shell_settings
 from dkmp_plugin.files import check_keeps_inputs
 from dkmp_plugin.simulation import torchscript
-from dkmp_plugin.simulation.checkpoint import load_checkpoint
+from dkmp_plugin.simulation.checkpoint import load_checkpoint, trained_dtype
 from dkmp_plugin.simulation.model_file import ModelInfo, save_model_file
 from dkmp_plugin.simulation.units import kilojoule_per_mole
 
@@ -61,8 +61,8 @@ def export_model(
         What the file says about itself.
 
     Raises:
-        ValueError: If the checkpoint is unreadable or lacks what a simulation needs, or if it would be
-            overwritten.
+        ValueError: If the checkpoint is unreadable, no potential energy, or lacks what a simulation needs, or
+            if it would be overwritten.
     """
     check_keeps_inputs([output_path], [checkpoint_path])
     module, info = script_checkpoint(checkpoint_path, dtype=dtype, device=device)
@@ -71,10 +71,13 @@ def export_model(
 
 
 def script_checkpoint(
-    checkpoint_path: Union[str, Path], *, dtype: str = "float32", device: str = "cpu"
+    checkpoint_path: Union[str, Path], *, dtype: Optional[str] = None, device: str = "cpu"
 ) -> Tuple[torch.jit.ScriptModule, ModelInfo]:
-    """The exported module and its description, without writing a file (see :func:`export_model`)."""
-    if dtype not in _DTYPES:
+    """The exported module and its description, without writing a file (see :func:`export_model`).
+
+    Without a ``dtype`` it is the one of the training.
+    """
+    if dtype is not None and dtype not in _DTYPES:
         raise ValueError(f"dtype: {dtype!r} was given, 'float32' or 'float64' is expected")
     model, hyper_parameters, dataset = load_checkpoint(checkpoint_path)
     if hyper_parameters["model"] != "dkmp-c":
@@ -82,6 +85,8 @@ def script_checkpoint(
             f"{checkpoint_path} holds a {hyper_parameters['model']} model, which predicts displacements and "
             "is not a potential energy; write it with dkmp_plugin.simulation.export_propagator"
         )
+    _check_is_potential(hyper_parameters, checkpoint_path)
+    dtype = trained_dtype(hyper_parameters) if dtype is None else dtype
     info = _describe(model, hyper_parameters, dataset, dtype, checkpoint_path)
     energy_model = EnergyModel(model).to(device=device, dtype=_DTYPES[dtype]).eval()
     for parameter in energy_model.parameters():
@@ -96,6 +101,15 @@ def script_checkpoint(
             f"{checkpoint_path}: its prior_model, {priors}, cannot be compiled by TorchScript (torchmd-net's "
             "own neighbour search cannot), and without it the energies would be wrong; train without it"
         ) from error
+
+
+def _check_is_potential(hyper_parameters: Dict[str, Any], checkpoint_path: Union[str, Path]) -> None:
+    for key, expected in (("output_model", ("Scalar",)), ("reduce_op", ("add", "sum"))):
+        if hyper_parameters[key] not in expected:
+            raise ValueError(
+                f"{checkpoint_path} was trained with {key}: {hyper_parameters[key]}, which is not the "
+                f"potential energy of a structure, a sum over its atoms; train with {key}: {expected[0]}"
+            )
 
 
 def _describe(

@@ -13,7 +13,8 @@ class ForceOptions:
 
     Attributes:
         static_shapes: Whether all tensors have fixed shapes, as CUDA graphs need; None for molecules of up
-            to ``MAX_STATIC_ATOMS`` atoms that do not meet their periodic images and have no skin.
+            to ``MAX_STATIC_ATOMS`` atoms that do not meet their periodic images and have no skin, and of
+            models without a box of their own (``box_vecs``).
         skin: Neighbours are searched up to this many Å beyond the cutoff and used again until an atom has
             moved by half of it; 0 searches at every step.
         cuda_graphs: Whether openmm-torch captures the model in a CUDA graph.
@@ -66,6 +67,7 @@ class ForceOptions:
 
     def _fix_shapes(self, model: Any, num_atoms: int, is_crystal: bool, file_name: str) -> None:
         from dkmp_plugin.simulation.force_module import fix_shapes
+        from dkmp_plugin.simulation.model_file import constant_box
 
         required = self.static_shapes or self.cuda_graphs
         name = "useCUDAGraphs" if self.cuda_graphs else "staticShapes"
@@ -76,6 +78,14 @@ class ForceOptions:
                 raise ValueError(
                     f"{name}: True was given for a periodic system that is modelled as a whole, a molecule "
                     "is expected: a crystal has no fixed largest number of edges; leave it out"
+                )
+            return
+        if constant_box(model) is not None:
+            if required:
+                raise ValueError(
+                    f"{name}: True was given, but {file_name} was trained with box_vecs, a constant box: a "
+                    "molecule that meets its periodic images has no fixed largest number of edges; leave it "
+                    "out"
                 )
             return
         if not fix_shapes(model, num_atoms) and required:

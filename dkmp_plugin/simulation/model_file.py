@@ -2,9 +2,10 @@
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 import torch
+from torch import Tensor
 
 import dkmp_plugin.ops  # noqa: F401  (registers the operators that exported models call)
 from dkmp_plugin.simulation.torchscript_file import (
@@ -106,3 +107,16 @@ def load_model_file(path: Union[str, Path]) -> Tuple[torch.jit.ScriptModule, Mod
     """
     info = read_model_info(path)
     return load_torchscript(Path(path)), info
+
+
+def constant_box(model: Any) -> Optional[Tensor]:
+    """The box (torchmd-net's ``box_vecs``) that a model takes wherever it is given none.
+
+    Args:
+        model: Exported model.
+
+    Returns:
+        Box vectors as rows in Å, shape (3, 3), or None where the model has no box of its own.
+    """
+    graph = model.model.representation_model.distance
+    return graph.box if graph.has_constant_box else None

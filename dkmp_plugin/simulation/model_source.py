@@ -12,7 +12,8 @@ def load_model(path: Path) -> Tuple[torch.jit.ScriptModule, ModelInfo]:
     """Load a potential.
 
     Args:
-        path: A model exported with ``dkmp export`` (``.pt``) or a training checkpoint (``.ckpt``).
+        path: A model exported with ``dkmp export`` (``.pt``) or a training checkpoint (``.ckpt``), which
+            keeps the precision of its training.
 
     Returns:
         The scripted ``forward(z, pos, box) -> energy`` and its description.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dkmp_plugin.ops import edge_vectors, radius_shells
+from dkmp_plugin.simulation.model_file import constant_box
 
 
 class NeighborList(nn.Module):
@@ -23,6 +24,8 @@ class NeighborList(nn.Module):
         num_shells: number of shells.
         overlap: width of the smooth border between shells in Å.
         skin: in Å.
+        max_num_neighbors: largest number of neighbours of an atom within the cutoff, not the skin; 0 for no
+            limit.
 
     Attributes:
         num_searches: how often pairs have been searched.
@@ -34,12 +37,15 @@ class NeighborList(nn.Module):
     _cell_offsets: Tensor
     num_searches: int
 
-    def __init__(self, cutoff: float, num_shells: int, overlap: float, skin: float) -> None:
+    def __init__(
+        self, cutoff: float, num_shells: int, overlap: float, skin: float, max_num_neighbors: int = 0
+    ) -> None:
         super().__init__()
         self.cutoff = cutoff
         self.num_shells = num_shells
         self.overlap = overlap
         self.skin = skin
+        self.max_num_neighbors = max_num_neighbors
         self._positions = torch.zeros(0, 3)
         self._box = None
         self._edge_index = torch.zeros(2, 0, dtype=torch.long)
@@ -56,6 +62,9 @@ class NeighborList(nn.Module):
         Returns:
             edge_index (2, E), cell_offsets (E, 3) and ptr (num_shells + 1,) as from
             ``dkmp_plugin.ops.radius_shells``.
+
+        Raises:
+            ValueError: an atom has more neighbours within the cutoff than allowed.
         """
         positions = positions.detach()
         if box is not None:
@@ -68,11 +77,12 @@ class NeighborList(nn.Module):
             self._edge_index = edge_index
             self._cell_offsets = cell_offsets
             self._positions = positions.clone()
-            self._box = box
+            self._box = None if box is None else box.clone()
             self.num_searches = self.num_searches + 1
         edge_index, cell_offsets = self._edge_index, self._cell_offsets
         vector = edge_vectors(positions, edge_index, cell_offsets, box, batch)
         distance = torch.linalg.vector_norm(vector, dim=1)
+        self._check_number_of_neighbors(edge_index[0], distance)
         chosen = [torch.nonzero(self._in_shell(distance, shell)).view(-1) for shell in range(self.num_shells)]
         edges = torch.cat(chosen)
         counts = torch.tensor([0] + [shell.size(0) for shell in chosen], device=positions.device)
@@ -93,6 +103,16 @@ class NeighborList(nn.Module):
         moved = torch.linalg.vector_norm(positions - self._positions, dim=1)
         # Not "any is larger": NaN is to be searched, which refuses it.
         return not bool((moved <= 0.5 * self.skin).all())
+
+    def _check_number_of_neighbors(self, receiver: Tensor, distance: Tensor) -> None:
+        """As ``dkmp_plugin.ops.radius_shells`` does; the list itself, which reaches farther, has no limit."""
+        if self.max_num_neighbors > 0 and receiver.size(0) > 0:
+            most = int(torch.bincount(receiver[distance < self.cutoff], minlength=1).max())
+            if most > self.max_num_neighbors:
+                raise ValueError(
+                    f"an atom has {most} neighbours within the cutoff of {self.cutoff} Å, more than "
+                    f"max_num_neighbors = {self.max_num_neighbors} of the model; train it with a larger one"
+                )
 
     def _in_shell(self, distance: Tensor, shell: int) -> Tensor:
         """As ``dkmp_plugin.ops.radius_shells`` decides it."""
@@ -117,15 +137,25 @@ class ReusingModel(nn.Module):
         ValueError: the model was exported before models could be given their edges.
     """
 
+    box: Tensor
+
     def __init__(self, model: torch.jit.ScriptModule, info: Any, skin: float) -> None:
         super().__init__()
-        if not hasattr(model.model.representation_model.distance, "edges_given"):
+        graph = model.model.representation_model.distance
+        if not hasattr(graph, "edges_given"):
             raise ValueError("the model was exported by an older dkmp_plugin; export it again, or use skin=0")
         self.model = model
-        self.neighbors = NeighborList(info.cutoff, info.num_shells, info.shell_overlap, skin)
+        self.neighbors = NeighborList(
+            info.cutoff, info.num_shells, info.shell_overlap, skin, graph.max_num_neighbors
+        )
+        box = constant_box(model)
+        self.has_constant_box = box is not None
+        self.register_buffer("box", torch.zeros(3, 3) if box is None else box)
 
     def forward(self, z: Tensor, pos: Tensor, box: Optional[Tensor]) -> Tensor:
         """As the exported model; see ``dkmp_plugin.simulation.export.EnergyModel``."""
+        if box is None and self.has_constant_box:
+            box = self.box.to(pos.dtype)
         edge_index, cell_offsets, ptr = self.neighbors(pos, box)
         self.model.model.representation_model.distance.edge_index = edge_index
         self.model.model.representation_model.distance.cell_offsets = cell_offsets

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import dkmp_plugin.ops  # noqa: F401  (registers the operators that exported models call)
 from dkmp_plugin.files import check_keeps_inputs
 from dkmp_plugin.simulation import torchscript
-from dkmp_plugin.simulation.checkpoint import load_checkpoint, refuse_periodic_training
+from dkmp_plugin.simulation.checkpoint import load_checkpoint, refuse_periodic_training, trained_dtype
 from dkmp_plugin.simulation.torchscript_file import (
     PROPAGATOR,
     load_torchscript,
@@ -85,10 +85,13 @@ class DisplacementPredictor(nn.Module):
 
 
 def script_propagator(
-    checkpoint: Union[str, Path], dtype: str = "float32"
+    checkpoint: Union[str, Path], dtype: Optional[str] = None
 ) -> Tuple[torch.jit.ScriptModule, PropagatorInfo]:
-    """The scripted model of a checkpoint, without writing a file (see :func:`export_propagator`)."""
-    if dtype not in _DTYPES:
+    """The scripted model of a checkpoint, without writing a file (see :func:`export_propagator`).
+
+    Without a ``dtype`` it is the one of the training.
+    """
+    if dtype is not None and dtype not in _DTYPES:
         raise ValueError(f"dtype: {dtype!r} was given, 'float32' or 'float64' is expected")
     model, hyper_parameters, dataset = load_checkpoint(checkpoint)
     if hyper_parameters["model"] != "dkmp-r":
@@ -97,6 +100,7 @@ def script_propagator(
             "with dkmp_plugin.simulation.export_model"
         )
     refuse_periodic_training(checkpoint, dataset)
+    dtype = trained_dtype(hyper_parameters) if dtype is None else dtype
     predictor = DisplacementPredictor(model.representation_model, model.output_model)
     predictor = predictor.to(_DTYPES[dtype]).eval()
     for parameter in predictor.parameters():
@@ -135,7 +139,7 @@ def export_propagator(
 
 
 def load_propagator(path: Union[str, Path]) -> Tuple[torch.jit.ScriptModule, PropagatorInfo]:
-    """Loads an exported propagator, or a ``dkmp-r`` checkpoint (``.ckpt``).
+    """Loads an exported propagator, or a ``dkmp-r`` checkpoint (``.ckpt``) in the precision of its training.
 
     Raises:
         ValueError: the file is missing, damaged, no propagator, or of a newer format.

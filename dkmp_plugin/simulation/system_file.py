@@ -33,7 +33,7 @@ def load_system(xml_path: Union[str, Path]) -> Any:
         raise ValueError(f"{path}: no such file; a System written with openmm.XmlSerializer is expected")
     try:
         system = openmm.XmlSerializer.deserialize(path.read_text())
-    except openmm.OpenMMException as error:
+    except (openmm.OpenMMException, ValueError) as error:
         raise ValueError(f"{path} cannot be read as a serialised System: {error}") from error
     if not isinstance(system, openmm.System):
         raise ValueError(f"{path} holds a {type(system).__name__}, a serialised System is expected")

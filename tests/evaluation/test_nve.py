@@ -1,5 +1,6 @@
 """Dynamics at constant energy: conservation, the two programs against each other, kills and continuations."""
 
+import json
 import os
 import signal
 import subprocess
@@ -165,6 +166,53 @@ def test_a_killed_run_continues(model_path, structure, tmp_path):
     np.testing.assert_allclose(energies(tmp_path / "killed"), energies(tmp_path / "whole"), atol=1e-4)
 
 
+@pytest.mark.parametrize("engine", ["openmm", "ase"])
+def test_a_box_in_the_file_does_not_make_the_run_periodic(model_path, structure, tmp_path, engine):
+    boxed = tmp_path / "boxed.pdb"
+    record = "CRYST1    5.000    5.000    5.000  90.00  90.00  90.00 P 1           1\n"
+    boxed.write_text(record + structure.read_text())
+    potentials = [molecular_dynamics(model_path, path, engine).energies()[0] for path in (boxed, structure)]
+    assert potentials[0] == pytest.approx(potentials[1], abs=1e-6)
+
+
+def test_another_structure_under_the_same_name_is_another_run(model_path, structure, tmp_path):
+    copy = tmp_path / "ethanol.pdb"
+    copy.write_text(structure.read_text())
+    options = {"time_step": 0.1, "equilibration": 0.002, "duration": 0.08, "engine": "ase"}
+    simulate_nve(model_path, copy, tmp_path / "run", **options)
+    settings = tmp_path / "run/settings.json"
+    copy.write_text(structure.read_text().replace("2.300", "2.350"))
+    assert copy.read_text() != structure.read_text()
+    with pytest.raises(ValueError, match="other settings"):
+        simulate_nve(model_path, copy, tmp_path / "run", **options)
+    # Runs begun before structures were hashed go on.
+    known = json.loads(settings.read_text())
+    del known["structure_sha256"]
+    settings.write_text(json.dumps(known))
+    simulate_nve(model_path, structure, tmp_path / "run", **{**options, "duration": 0.084})
+    with pytest.raises(ValueError, match="other settings"):
+        simulate_nve(model_path, structure, tmp_path / "run", seed=7, **options)
+
+
+def test_an_extended_run_saves_its_state(model_path, structure, tmp_path):
+    """From 110 steps on, which are no multiple of any interval."""
+    run(model_path, structure, tmp_path, engine="ase", duration=0.011)
+    dynamics = molecular_dynamics(model_path, structure, "ase", time_step=0.1)
+    saved = []
+    run_nve(
+        dynamics,
+        tmp_path,
+        {"engine": "ase", "seed": 1},
+        duration=0.03,
+        time_step=0.1,
+        record_interval=20,
+        save_interval=40,
+        progress=lambda step: saved.append((step, int(np.load(tmp_path / "state.npz")["step"]))),
+    )
+    assert len(saved) == 10
+    assert max(step - at for step, at in saved) < 40
+
+
 def test_a_run_of_another_version_is_not_continued(model_path, structure, tmp_path):
     run(model_path, structure, tmp_path, engine="ase")
     log = tmp_path / "energies.csv"
@@ -210,6 +258,57 @@ def test_bad_input(model_path, structure, tmp_path, capsys):
     system.addConstraint(0, 1, 0.1)
     with pytest.raises(ValueError, match="constraints"):
         OpenMMVerlet(system, np.zeros((2, 3)), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--time-step", "0"], "time_step: 0.0 was given"),
+        (["--time-step", "nan"], "time_step: nan was given"),
+        (["--duration", "-1"], "duration: -1.0 was given"),
+        (["--equilibration", "-1"], "equilibration: -1.0 was given"),
+        (["--temperature", "-300"], "temperature: -300.0 was given"),
+        (["--platform", "Nope"], "platform: 'Nope' was given, one of Reference"),
+    ],
+)
+def test_impossible_options_of_the_command(model_path, structure, tmp_path, capsys, options, message):
+    command = ["nve", str(model_path), str(structure), "--output", str(tmp_path / "run"), *options]
+    assert cli.main(command) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("engine", ["openmm", "ase"])
+@pytest.mark.parametrize("content", ["hello", "", "ATOM      1  C"])
+def test_a_file_that_is_no_structure(model_path, tmp_path, capsys, engine, content):
+    garbage = tmp_path / "garbage.pdb"
+    garbage.write_text(content)
+    command = ["nve", str(model_path), str(garbage), "--output", str(tmp_path / "run"), "--engine", engine]
+    assert cli.main(command) == 2
+    assert "garbage.pdb cannot be read as a PDB file" in capsys.readouterr().err
+
+
+def test_a_system_of_another_size(structure, tmp_path, capsys):
+    system = openmm.System()
+    system.addParticle(1.0)
+    (tmp_path / "system.xml").write_text(openmm.XmlSerializer.serialize(system))
+    command = ["nve", str(tmp_path / "system.xml"), str(structure), "--output", str(tmp_path / "run")]
+    assert cli.main(command) == 2
+    assert "of 9 atoms were given, the System has 1" in capsys.readouterr().err
+
+
+def test_errors_of_openmm_are_messages(structure, tmp_path, capsys):
+    """A System that OpenMM refuses only when it makes a Context: a bond of a particle that is not there."""
+    system = openmm.System()
+    for _ in range(9):
+        system.addParticle(1.0)
+    bond = openmm.HarmonicBondForce()
+    bond.addBond(0, 20, 0.1, 1.0)
+    system.addForce(bond)
+    (tmp_path / "system.xml").write_text(openmm.XmlSerializer.serialize(system))
+    command = ["nve", str(tmp_path / "system.xml"), str(structure), "--output", str(tmp_path / "run")]
+    assert cli.main(command) == 2
+    assert "HarmonicBondForce" in capsys.readouterr().err
 
 
 def test_classical_force_field_runs_in_the_same_integrator(tmp_path):

@@ -176,6 +176,22 @@ def test_no_run_of_several_overwrites_an_input_file(checkpoint, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"walk_1.pdb", "runs.dcd"}
 
 
+def test_bad_input_of_the_command(checkpoint, tmp_path, capsys):
+    """A checkpoint that does not know its lag; a trajectory in which nothing moves."""
+    from dkmp_plugin.cli import main
+
+    contents = torch.load(checkpoint, weights_only=True)
+    torch.save({**contents, "dkmp_plugin": {}}, tmp_path / "no_lag.ckpt")
+    write(tmp_path / "top.pdb", GLYCINES[None])
+    write(tmp_path / "walk.dcd", walk(9))
+    write(tmp_path / "still.dcd", GLYCINES[None].repeat(9, 0))
+    top = str(tmp_path / "top.pdb")
+    assert main(["rollout", str(tmp_path / "no_lag.ckpt"), top, str(tmp_path / "walk.dcd")]) == 2
+    assert "no_lag.ckpt does not say over how many frames" in capsys.readouterr().err
+    assert main(["rollout", str(checkpoint), top, str(tmp_path / "still.dcd")]) == 2
+    assert "still.dcd: nothing moves" in capsys.readouterr().err
+
+
 def test_refusals(checkpoint, tmp_path):
     model, _ = load_displacement_model(checkpoint)
     with pytest.raises(ValueError, match="holds S,"):

@@ -14,6 +14,8 @@ from ase.calculators.test import gradient_test
 from ase.md.verlet import VelocityVerlet
 
 from dkmp_plugin.simulation import DKMPCalculator, load_model_file
+from dkmp_plugin.simulation.model_source import load_model
+from tests.simulation.conftest import write_checkpoint
 
 ELECTRONVOLT_PER_KCAL = units.kcal / units.mol
 
@@ -55,6 +57,16 @@ def test_a_checkpoint_works_as_well(checkpoint, model_path, molecule):
     assert energies[0] == pytest.approx(energies[1], abs=1e-5)  # float32 and float64
 
 
+@pytest.mark.parametrize("precision", [32, 64])
+def test_a_checkpoint_keeps_its_precision(tmp_path, precision):
+    write_checkpoint(tmp_path / "model.ckpt", precision=precision)
+    calculator = DKMPCalculator(tmp_path / "model.ckpt")
+    assert calculator.info.dtype == f"float{precision}"
+    assert {weight.dtype for weight in load_model(tmp_path / "model.ckpt")[0].parameters()} == {
+        getattr(torch, f"float{precision}")
+    }
+
+
 def test_dynamics_conserves_energy(model_path, molecule):
     z, pos = molecule
     atoms = Atoms(z.numpy(), pos.numpy(), calculator=DKMPCalculator(model_path))
@@ -88,6 +100,10 @@ def test_bad_input(model_path, molecule, tmp_path):
     slab = Atoms(z.numpy(), pos.numpy(), cell=[9, 9, 9], pbc=[True, True, False], calculator=calculator)
     with pytest.raises(ValueError, match="pbc"):
         slab.get_potential_energy()
+    for cell in (None, [9, 0, 0], [[9, 0, 0], [18, 0, 0], [0, 0, 9]]):
+        flat = Atoms(z.numpy(), pos.numpy(), cell=cell, pbc=True, calculator=calculator)
+        with pytest.raises(ValueError, match=r"cell: .* was given with pbc"):
+            flat.get_potential_energy()
     broken = pos.clone()
     broken[3, 1] = torch.nan
     with pytest.raises(ValueError, match="NaN"):

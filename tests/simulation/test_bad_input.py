@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from dkmp_plugin.simulation import stack
+from dkmp_plugin.simulation import load_system, stack
 from dkmp_plugin.simulation.checkpoint import load_checkpoint
 from dkmp_plugin.simulation.export import export_model
 from dkmp_plugin.simulation.model_file import FORMAT_VERSION, load_model_file, read_model_info
@@ -94,6 +94,26 @@ class TestFiles:
         with pytest.raises(ValueError, match="prior_model, ZBL, cannot be compiled"):
             export_model(tmp_path / "zbl.ckpt", tmp_path / "zbl.pt")
         assert not (tmp_path / "zbl.pt").exists()
+
+    @pytest.mark.parametrize(
+        ("key", "changes"),
+        [
+            ("output_model", {"output_model": "DipoleMoment", "derivative": False}),
+            ("output_model", {"output_model": "ElectronicSpatialExtent", "derivative": False}),
+            ("reduce_op", {"reduce_op": "mean"}),
+        ],
+    )
+    def test_model_that_is_no_potential(self, tmp_path, key, changes):
+        write_checkpoint(tmp_path / "model.ckpt", **changes)
+        with pytest.raises(ValueError, match=rf"model\.ckpt.*{key}: {changes[key]}"):
+            export_model(tmp_path / "model.ckpt", tmp_path / "model.pt")
+        assert not (tmp_path / "model.pt").exists()
+
+    @pytest.mark.parametrize("content", [b"lr: 1", b"<System/>", b"\x80\x81"])
+    def test_file_that_is_no_system(self, tmp_path, content):
+        (tmp_path / "system.xml").write_bytes(content)
+        with pytest.raises(ValueError, match=r"system\.xml cannot be read as a serialised System"):
+            load_system(tmp_path / "system.xml")
 
     def test_unknown_precision(self, checkpoint, tmp_path):
         with pytest.raises(ValueError, match="float32"):
@@ -230,6 +250,43 @@ class TestMolecules:
     def test_molecule_that_would_meet_its_image(self, model_path):
         with pytest.raises(ValueError, match=r"10\.0 Å wide.*12\.0 Å"):
             self.add(model_path, self.topology(6, 1, 1, box=1.0), [0, 1])
+
+    def mm_system(self, num_atoms, method, box=2.0):
+        """A System whose default box is ``box`` nm wide."""
+        import openmm
+
+        system, nonbonded = openmm.System(), openmm.NonbondedForce()
+        for _ in range(num_atoms):
+            system.addParticle(1.0)
+            nonbonded.addParticle(0.0, 0.1, 0.0)
+        nonbonded.setNonbondedMethod(getattr(nonbonded, method))
+        nonbonded.setCutoffDistance(0.2)
+        system.addForce(nonbonded)
+        system.setDefaultPeriodicBoxVectors([box, 0, 0], [0, box, 0], [0, 0, box])
+        return system
+
+    @pytest.mark.parametrize("topology_box", [None, 4.0])
+    def test_box_of_a_mixed_system(self, model_path, topology_box):
+        """What counts is the box that the simulation starts in, not the topology's."""
+        from openmmml import MLPotential
+
+        potential = MLPotential("dkmp", modelPath=str(model_path))
+        topology = self.topology(6, 1, 1, box=topology_box)
+        for box in (1.0, 0.5):
+            with pytest.raises(ValueError, match=rf"System's.* {10 * box:.1f} Å wide.*12\.0 Å"):
+                potential.createMixedSystem(topology, self.mm_system(3, "CutoffPeriodic", box), [0, 1])
+        mixed = potential.createMixedSystem(topology, self.mm_system(3, "CutoffPeriodic"), [0, 1])
+        (force,) = [force for force in mixed.getForces() if force.getName() == "DKMP"]
+        assert force.usesPeriodicBoundaryConditions()
+
+    @pytest.mark.parametrize("topology_box", [0.1, 4.0])  # 1 Å: what some programs write without a box
+    def test_an_open_mixed_system_stays_open(self, model_path, topology_box):
+        from openmmml import MLPotential
+
+        potential = MLPotential("dkmp", modelPath=str(model_path))
+        topology = self.topology(6, 1, 1, box=topology_box)
+        mixed = potential.createMixedSystem(topology, self.mm_system(3, "NoCutoff"), [0, 1])
+        assert not mixed.usesPeriodicBoundaryConditions()
 
     def test_bundled_model_refuses_other_elements(self):
         from openmmml import MLPotential

@@ -217,6 +217,27 @@ def test_openmm_may_be_imported_first(model_path, molecule, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(
+    "imported",
+    [
+        "dkmp_plugin.simulation.potential import BUNDLED_MODEL",
+        "dkmp_plugin.simulation.potential import DKMPPotentialImplFactory",
+        "openmmml import MLPotential",
+    ],
+)
+def test_what_is_imported_first_does_not_matter(imported):
+    program = (
+        f"from {imported}\n"
+        "from openmmml import MLPotential\n"
+        "from dkmp_plugin.simulation.potential import BUNDLED_MODEL, DKMPPotentialImpl\n"
+        "implementation = MLPotential('dkmp')._impl\n"
+        "assert isinstance(implementation, DKMPPotentialImpl)\n"
+        "assert implementation.model_path == BUNDLED_MODEL and BUNDLED_MODEL.is_file()\n"
+    )
+    done = run(program)
+    assert done.returncode == 0, done.stderr
+
+
 def test_two_simulations_in_one_process(model_path, molecule):
     z, pos = molecule
     potential = MLPotential("dkmp", modelPath=str(model_path))

@@ -57,6 +57,16 @@ def test_equals_the_rollout(model_path, expected, platform_name):
         assert np.allclose(positions(simulation), expected[step], atol=2e-5)
 
 
+def test_a_checkpoint_keeps_its_precision(tmp_path):
+    path = write_checkpoint(tmp_path / "double.ckpt", precision=64)
+    propagator = DKMPPropagator(path, topology().to_openmm(), GLYCINES / 10)
+    assert propagator.info.dtype == "float64"
+    simulation = propagator.create_simulation()
+    simulation.step(1)
+    predicted = FramePredictor(load_displacement_model(path)[0], NUMBERS)(GLYCINES)
+    assert np.allclose(positions(simulation), predicted, atol=2e-5)
+
+
 @pytest.mark.parametrize("canonical_frame", ["first", "mean"])
 @pytest.mark.parametrize("memory", [False, True])
 def test_reference_and_memory(tmp_path, canonical_frame, memory):

@@ -127,3 +127,29 @@ def test_argument_of_the_potential(energy_model, molecule):
     with pytest.raises(ValueError, match="exported by an older dkmp_plugin"):
         MLPotential("dkmp", modelPath=str(old), staticShapes=True).createSystem(topology_of(z))
     MLPotential("dkmp", modelPath=str(old)).createSystem(topology_of(z))
+
+
+def test_a_model_with_a_constant_box_gets_no_fixed_shapes(molecule, tmp_path):
+    """In a box smaller than the cutoff each pair meets many times."""
+    from dkmp_plugin.simulation.stack import prepare_backend
+
+    prepare_backend()
+    import openmm
+    from openmmml import MLPotential
+
+    from tests.simulation.test_openmm import energy_and_forces, topology_of
+
+    z, pos = molecule
+    write_checkpoint(tmp_path / "box.ckpt", box_vecs=[[4.0, 0, 0], [0, 4.0, 0], [0, 0, 4.0]])
+    export_model(tmp_path / "box.ckpt", tmp_path / "box.pt", dtype="float64")
+    reference = openmm.Platform.getPlatformByName("Reference")
+    energies = []
+    for options in ({"staticShapes": False}, {}, {"skin": 1.0}):
+        system = MLPotential("dkmp", modelPath=str(tmp_path / "box.pt"), **options).createSystem(
+            topology_of(z)
+        )
+        energies.append(energy_and_forces(system, pos, reference)[0])
+    assert energies == pytest.approx([energies[0]] * 3, abs=1e-8)
+    potential = MLPotential("dkmp", modelPath=str(tmp_path / "box.pt"), staticShapes=True)
+    with pytest.raises(ValueError, match=r"staticShapes: True.*box\.pt was trained with box_vecs"):
+        potential.createSystem(topology_of(z))

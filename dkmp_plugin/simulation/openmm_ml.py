@@ -1,0 +1,249 @@
+"""What openmm-ml runs behind ``MLPotential("dkmp")``; import it from ``dkmp_plugin.simulation.potential``.
+
+openmm-ml imports every registered potential when it is imported itself, so this module stays light.
+"""
+
+from pathlib import Path
+from typing import Any, Iterable, List, Optional, Tuple
+
+from openmmml.mlpotential import MLPotentialImpl, MLPotentialImplFactory
+
+from dkmp_plugin.simulation.bundled_model import BUNDLED_MODEL
+from dkmp_plugin.simulation.force_options import ForceOptions
+
+_BACKENDS = ("auto", "torchforce", "pythonforce")
+
+
+class DKMPPotentialImplFactory(MLPotentialImplFactory):
+    """Creates :class:`DKMPPotentialImpl` for ``MLPotential("dkmp", modelPath=None, ...)``."""
+
+    def createImpl(
+        self,
+        name: str,
+        modelPath: Optional[str] = None,
+        backend: str = "auto",
+        staticShapes: Optional[bool] = None,
+        skin: float = 0.0,
+        useCUDAGraphs: bool = False,
+        **args: Any,
+    ) -> MLPotentialImpl:
+        """Create the implementation.
+
+        Args:
+            name: ``dkmp``.
+            modelPath: A model exported with ``dkmp export`` (``.pt``) or a training checkpoint
+                (``.ckpt``); without it a small bundled model of p-xylene.
+            backend: ``torchforce``, ``pythonforce``, or ``auto``, which picks the one that works on the
+                installed stack (TorchForce where it can run).
+            staticShapes: Whether all tensors have fixed shapes, as CUDA graphs need; only for molecules
+                that do not meet their periodic images, and models trained without ``box_vecs``. None: for
+                such molecules of up to ``force_options.MAX_STATIC_ATOMS`` atoms where there is no skin.
+            skin: Neighbours are searched up to this many Å beyond the cutoff and used again until an atom
+                has moved by half of it; 0 searches at every step. The forces are the same.
+            useCUDAGraphs: openmm-torch's property of this name: on the CUDA platform the model is captured
+                in a CUDA graph. Needs TorchForce, and fixes the shapes.
+            **args: Refused.
+
+        Raises:
+            ValueError: If an argument is unknown or impossible.
+        """
+        _refuse_unknown(args, "MLPotential", "modelPath, backend, staticShapes, skin, useCUDAGraphs")
+        if backend not in _BACKENDS:
+            raise ValueError(f"backend: {backend!r} was given, one of {', '.join(_BACKENDS)} is expected")
+        return DKMPPotentialImpl(name, modelPath, backend, ForceOptions(staticShapes, skin, useCUDAGraphs))
+
+
+class DKMPPotentialImpl(MLPotentialImpl):
+    """Adds the force of a DKMP^C model to a System.
+
+    Args:
+        name: ``dkmp``.
+        model_path: Exported model or checkpoint, None for the bundled one.
+        backend: ``auto``, ``torchforce`` or ``pythonforce``.
+        options: How the force is computed.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model_path: Optional[str],
+        backend: str = "auto",
+        options: ForceOptions = ForceOptions(),  # noqa: B008  (immutable)
+    ) -> None:
+        self.name = name
+        self.options = options
+        self.backend = backend
+        self.model_path = BUNDLED_MODEL if model_path is None else Path(model_path)
+
+    def addForces(
+        self,
+        topology: Any,
+        system: Any,
+        atoms: Optional[Iterable[int]],
+        forceGroup: int,
+        charge: Optional[int] = None,
+        **args: Any,
+    ) -> None:
+        """Add the force for the given atoms (called by openmm-ml).
+
+        Args:
+            topology: ``openmm.app.Topology`` of the whole system.
+            system: ``openmm.System`` the force is added to. If it has forces already (a mixed System), it
+                says whether the model is periodic and in which box; otherwise the topology does. With
+                ``interpolate=True`` openmm-ml passes an empty System.
+            atoms: Indices of the atoms to model, in any order; None for all.
+            forceGroup: Force group of the new force.
+            charge: Total charge of the modelled atoms; must be the one the model was trained on.
+            **args: Refused.
+
+        Raises:
+            ValueError: If the atoms, their elements, the charge or the box do not fit the model.
+            RuntimeError: If the backend cannot work on the installed stack.
+        """
+        _refuse_unknown(args, "createSystem and createMixedSystem", "charge")
+        from dkmp_plugin.simulation.stack import prepare_backend
+
+        backend = prepare_backend(self.backend)
+        if self.options.cuda_graphs and backend != "torchforce":
+            raise ValueError(
+                f"useCUDAGraphs: True was given, but the backend is {backend} and only TorchForce can "
+                "capture a CUDA graph; leave it out, or: pip install 'dkmp-plugin[torchforce]'"
+            )
+        import torch
+
+        from dkmp_plugin.models.elements import check_elements
+        from dkmp_plugin.simulation.model_source import load_model
+        from dkmp_plugin.simulation.modelled_atoms import modelled_atoms
+
+        model, info = load_model(self.model_path)
+        indices, atomic_numbers = modelled_atoms(topology, atoms)
+        _check_virtual_sites(system, indices)
+        check_elements(atomic_numbers, info.elements, self.model_path.name)
+        _check_charge(charge, info, self.model_path)
+        if indices is not None and charge is None and info.total_charge is not None:
+            _check_force_field_charge(system, indices, info, self.model_path)
+        source, box = _periodic_box(topology, system, indices is not None)
+        periodic = box is not None
+        if periodic and indices is not None:
+            _check_box(box, source, info)
+        model = self.options.prepare(
+            model, info, len(atomic_numbers), periodic and indices is None, self.model_path.name
+        )
+        numbers = torch.tensor(atomic_numbers, dtype=torch.long)
+        make_force = _torch_force if backend == "torchforce" else _python_force
+        force = make_force(model, info, numbers, indices, periodic)
+        if self.options.cuda_graphs:
+            force.setProperty("useCUDAGraphs", "true")
+        force.setUsesPeriodicBoundaryConditions(periodic)
+        force.setForceGroup(forceGroup)
+        force.setName("DKMP")
+        system.addForce(force)
+
+    def getMLLongRange(self) -> bool:
+        """DKMP^C includes no separate long-range term (asked for by openmm-ml >= 1.8)."""
+        return False
+
+
+def _torch_force(model: Any, info: Any, numbers: Any, indices: Optional[List[int]], periodic: bool) -> Any:
+    import openmmtorch
+    import torch
+
+    from dkmp_plugin.simulation.force_module import OpenMMEnergy, scripted
+
+    # TorchForce passes all particles: the module picks its own.
+    atoms = None if indices is None else torch.tensor(indices, dtype=torch.long)
+    return openmmtorch.TorchForce(scripted(OpenMMEnergy(model, info, numbers, atoms)))
+
+
+def _python_force(model: Any, info: Any, numbers: Any, indices: Optional[List[int]], periodic: bool) -> Any:
+    import openmm
+
+    from dkmp_plugin.simulation.force_module import OpenMMEnergy, scripted
+    from dkmp_plugin.simulation.python_force import PythonForceComputation
+
+    module = scripted(OpenMMEnergy(model, info, numbers, None))
+    force = openmm.PythonForce(PythonForceComputation(module, periodic))
+    if indices is not None:
+        force.setParticles(indices)
+    return force
+
+
+def _refuse_unknown(args: dict, where: str, known: str) -> None:
+    if args:
+        raise ValueError(
+            f"{where}: unknown argument {', '.join(sorted(args))}; the potential 'dkmp' takes {known}"
+        )
+
+
+def _check_virtual_sites(system: Any, indices: Optional[List[int]]) -> None:
+    for index in range(system.getNumParticles()) if indices is None else indices:
+        if system.isVirtualSite(index):
+            raise ValueError(
+                f"particle {index} is a virtual site: its place follows from others', a model cannot move "
+                "it; leave it to the force field"
+            )
+
+
+def _check_charge(charge: Optional[int], info: Any, path: Path) -> None:
+    trained = info.total_charge
+    if charge is not None and trained is None:
+        raise ValueError(
+            f"charge: {charge} was given, but {path.name} does not say which charge it was trained on; leave "
+            "charge out, or train on labels that declare their total_charge"
+        )
+    if charge is not None and charge != trained:
+        described = "neutral molecules" if not trained else f"molecules of charge {trained:+d}"
+        raise ValueError(
+            f"charge: {charge} was given, but {path.name} was trained on {described}; a DKMP model has no "
+            "charge input, give the modelPath of a model trained at this charge"
+        )
+
+
+def _check_force_field_charge(system: Any, indices: List[int], info: Any, path: Path) -> None:
+    """A molecule that the force field gives another charge than the model's is most likely a mistake."""
+    import openmm
+    from openmm import unit
+
+    for force in system.getForces():
+        if isinstance(force, openmm.NonbondedForce):
+            charges = (force.getParticleParameters(index)[0] for index in indices)
+            charge = sum(value.value_in_unit(unit.elementary_charge) for value in charges)
+            # Charges of a part of a molecule add up to anything: nothing can be said about them.
+            if abs(charge - round(charge)) < 0.02 and round(charge) != info.total_charge:
+                raise ValueError(
+                    f"the force field gives the modelled atoms the charge {round(charge):+d}, but "
+                    f"{path.name} was trained at charge {info.total_charge:+d}; give the modelPath of a "
+                    f"model of this charge (or, to combine them all the same, charge={info.total_charge})"
+                )
+            return
+
+
+def _periodic_box(topology: Any, system: Any, is_subset: bool) -> Tuple[str, Any]:
+    """Whose box it is, and its vectors; None where there are no periodic boundaries.
+
+    The topology's box says nothing about a System made without periodic boundaries, and a periodic System may
+    have another. But a System without forces has not been told: the topology speaks for it.
+    """
+    if is_subset and system.getNumForces():
+        periodic = system.usesPeriodicBoundaryConditions()
+        return "System's default", system.getDefaultPeriodicBoxVectors() if periodic else None
+    box = topology.getPeriodicBoxVectors()
+    if box is None and system.usesPeriodicBoundaryConditions():
+        box = system.getDefaultPeriodicBoxVectors()
+    return "topology's", box
+
+
+def _check_box(box: Any, source: str, info: Any) -> None:
+    """A molecule alone in the ML region must not meet its own periodic image: no training data has it."""
+    import numpy as np
+    from openmm import unit
+
+    vectors = np.array([[component.value_in_unit(unit.angstrom) for component in row] for row in box])
+    volume = abs(np.linalg.det(vectors))
+    widths = [volume / np.linalg.norm(np.cross(vectors[i - 2], vectors[i - 1])) for i in range(3)]
+    if min(widths) < 2 * info.cutoff:
+        raise ValueError(
+            f"the {source} periodic box is {min(widths):.1f} Å wide, at least twice the model's cutoff = "
+            f"{2 * info.cutoff:.1f} Å is expected for a molecule in a mixed system; use a larger box, or "
+            "none: NoCutoff and topology.setPeriodicBoxVectors(None)"
+        )
