@@ -1,5 +1,6 @@
-"""Writing files so that a reader never meets half of one, and no input is lost."""
+"""Writing files so that a reader never meets half of one and no input is lost; which content a file has."""
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -46,3 +47,8 @@ def check_keeps_inputs(outputs: Iterable[Union[str, Path]], inputs: Iterable[Uni
             raise ValueError(
                 f"{output}: this input file would be overwritten; give another name for the output"
             )
+
+
+def sha256_of(path: Union[str, Path]) -> str:
+    """SHA-256 of a file's content, in hexadecimal digits."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

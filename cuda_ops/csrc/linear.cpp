@@ -56,10 +56,9 @@ bool within_autocast_or_transform() {
 
 bool suits_onednn(const Tensor& x, const Tensor& weight, const MaybeTensor& bias) {
   return wide_vectors_left_idle() && at::globalContext().userEnabledMkldnn() && !within_autocast_or_transform() &&
-         is_plain_float(x) &&
-         is_plain_float(weight) && (!bias || (is_plain_float(*bias) && bias->dim() == 1)) && x.dim() >= 2 &&
-         weight.dim() == 2 && x.size(-1) == weight.size(1) && (!bias || bias->size(0) == weight.size(0)) &&
-         x.numel() * weight.size(0) >= kFewestProducts;
+         is_plain_float(x) && is_plain_float(weight) && (!bias || (is_plain_float(*bias) && bias->dim() == 1)) &&
+         x.dim() >= 2 && weight.dim() == 2 && x.size(-1) == weight.size(1) &&
+         (!bias || bias->size(0) == weight.size(0)) && x.numel() * weight.size(0) >= kFewestProducts;
 }
 
 // Boxed: the types of the arguments' strings and lists differ between versions of torch.

@@ -5,14 +5,14 @@
 // without images.
 #pragma once
 
+#include <c10/util/Exception.h>
+
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
 #include <limits>
 #include <vector>
-
-#include <c10/util/Exception.h>
 
 namespace dkmp {
 

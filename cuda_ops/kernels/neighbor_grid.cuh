@@ -8,10 +8,10 @@
 
 #include "common.cuh"
 
-// What can be wrong with the input; bits of the status word. csrc/cuda/neighbor_grid.h has the same list.
-// As in cuda_ops/csrc/checks.h.
+// Positions lie within so many angstrom, as csrc/checks.h says for the CPU.
 constexpr float kFarthest = 1e16f;
 
+// What can be wrong with the input; bits of the status word. csrc/cuda/neighbor_grid.h has the same list.
 constexpr unsigned long long kBadPositions = 1, kBadBatch = 2, kBadBox = 4, kTooManyImages = 8, kTooManyEdges = 16,
                              kMissingBox = 32;
 

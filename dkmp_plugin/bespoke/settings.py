@@ -1,13 +1,12 @@
 """What one bespoke potential is made from: the ligand's files and the sizes."""
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 from dkmp_plugin.bespoke.training import width_divisor
-from dkmp_plugin.files import replaced_on_success
+from dkmp_plugin.files import replaced_on_success, sha256_of
 from dkmp_plugin.labeling.campaign import SamplingRun, plan_runs
 from dkmp_plugin.labeling.molecule import Molecule, coordinates_beside, read_amber, read_sdf
 
@@ -114,7 +113,8 @@ class BespokeSettings:
         """
         record = folder / "settings.json"
         asked = json.loads(json.dumps(asdict(self)))
-        asked[_CONTENT] = {name: _sha256(path) for name, path in self._input_files().items()}
+        files = self._input_files()
+        asked[_CONTENT] = {name: sha256_of(path) for name, path in files.items()}
         if not record.is_file():
             # A mistyped command must not claim the folder.
             self.read_molecule()
@@ -128,7 +128,7 @@ class BespokeSettings:
         details = [f"{name} {found.get(name)!r}, now {asked[name]!r}" for name in changed]
         for name, digest in found.get(_CONTENT, asked[_CONTENT]).items():
             if asked[_CONTENT].get(name) != digest:
-                details.insert(0, f"the content of {self._input_files().get(name, name)}")
+                details.insert(0, f"the content of {files.get(name, name)}")
         if not details:
             return
         remedy = "give another --output, or remove it"
@@ -156,10 +156,6 @@ _CONTENT = "sha256"
 _TRAINING_ALONE = {"epochs", "width"}
 # What a training leaves in the folder, and what is made from it.
 _TRAINED = ("training", "training_finished", "best.ckpt", "evaluation.json", "model.pt", "report.html")
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _write_record(path: Path, values: Dict[str, Any]) -> None:

@@ -1,6 +1,5 @@
 """``dkmp nve``: dynamics at constant energy that survive a kill, and what they say about a potential."""
 
-import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +11,7 @@ from tqdm import tqdm
 from dkmp_plugin.evaluation.energy_drift import EnergyDrift, nve_drift, shadow_energy
 from dkmp_plugin.evaluation.report import Panel, plot_over_time, read_columns
 from dkmp_plugin.evaluation.verlet import VerletDynamics, molecular_dynamics
-from dkmp_plugin.files import replaced_on_success
+from dkmp_plugin.files import replaced_on_success, sha256_of
 
 _BOLTZMANN = 0.08617333262  # meV/K
 # Twenty times the surface of the sun: no molecule is left, and what a potential says about it means nothing.
@@ -87,9 +86,9 @@ def simulate_nve(
     settings = {
         "model": Path(model).name,
         # A model trained anew under the same name must not continue the old one's run.
-        "model_sha256": _sha256(model) if Path(model).is_file() else None,
+        "model_sha256": sha256_of(model) if Path(model).is_file() else None,
         "structure": Path(structure).name,
-        _STRUCTURE_HASH: _sha256(structure),
+        _STRUCTURE_HASH: sha256_of(structure),
         "engine": engine,
         "platform": platform if engine == "openmm" else None,
         "time_step_fs": time_step,
@@ -243,10 +242,6 @@ def _check_positive(name: str, value: float, unit: str, or_zero: bool = False) -
     if not (0.0 <= value < float("inf") and (value > 0.0 or or_zero)):
         expected = "at least" if or_zero else "more than"
         raise ValueError(f"{name}: {value} was given, {expected} 0 {unit} is expected")
-
-
-def _sha256(path: Union[str, Path]) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _check_settings(folder: Path, settings: Dict[str, Any]) -> None:

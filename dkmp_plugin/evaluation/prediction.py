@@ -40,7 +40,8 @@ def best_checkpoint(log_dir: Union[str, Path]) -> Path:
             f"{log_dir} holds no checkpoint of torchmd-train (epoch=...-val_loss=....ckpt); "
             "train first, or name the checkpoint itself"
         )
-    lowest = [path for path, loss in losses.items() if loss == min(losses.values())]
+    least = min(losses.values())
+    lowest = [path for path, loss in losses.items() if loss == least]
     if len(lowest) == 1:
         return lowest[0]
     # Names have four decimals. Of equal ones the first is the newest.
