@@ -1,6 +1,7 @@
 // dkmp_plugin::degree_invariants, degree_gates (revision 2 of DKMP^C's layers), degree_features, degree_update (since
-// revision 3) and degree_products (older exports of those): what layers compute for every atom and channel on its own,
-// on CPUs. One pass over memory instead of dozens of small operations, each of which would have derivatives of its own.
+// revision 3) and degree_products (older exports of those): what layers compute for every atom and channel on its own.
+// One pass over memory instead of dozens of small operations, each of which would have derivatives of its own. Here are
+// the ops and the CPU's part; the GPU's is cuda/degree_maps.cpp.
 //
 // All of it is one op on the maps of degree_maps.h. For the double backward of J^T u with cotangents p: the gradient
 // with respect to u is J p, the tangent of the map; the gradient with respect to the map's inputs is the tangent of
@@ -14,7 +15,9 @@
 #include <torch/library.h>
 
 #include "degree_maps.h"
+#include "degree_maps_call.h"
 #include "isa.h"
+#include "keys.h"
 
 namespace dkmp {
 
@@ -84,24 +87,26 @@ std::vector<Tensor> empty_results(int64_t map, at::TensorList inputs, const Size
   return results;
 }
 
-const DegreeMapShape& shape_of(int64_t map) {
+void check_map(int64_t map) {
   TORCH_CHECK_VALUE(map >= 0 && map < kNumMaps, "degree_map: there is no map ", map);
-  return kDegreeMaps[map];
 }
 
-std::vector<Tensor> map_meta(int64_t map, at::TensorList inputs, at::TensorList directions) {
-  const DegreeMapShape& shape = shape_of(map);
+}  // namespace
+
+std::vector<Tensor> degree_map_results(int64_t map, at::TensorList inputs, at::TensorList directions) {
+  check_map(map);
   const Size size = size_of(map, inputs);
-  check_inputs(shape, inputs, directions, size);
+  check_inputs(kDegreeMaps[map], inputs, directions, size);
   return empty_results(map, inputs, size);
 }
 
+namespace {
+
 std::vector<Tensor> map_cpu(int64_t map, at::TensorList inputs, at::TensorList directions) {
-  const DegreeMapShape& shape = shape_of(map);
-  const Size size = size_of(map, inputs);
-  check_inputs(shape, inputs, directions, size);
-  std::vector<Tensor> results = empty_results(map, inputs, size), kept;
-  const int64_t num_atoms = size.num_atoms.expect_int(), num_channels = size.num_channels.expect_int();
+  std::vector<Tensor> results = degree_map_results(map, inputs, directions), kept;
+  const int64_t num_atoms = inputs[0].size(0);
+  if (inputs[0].numel() == 0) return results;
+  const int64_t num_channels = inputs[0].numel() / (num_atoms * kDegreeMaps[map].inputs[0]);
   AT_DISPATCH_FLOATING_TYPES(inputs[0].scalar_type(), "degree_map", [&] {
     const scalar_t *from[kMaxTensors] = {}, *direction[kMaxTensors] = {};
     scalar_t* to[kMaxTensors] = {};
@@ -206,7 +211,7 @@ struct UpdateFeatures : torch::autograd::Function<UpdateFeatures> {
 
 std::vector<Tensor> map_autograd(int64_t map, at::TensorList inputs, at::TensorList directions) {
   if (directions.empty()) {
-    shape_of(map);
+    check_map(map);
     return is_backward(map) ? MapBackward::apply(map, inputs) : MapForward::apply(map, inputs);
   }
   for (const at::TensorList tensors : {inputs, directions})
@@ -295,10 +300,8 @@ TORCH_LIBRARY_FRAGMENT(dkmp_plugin, library) {
       "degree_update(Tensor gates, Tensor first, Tensor second, Tensor scalars, Tensor vector) -> (Tensor, Tensor)",
       degree_update);
 }
-// Not DKMP_CPU_KEY: there is no CUDA kernel that could take CPU tensors instead. On GPUs the layers compute with ATen
-// (dkmp_plugin/ops/native.py).
-TORCH_LIBRARY_IMPL(dkmp_plugin, CPU, library) { library.impl("degree_map", map_cpu); }
-TORCH_LIBRARY_IMPL(dkmp_plugin, Meta, library) { library.impl("degree_map", map_meta); }
+TORCH_LIBRARY_IMPL(dkmp_plugin, DKMP_CPU_KEY, library) { library.impl("degree_map", map_cpu); }
+TORCH_LIBRARY_IMPL(dkmp_plugin, Meta, library) { library.impl("degree_map", degree_map_results); }
 TORCH_LIBRARY_IMPL(dkmp_plugin, Autograd, library) { library.impl("degree_map", map_autograd); }
 
 }  // namespace dkmp

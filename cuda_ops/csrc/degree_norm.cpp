@@ -1,5 +1,6 @@
 // dkmp_plugin::degree_norm and degree_norm_apart: spherical features over their root mean square length (revision 3
-// of DKMP^C), on CPUs. As a dozen operations of ATen they take a quarter of an evaluation, and more of a training.
+// of DKMP^C). As a dozen operations of ATen they take a quarter of an evaluation, and more of a training. Here are the ops
+// and the CPU's part; the GPU's is cuda/degree_norm.cpp.
 //
 // For the double backward of the gradients (dL/dx, dL/dw) of y . u with cotangents p, q: the gradient with respect to u
 // is the derivative of y along (p, q), the gradients with respect to x and w those of (dL/dx, dL/dw) along the same.
@@ -15,7 +16,9 @@
 #include <algorithm>
 
 #include "degree_norm.h"
+#include "degree_norm_call.h"
 #include "isa.h"
+#include "keys.h"
 
 namespace dkmp {
 
@@ -57,11 +60,14 @@ std::vector<Tensor> empty_features(const Tensor& like, bool apart) {
   return parts;
 }
 
-// Gradients of the values, of both degrees together or apart; and maybe another gradient of the features, to be added.
+}  // namespace
+
 bool are_apart(at::TensorList upstream) {
   return !upstream.empty() && upstream[0].dim() == 3 && upstream[0].sym_size(1) == kDegreeSize[0];
 }
 size_t num_values(at::TensorList upstream) { return are_apart(upstream) ? kNumDegrees : 1; }
+
+namespace {
 
 void check_upstream(at::TensorList upstream, const Tensor& vector) {
   const size_t values = num_values(upstream);
@@ -86,20 +92,29 @@ void check_directions(at::TensorList directions, const Tensor& vector, const Ten
       "degree_norm: directions differ in shape or dtype from features and weights");
 }
 
-// Contiguous copies where needed, and where the features of each degree are.
-template <class Scalar>
-Features<Scalar> place(const std::vector<Tensor>& parts) {
-  Features<Scalar> features;
-  const int64_t d = parts[0].size(2);
-  const bool apart = are_apart(parts);
-  for (int degree = 0; degree < kNumDegrees; ++degree) {
-    const Tensor& part = parts[apart ? degree : 0];
-    Scalar* start = const_cast<Scalar*>(part.const_data_ptr<std::remove_const_t<Scalar>>());
-    features.start[degree] = apart ? start : start + kDegreeStart[degree] * d;
-    features.stride[degree] = (apart ? kDegreeSize[degree] : kNumComponents) * d;
-  }
-  return features;
+}  // namespace
+
+std::vector<Tensor> degree_norm_value_results(
+    const Tensor& vector, const Tensor& weight, double offset, at::TensorList directions, bool apart) {
+  check_features(vector, weight);
+  check_offset(offset);
+  check_directions(directions, vector, weight);
+  return empty_features(vector, apart);
 }
+
+std::vector<Tensor> degree_norm_gradient_results(
+    const Tensor& vector, const Tensor& weight, double offset, at::TensorList upstream, at::TensorList directions,
+    bool weighted) {
+  check_features(vector, weight);
+  check_offset(offset);
+  check_upstream(upstream, vector);
+  check_directions(directions, vector, weight);
+  std::vector<Tensor> results = empty_features(vector, false);
+  if (weighted) results.push_back(at::empty_symint(weight.sym_sizes(), weight.options()));
+  return results;
+}
+
+namespace {
 
 template <class Scalar>
 DegreeNormCall<Scalar> prepare(
@@ -130,17 +145,9 @@ void over_atoms(const DegreeNormCall<Scalar>& call, Kernel kernel) {
   });
 }
 
-std::vector<Tensor> values_meta(
-    const Tensor& vector, const Tensor& weight, double offset, at::TensorList directions, bool apart) {
-  check_features(vector, weight);
-  check_offset(offset);
-  check_directions(directions, vector, weight);
-  return empty_features(vector, apart);
-}
-
 std::vector<Tensor> values_cpu(
     const Tensor& vector, const Tensor& weight, double offset, at::TensorList directions, bool apart) {
-  std::vector<Tensor> results = values_meta(vector, weight, offset, directions, apart), kept;
+  std::vector<Tensor> results = degree_norm_value_results(vector, weight, offset, directions, apart), kept;
   AT_DISPATCH_FLOATING_TYPES(vector.scalar_type(), "degree_norm", [&] {
     DegreeNormCall<scalar_t> call = prepare<scalar_t>(vector, weight, offset, directions, kept);
     call.values = place<scalar_t>(results);
@@ -149,22 +156,11 @@ std::vector<Tensor> values_cpu(
   return results;
 }
 
-std::vector<Tensor> gradients_meta(
-    const Tensor& vector, const Tensor& weight, double offset, at::TensorList upstream, at::TensorList directions,
-    bool weighted) {
-  check_features(vector, weight);
-  check_offset(offset);
-  check_upstream(upstream, vector);
-  check_directions(directions, vector, weight);
-  std::vector<Tensor> results = empty_features(vector, false);
-  if (weighted) results.push_back(at::empty_symint(weight.sym_sizes(), weight.options()));
-  return results;
-}
-
 std::vector<Tensor> gradients_cpu(
     const Tensor& vector, const Tensor& weight, double offset, at::TensorList upstream, at::TensorList directions,
     bool weighted) {
-  std::vector<Tensor> results = gradients_meta(vector, weight, offset, upstream, directions, weighted), kept, parts;
+  std::vector<Tensor> results = degree_norm_gradient_results(vector, weight, offset, upstream, directions, weighted);
+  std::vector<Tensor> kept, parts;
   for (const Tensor& x : upstream) parts.push_back(x.contiguous());
   AT_DISPATCH_FLOATING_TYPES(vector.scalar_type(), "degree_norm_gradients", [&] {
     DegreeNormCall<scalar_t> call = prepare<scalar_t>(vector, weight, offset, directions, kept);
@@ -326,14 +322,13 @@ TORCH_LIBRARY_FRAGMENT(dkmp_plugin, library) {
       "degree_norm_apart_through(Tensor(a) vector, Tensor weight, float offset) -> (Tensor, Tensor, Tensor(a))",
       degree_norm_apart_through);
 }
-// Not DKMP_CPU_KEY, as the degree maps (degree_maps.cpp).
-TORCH_LIBRARY_IMPL(dkmp_plugin, CPU, library) {
+TORCH_LIBRARY_IMPL(dkmp_plugin, DKMP_CPU_KEY, library) {
   library.impl("degree_norm_values", values_cpu);
   library.impl("degree_norm_gradients", gradients_cpu);
 }
 TORCH_LIBRARY_IMPL(dkmp_plugin, Meta, library) {
-  library.impl("degree_norm_values", values_meta);
-  library.impl("degree_norm_gradients", gradients_meta);
+  library.impl("degree_norm_values", degree_norm_value_results);
+  library.impl("degree_norm_gradients", degree_norm_gradient_results);
 }
 TORCH_LIBRARY_IMPL(dkmp_plugin, Autograd, library) {
   library.impl("degree_norm_values", values_autograd);

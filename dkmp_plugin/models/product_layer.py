@@ -78,7 +78,8 @@ class ProductUpdateLayer(DilatedMessages):
         gate: Optional[Tensor] = None
         if not self.attention:
             gate = self.receiver_gate(normed)
-        return self.update(first, second, message, normed, gate, x, vector, x.device.type == "cpu")
+        fused = x.device.type == "cpu" or x.device.type == "cuda"
+        return self.update(first, second, message, normed, gate, x, vector, fused)
 
     def update(
         self,
@@ -93,8 +94,8 @@ class ProductUpdateLayer(DilatedMessages):
     ) -> Tuple[Tensor, Tensor]:
         """Updated scalar and spherical features.
 
-        Fused for CPUs: nothing is kept in memory that can be computed again. On GPUs, where products are many
-        small kernels, each is computed once.
+        Fused where the ops are native, nothing is kept in memory that can be computed again. Elsewhere, where
+        products are many small operations, each is computed once.
         """
         if fused:
             features, first, second = degree_features(first, second, message, normed, gate)

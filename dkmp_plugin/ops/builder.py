@@ -224,8 +224,8 @@ def _compile(command: List[str], version: str, sources: Path) -> str:
     # Where the sources lie does not matter: another checkout shares the cache.
     flags = [word.replace(str(sources), "") for word in command[1:-1]]
     digest = hashlib.sha256(repr((torch.__version__, version, flags)).encode() + source.read_bytes())
-    plans = (sources / "kernels").glob("*_plan.cuh")  # what kernels and launchers both include
-    for header in sorted({*(sources / "csrc").glob("*.h"), *source.parent.glob("*.h"), *plans}):
+    shared = (*(sources / "kernels").glob("*_plan.cuh"), *(sources / "kernels").glob("*_arithmetic.cuh"))
+    for header in sorted({*(sources / "csrc").glob("*.h"), *source.parent.glob("*.h"), *shared}):
         digest.update(header.name.encode() + b"\0" + header.read_bytes())
     target = cache_folder() / "objects" / f"{source.stem}-{digest.hexdigest()[:20]}.o"
     if not target.exists():

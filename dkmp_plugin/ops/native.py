@@ -1,7 +1,6 @@
 """The ops of the native library, one plain function each, so that TorchScript can compile their callers.
 
 CPU and CUDA tensors take the native kernels; tensors elsewhere take the reference, which runs on any device.
-What is named after degrees has kernels for CPUs alone.
 """
 
 from typing import Optional, Tuple
@@ -123,14 +122,14 @@ def dilated_attention(
 
 def degree_invariants(first: Tensor, second: Tensor) -> Tensor:
     """Native :func:`dkmp_plugin.ops.degree_invariants`."""
-    if first.device.type != "cpu":
+    if not _has_kernels(first):
         return degrees_reference.degree_invariants(first, second)
     return torch.ops.dkmp_plugin.degree_invariants(first, second)
 
 
 def degree_products(first: Tensor, second: Tensor) -> Tuple[Tensor, Tensor]:
     """Native :func:`dkmp_plugin.ops.degree_products`."""
-    if first.device.type != "cpu":
+    if not _has_kernels(first):
         return degrees_reference.degree_products(first, second)
     return torch.ops.dkmp_plugin.degree_products(first, second)
 
@@ -139,7 +138,7 @@ def degree_gates(
     gates: Tensor, invariants: Tensor, first: Tensor, second: Tensor, product: Optional[Tensor] = None
 ) -> Tuple[Tensor, Tensor]:
     """Native :func:`dkmp_plugin.ops.degree_gates`."""
-    if gates.device.type != "cpu":
+    if not _has_kernels(gates):
         return degrees_reference.degree_gates(gates, invariants, first, second, product)
     return torch.ops.dkmp_plugin.degree_gates(gates, invariants, first, second, product)
 
@@ -148,7 +147,7 @@ def degree_features(
     first: Tensor, second: Tensor, message: Tensor, scalars: Tensor, gate: Optional[Tensor] = None
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Native :func:`dkmp_plugin.ops.degree_features`."""
-    if first.device.type != "cpu":
+    if not _has_kernels(first):
         return degrees_reference.degree_features(first, second, message, scalars, gate)
     return torch.ops.dkmp_plugin.degree_features(first, second, message, scalars, gate)
 
@@ -157,35 +156,35 @@ def degree_update(
     gates: Tensor, first: Tensor, second: Tensor, scalars: Tensor, vector: Tensor
 ) -> Tuple[Tensor, Tensor]:
     """Native :func:`dkmp_plugin.ops.degree_update`."""
-    if gates.device.type != "cpu":
+    if not _has_kernels(gates):
         return degrees_reference.degree_update(gates, first, second, scalars, vector)
     return torch.ops.dkmp_plugin.degree_update(gates, first, second, scalars, vector)
 
 
 def degree_norm(vector: Tensor, weight: Tensor, offset: float) -> Tensor:
     """Native :func:`dkmp_plugin.ops.degree_norm`."""
-    if vector.device.type != "cpu":
+    if not _has_kernels(vector):
         return degrees_reference.degree_norm(vector, weight, offset)
     return torch.ops.dkmp_plugin.degree_norm(vector, weight, offset)
 
 
 def degree_norm_apart(vector: Tensor, weight: Tensor, offset: float) -> Tuple[Tensor, Tensor]:
     """Native :func:`dkmp_plugin.ops.degree_norm_apart`."""
-    if vector.device.type != "cpu":
+    if not _has_kernels(vector):
         return degrees_reference.degree_norm_apart(vector, weight, offset)
     return torch.ops.dkmp_plugin.degree_norm_apart(vector, weight, offset)
 
 
 def degree_norm_through(vector: Tensor, weight: Tensor, offset: float) -> Tuple[Tensor, Tensor]:
     """Native :func:`dkmp_plugin.ops.degree_norm_through`."""
-    if vector.device.type != "cpu":
+    if not _has_kernels(vector):
         return degrees_reference.degree_norm_through(vector, weight, offset)
     return torch.ops.dkmp_plugin.degree_norm_through(vector, weight, offset)
 
 
 def degree_norm_apart_through(vector: Tensor, weight: Tensor, offset: float) -> Tuple[Tensor, Tensor, Tensor]:
     """Native :func:`dkmp_plugin.ops.degree_norm_apart_through`."""
-    if vector.device.type != "cpu":
+    if not _has_kernels(vector):
         return degrees_reference.degree_norm_apart_through(vector, weight, offset)
     return torch.ops.dkmp_plugin.degree_norm_apart_through(vector, weight, offset)
 

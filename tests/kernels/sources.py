@@ -5,7 +5,7 @@ from typing import List, Mapping, Tuple
 
 from dkmp_plugin.ops.builder import source_folder
 
-__all__ = ["headers", "kernel_files", "kernel_names", "kernel_text", "macro_flags"]
+__all__ = ["header_text", "headers", "kernel_files", "kernel_names", "kernel_text", "macro_flags"]
 
 KERNELS = source_folder() / "kernels"
 
@@ -23,6 +23,11 @@ def kernel_files() -> List[str]:
 def headers() -> Tuple[Tuple[str, str], ...]:
     """Name and text of every header that a kernel may include."""
     return tuple((path.name, path.read_text()) for path in sorted(KERNELS.glob("*.cuh")))
+
+
+def header_text(name: str) -> str:
+    """Text of a header that kernels include."""
+    return (KERNELS / name).read_text()
 
 
 def kernel_names(source: str) -> List[str]:
