@@ -10,8 +10,14 @@ from dkmp_plugin.models.linear_map import LinearMap
 from dkmp_plugin.ops import dilated_attention
 
 ATTENTION_VARIANTS = ("split", "literal")
-# Atoms treated at once outside training.
+# Atoms treated at once outside training: on CPUs what stays in cache, elsewhere what takes few launches.
 BLOCK_SIZE = 1024
+DEVICE_BLOCK_SIZE = 65536
+
+
+def atoms_at_once(on: Tensor, block_size: int, device_block_size: int) -> int:
+    """Number of atoms in a block, for features where the tensor is."""
+    return block_size if on.device.type == "cpu" else device_block_size
 
 
 class DilatedAttentionLayer(nn.Module):
@@ -37,7 +43,7 @@ class DilatedAttentionLayer(nn.Module):
     def __init__(self, hidden_channels: int, num_heads: int, activation: str, variant: str) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.block_size = BLOCK_SIZE
+        self.block_size, self.device_block_size = BLOCK_SIZE, DEVICE_BLOCK_SIZE
         self.literal = variant == "literal"
         key_channels = hidden_channels if self.literal else hidden_channels // 2
         self.norm_attention = nn.LayerNorm(hidden_channels)
@@ -138,12 +144,13 @@ class DilatedAttentionLayer(nn.Module):
                 structure.new_empty(structure.size(0), 2 * channels if self.literal else channels)
             )
         query, value, keys = workspace[0], workspace[1], workspace[2]
-        for first in range(0, structure.size(0), self.block_size):
-            block = slice(first, first + self.block_size)
+        size = atoms_at_once(structure, self.block_size, self.device_block_size)
+        for first in range(0, structure.size(0), size):
+            block = slice(first, first + size)
             query[block], keys[block], value[block] = self._project(structure[block], elements[block])
         mixed = self._attend(query, keys, value, neighbors, distance)
         updated = torch.empty_like(structure) if differentiable else structure
-        for first in range(0, structure.size(0), self.block_size):
-            block = slice(first, first + self.block_size)
+        for first in range(0, structure.size(0), size):
+            block = slice(first, first + size)
             updated[block] = self._update(structure[block], mixed[block])
         return updated

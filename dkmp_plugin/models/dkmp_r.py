@@ -20,7 +20,9 @@ from dkmp_plugin.models.canonical_frame import (
 from dkmp_plugin.models.dilated_attention_layer import (
     ATTENTION_VARIANTS,
     BLOCK_SIZE,
+    DEVICE_BLOCK_SIZE,
     DilatedAttentionLayer,
+    atoms_at_once,
 )
 from dkmp_plugin.models.linear_map import LinearMap
 from dkmp_plugin.models.neighborhood_deviation import NeighborhoodDeviation
@@ -187,7 +189,7 @@ class DKMPR(nn.Module):
             hidden_channels, num_layers, num_heads, num_neighbors, canonical_frame, attention_variant
         )
         self.hidden_channels = hidden_channels
-        self.block_size = BLOCK_SIZE
+        self.block_size, self.device_block_size = BLOCK_SIZE, DEVICE_BLOCK_SIZE
         self.reordered_from = _REORDERED_FROM
         per_layer = num_neighbors // num_layers
         self.use_frame = canonical_frame != "none"
@@ -368,8 +370,9 @@ class DKMPR(nn.Module):
         if self.training:
             return self.coordinate_embedding(coordinates, elements, deviation)
         structure = torch.empty_like(elements)
-        for first in range(0, elements.size(0), self.block_size):
-            block = slice(first, first + self.block_size)
+        size = atoms_at_once(elements, self.block_size, self.device_block_size)
+        for first in range(0, elements.size(0), size):
+            block = slice(first, first + size)
             structure[block] = self.coordinate_embedding(
                 coordinates[block], elements[block], deviation[block]
             )
@@ -409,8 +412,9 @@ class DKMPR(nn.Module):
             shape = [pos.size(0), columns.size(0)]
             memory = [neighbors.new_empty(shape), pos.new_empty(shape)]
         seen, distance = memory[0], memory[1]
-        for first in range(0, pos.size(0), self.block_size):
-            block = slice(first, first + self.block_size)
+        size = atoms_at_once(pos, self.block_size, self.device_block_size)
+        for first in range(0, pos.size(0), size):
+            block = slice(first, first + size)
             if place.size(0) > 0:
                 seen[block] = place[neighbors[order[block].unsqueeze(1), columns]]
             else:

@@ -84,7 +84,7 @@ def expected_map(case: MapCase, dual: bool) -> List[Tensor]:
 
 
 class NormCase(NamedTuple):
-    """Features (N, 8, d), weights (2, d), their directions, gradients of the values; maybe one to be added."""
+    """Features (N, 8, d), weights (2, d), their directions; gradients of values, maybe one to be added."""
 
     vector: Tensor
     weight: Tensor

@@ -1,4 +1,4 @@
-"""The CUDA kernels of degree_map and degree_norm without a GPU: every check, against the CPU's ops in float64."""
+"""CUDA kernels of degree_map and degree_norm without a GPU: every check, against the CPU's ops in float64."""
 
 import subprocess
 import sys
