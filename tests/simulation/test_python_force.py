@@ -39,7 +39,7 @@ def state_at(pos):
 
 
 def test_filters_are_computed_once_and_pickling_changes_nothing(module, molecule):
-    z, pos = molecule
+    pos = molecule[1]
     state = state_at(pos)
     leaf = (pos / 10).requires_grad_(True)
     expected = module(leaf)
@@ -164,13 +164,11 @@ def test_argument_of_the_potential(model_path, molecule, arguments):
     from tests.simulation.test_openmm import energy_and_forces, topology_of
 
     z, pos = molecule
-    with pytest.raises(ValueError, match="device was given, but .* an argument of createSystem"):
+    with pytest.raises(ValueError, match="device was given, but as in openmm-ml"):
         MLPotential("dkmp", modelPath=str(model_path), device="cpu")
     potential = MLPotential("dkmp", modelPath=str(model_path))
     if BACKEND == "torchforce" and arguments["device"]:
-        with pytest.raises(
-            ValueError, match="device: 'cpu' was given, but TorchForce .* the platform decides"
-        ):
+        with pytest.raises(ValueError, match=r"device: 'cpu' was given, but .*: the platform decides"):
             potential.createSystem(topology_of(z), **arguments)
         return
     reference = openmm.Platform.getPlatformByName("Reference")
