@@ -20,7 +20,7 @@ def resolve_device(device: Union[str, torch.device, None] = None) -> torch.devic
         ValueError: Another kind of device, or a GPU that cannot be used here.
     """
     if device is None:
-        return torch.device("cpu" if _why_no_gpu() else "cuda")
+        return torch.device("cpu" if why_no_gpu() else "cuda")
     try:
         chosen = torch.device(device)
     except (RuntimeError, TypeError):
@@ -29,7 +29,7 @@ def resolve_device(device: Union[str, torch.device, None] = None) -> torch.devic
         raise ValueError(f"device: '{device}' was given, one of cpu, cuda, cuda:0, cuda:1, ... is expected")
     if chosen.type == "cpu":
         return torch.device("cpu")
-    reason = _why_no_gpu()
+    reason = why_no_gpu()
     if reason is None and chosen.index is not None and chosen.index >= torch.cuda.device_count():
         reason = f"torch sees {torch.cuda.device_count()} GPU(s), counted from 0"
     if reason is not None:
@@ -53,7 +53,7 @@ def available_device(device: Optional[str]) -> torch.device:
         return chosen
 
 
-def _why_no_gpu() -> Optional[str]:
+def why_no_gpu() -> Optional[str]:
     """Why models cannot run on a GPU; None where they can."""
     from dkmp_plugin import ops
 
@@ -70,4 +70,4 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-__all__ = ["available_device", "resolve_device", "synchronize"]
+__all__ = ["available_device", "resolve_device", "synchronize", "why_no_gpu"]
