@@ -44,6 +44,7 @@ def _rollout(arguments: argparse.Namespace) -> int:
         arguments.trajectory,
         arguments.output,
         arguments.rerank_interval,
+        arguments.device,
     )
     print("\n\n".join(report.table() for report in reports))
     return 0
@@ -127,6 +128,7 @@ def _nve(arguments: argparse.Namespace) -> int:
         arguments.output,
         engine=arguments.engine,
         platform=arguments.platform,
+        device=arguments.device,
         duration=arguments.duration,
         time_step=arguments.time_step,
         temperature=arguments.temperature,
@@ -142,6 +144,10 @@ def _nve(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _add_device(verb: argparse.ArgumentParser, what: str) -> None:
+    verb.add_argument("--device", default="cpu", help=f"cpu, cuda or cuda:N, of {what} [cpu]")
+
+
 def _add_nve(verbs: Any) -> None:
     nve = verbs.add_parser("nve", help="dynamics at constant energy: does a potential conserve it?")
     nve.add_argument(
@@ -152,6 +158,7 @@ def _add_nve(verbs: Any) -> None:
     nve.add_argument("--output", required=True, help="folder to write; a run that was killed there continues")
     nve.add_argument("--engine", default="openmm", choices=("openmm", "ase"), help="default: openmm")
     nve.add_argument("--platform", default="Reference", help="OpenMM platform [Reference: double precision]")
+    _add_device(nve, "the model, in ASE and OpenMM's PythonForce; TorchForce follows --platform")
     nve.add_argument("--duration", type=float, default=20.0, help="picoseconds [20]")
     nve.add_argument("--time-step", type=float, default=0.5, help="femtoseconds [0.5]")
     nve.add_argument("--temperature", type=float, default=300.0, help="kelvin at the start [300]")
@@ -189,6 +196,7 @@ def _parser() -> argparse.ArgumentParser:
     rollout.add_argument(
         "--rerank-interval", type=int, default=0, help="rank neighbours anew after this many steps (0: never)"
     )
+    _add_device(rollout, "the model")
     rollout.set_defaults(run=_rollout)
     _add_bespoke(verbs)
     _add_nve(verbs)

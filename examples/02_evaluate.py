@@ -24,6 +24,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--output", type=Path, default=Path("runs/demo/evaluation.json"), help="numbers to write"
     )
+    parser.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda or cuda:N")
     parser.add_argument("--keep-best", type=Path, help="copy the checkpoint that was evaluated to this path")
     return parser.parse_args()
 
@@ -33,7 +34,7 @@ def main() -> None:
     checkpoint = arguments.checkpoint
     if checkpoint.is_dir():
         checkpoint = best_checkpoint(checkpoint)
-    evaluation = evaluate_held_out(checkpoint, arguments.labels)
+    evaluation = evaluate_held_out(checkpoint, arguments.labels, arguments.device)
     print(error_text(evaluation))
     if arguments.keep_best:
         with replaced_on_success(arguments.keep_best) as temporary:

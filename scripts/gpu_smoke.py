@@ -2,18 +2,18 @@
 
 Without a GPU: NVRTC compiles every kernel for several architectures; what was skipped is listed.
 With one: every op (forward, backward, double backward) against the pure-ATen reference on the CPU; its time
-beside the time that copying its compulsory bytes takes; a model's energy and forces captured in a CUDA graph
-and replayed at other positions; T4 lysozyme with p-xylene on OpenMM's CUDA platform.
+beside the time that copying its compulsory bytes takes; an energy and forces captured in a CUDA graph and
+replayed at other positions; whole models against float64 on the CPU; a training; ASE; T4 lysozyme with
+p-xylene on OpenMM's CUDA platform, eager and by CUDA graphs.
 
 Exit status 0: nothing failed (the last lines say what was skipped); 1: something failed.
 """
 
 import argparse
-import statistics
 import subprocess
 import sys
 import time
-import traceback
+from functools import partial
 from pathlib import Path
 from typing import Callable, Dict, List, Sequence, Tuple
 
@@ -23,6 +23,10 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from gpu import models, simulation, training  # noqa: E402
+from gpu.measure import gpu_seconds, worst_error  # noqa: E402
+from gpu.report import Report  # noqa: E402
+
 from dkmp_plugin import ops  # noqa: E402
 from dkmp_plugin.config import REVISIONS, spline_degree  # noqa: E402
 from dkmp_plugin.ops import attention_reference, ranks_reference, reference  # noqa: E402
@@ -30,26 +34,6 @@ from dkmp_plugin.ops import attention_reference, ranks_reference, reference  # n
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 CUTOFF, NUM_SHELLS, OVERLAP, WIDTH, HEADS = 6.0, 3, 1.0, 32, 4
 SPLINE_DEGREE = spline_degree(REVISIONS[-1])
-
-
-class Report:
-    """Runs steps, prints how each ended, and remembers failures and skipped steps."""
-
-    def __init__(self) -> None:
-        self.failed: List[str] = []
-        self.skipped: List[str] = []
-
-    def step(self, name: str, function: Callable[[], str]) -> None:
-        try:
-            print(f"ok       {name}: {function()}", flush=True)
-        except Exception as error:  # a smoke test goes on and tells all
-            traceback.print_exc()
-            self.failed.append(name)
-            print(f"FAILED   {name}: {error}", flush=True)
-
-    def skip(self, name: str, reason: str) -> None:
-        self.skipped.append(name)
-        print(f"skipped  {name}: {reason}", flush=True)
 
 
 def compile_everything(architectures: Sequence[int], files: Sequence[str]) -> str:
@@ -88,17 +72,6 @@ def derivatives(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tens
     squares = sum((g * g).sum() for g in used)
     second = torch.autograd.grad(squares, leaves, allow_unused=True) if squares.requires_grad else []
     return [x.detach().cpu() for x in (*values, *used, *(g for g in second if g is not None))]
-
-
-def worst_error(found: Sequence[Tensor], expected: Sequence[Tensor], tolerance: float) -> float:
-    """Largest error relative to each tensor's largest element; raises above the tolerance."""
-    worst = 0.0
-    for a, b in zip(found, expected, strict=True):
-        scale = max(float(b.abs().max()), 1e-30) if b.numel() else 1.0
-        worst = max(worst, float((a.double() - b.double()).abs().max()) / scale if b.numel() else 0.0)
-    if not worst <= tolerance:
-        raise AssertionError(f"relative error {worst:.1e}, allowed {tolerance:.0e}")
-    return worst
 
 
 def check_search(device: str, num_atoms: int, dtype: torch.dtype) -> str:
@@ -215,21 +188,6 @@ CHECKS: Dict[str, Callable[[str, int, torch.dtype], str]] = {
 }
 
 
-def gpu_seconds(function: Callable[[], object], rounds: int = 20) -> float:
-    """Median seconds of a call, by CUDA events, after warming up."""
-    for _ in range(3):
-        function()
-    times = []
-    for _ in range(rounds):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        function()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(start.elapsed_time(end) * 1e-3)
-    return statistics.median(times)
-
-
 def time_ops(num_atoms: int) -> str:
     """Forward times beside the time of copying the compulsory bytes, measured in the same run."""
     block = torch.empty(1 << 28, dtype=torch.uint8, device="cuda")
@@ -332,31 +290,44 @@ def simulate(platform: str) -> str:
         return f"300 steps on {platform} in {time.perf_counter() - start:.0f} s; GFN2-xTB labels"
 
 
+def gpu_steps(arguments: argparse.Namespace) -> Dict[str, Callable[[], str]]:
+    """Everything that needs a GPU, by name."""
+    device, num_atoms = arguments.device, arguments.atoms
+    steps: Dict[str, Callable[[], str]] = {
+        f"{name}, {str(dtype)[6:]}": partial(check, device, num_atoms, dtype)
+        for name, check in CHECKS.items()
+        for dtype in (torch.float32, torch.float64)
+    }
+    return {
+        **steps,
+        "bad input": lambda: check_bad_input(device),
+        "times": lambda: time_ops(arguments.timed_atoms),
+        "CUDA graph": lambda: check_graph_capture(num_atoms),
+        "models": lambda: models.check_models(device),
+        "graph out of range": lambda: simulation.check_out_of_range(device),
+        "training": lambda: training.check_training(device),
+        "ASE": lambda: simulation.check_ase(device),
+        "PythonForce": lambda: simulation.check_python_force(device, "CUDA"),
+        "OpenMM, CUDA platform": lambda: simulate("CUDA"),
+    }
+
+
 def run(arguments: argparse.Namespace) -> int:
     report = Report()
     status = ops.status()
     if not status.native:
         print(f"FAILED   the native library is not loaded: {status.why_not}")
         return 1
-    report.step("NVRTC", lambda: compile_everything(arguments.architectures, arguments.kernels))
+    if not arguments.only:
+        report.step("NVRTC", lambda: compile_everything(arguments.architectures, arguments.kernels))
     reason = ops.why_no_cuda()
     if reason is None and arguments.device == "cuda" and not torch.cuda.is_available():
         reason = "torch sees no GPU"
-    for name, check in CHECKS.items():
-        for dtype in (torch.float32, torch.float64):
-            title = f"{name}, {str(dtype)[6:]}"
-            if reason is None:
-                report.step(title, lambda c=check, d=dtype: c(arguments.device, arguments.atoms, d))
-            else:
-                report.skip(title, reason)
-    on_gpu: Dict[str, Callable[[], str]] = {
-        "bad input": lambda: check_bad_input("cuda"),
-        "times": lambda: time_ops(arguments.timed_atoms),
-        "CUDA graph": lambda: check_graph_capture(arguments.atoms),
-        "OpenMM, CUDA platform": lambda: simulate("CUDA"),
-    }
-    for name, function in on_gpu.items():
-        if reason is None and arguments.device == "cuda":
+    for name, function in gpu_steps(arguments).items():
+        if arguments.only and not name.startswith(tuple(arguments.only)):
+            continue
+        # The mock driver of the tests takes tensors on the CPU; nothing but the ops runs there.
+        if reason is None and (arguments.device == "cuda" or name.endswith(("float32", "float64"))):
             report.step(name, function)
         else:
             report.skip(name, reason or "the tensors are on the CPU")
@@ -377,6 +348,12 @@ def main() -> int:
     parser.add_argument("--timed-atoms", type=int, default=40000, help="atoms of the systems that are timed")
     parser.add_argument("--architectures", type=int, nargs="+", default=list(ARCHITECTURES))
     parser.add_argument("--kernels", nargs="*", default=[], help="kernel files to compile; default all")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        help="only the steps on the GPU whose names begin so, e.g. models ASE",
+    )
     return run(parser.parse_args())
 
 

@@ -56,3 +56,10 @@ def test_unknown_verb_lists_the_known_ones(capsys):
     with pytest.raises(SystemExit):
         cli.main(["fly"])
     assert "export" in capsys.readouterr().err
+
+
+def test_export_to_a_device_that_is_not_there(tmp_path, capsys):
+    write_checkpoint(tmp_path / "model.ckpt")
+    files = [str(tmp_path / "model.ckpt"), str(tmp_path / "model.pt")]
+    assert cli.main(["export", *files, "--device", "npu"]) == 2
+    assert "device: 'npu' was given, one of cpu, cuda" in capsys.readouterr().err

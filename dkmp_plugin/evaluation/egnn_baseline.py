@@ -56,7 +56,7 @@ class EGNNBaseline(nn.Module):
             neighbors: (N, at least num_neighbors) distance ranks, -1 for none.
         """
         nearest = neighbors[:, : self.num_neighbors].long()
-        receivers = torch.arange(len(z)).unsqueeze(1).expand_as(nearest)
+        receivers = torch.arange(len(z), device=z.device).unsqueeze(1).expand_as(nearest)
         present = nearest >= 0
         edges = torch.stack([nearest[present], receivers[present]])
         batch = torch.zeros_like(z)

@@ -9,17 +9,21 @@ from torchmdnet.models.model import load_model
 
 from dkmp_plugin.datasets import DKMPHDF5
 from dkmp_plugin.datasets.label_file import read_label_file, split_indices
+from dkmp_plugin.device import resolve_device
 from dkmp_plugin.evaluation.metrics import energy_force_errors, trivial_baseline
 from dkmp_plugin.evaluation.prediction import predict
 from dkmp_plugin.evaluation.report import Table
 
 
-def evaluate_held_out(checkpoint: Union[str, Path], labels: Union[str, Path]) -> Dict[str, Any]:
+def evaluate_held_out(
+    checkpoint: Union[str, Path], labels: Union[str, Path], device: str = "cpu"
+) -> Dict[str, Any]:
     """Errors on the test runs, together and run by run.
 
     Args:
         checkpoint: A checkpoint written by ``torchmd-train``.
         labels: The label file it was trained on.
+        device: Where the model runs; see :func:`dkmp_plugin.device.resolve_device`.
 
     Returns:
         Plain values: ``checkpoint``, ``level_of_theory``, ``energy_unit``, ``labels`` (split -> number),
@@ -27,12 +31,13 @@ def evaluate_held_out(checkpoint: Union[str, Path], labels: Union[str, Path]) ->
         forces), each as ``evaluation.metrics`` defines them.
 
     Raises:
-        ValueError: If the label file is unreadable or has an empty split.
+        ValueError: If the label file is unreadable or has an empty split, or the device is not there.
     """
+    place = str(resolve_device(device))
     labelled = read_label_file(labels)
     splits = split_indices(labelled)
     test = splits["test"]
-    model = load_model(str(checkpoint), derivative=True).eval()
+    model = load_model(str(checkpoint), derivative=True, device=place).eval()
     predicted_energies, predicted_forces = predict(model, DKMPHDF5(str(labels)), test.tolist())
     energies, forces = labelled.energies - labelled.reference_energy, labelled.forces
 

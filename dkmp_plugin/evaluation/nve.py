@@ -51,6 +51,7 @@ def simulate_nve(
     *,
     engine: str = "openmm",
     platform: str = "Reference",
+    device: str = "cpu",
     duration: float = 20.0,
     time_step: float = 0.5,
     temperature: float = 300.0,
@@ -66,6 +67,7 @@ def simulate_nve(
         folder: where to write, and to continue from.
         engine: ``openmm`` or ``ase``.
         platform: OpenMM platform.
+        device: of the model; see :func:`molecular_dynamics`.
         duration: in picoseconds.
         time_step: in femtoseconds.
         temperature: in kelvin.
@@ -82,7 +84,7 @@ def simulate_nve(
     _check_positive("duration", duration, "ps")
     _check_positive("temperature", temperature, "K", or_zero=True)
     _check_positive("equilibration", equilibration, "ps", or_zero=True)
-    dynamics = molecular_dynamics(model, structure, engine, time_step, platform)
+    dynamics = molecular_dynamics(model, structure, engine, time_step, platform, device=device)
     settings = {
         "model": Path(model).name,
         # A model trained anew under the same name must not continue the old one's run.
@@ -96,6 +98,8 @@ def simulate_nve(
         "equilibration_ps": equilibration,
         "seed": seed,
     }
+    if device != "cpu":  # not among the settings of earlier versions, which knew no other
+        settings["device"] = device
     with tqdm(
         total=round(1000.0 * duration / time_step), desc=f"NVE {Path(folder).name}", unit="step"
     ) as bar:

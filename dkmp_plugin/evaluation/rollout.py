@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dkmp_plugin.device import resolve_device
 from dkmp_plugin.evaluation.trajectory_metrics import average_mse, final_mse, next_mse
 from dkmp_plugin.files import replaced_on_success
 from dkmp_plugin.models.elements import check_elements
@@ -21,7 +22,7 @@ class FramePredictor:
     """The next frame of one system, by a trained model.
 
     Distance ranks are computed from the first frame that is given and reused (paper, appendix E). That frame
-    is also the reference of models with ``canonical_frame: first``.
+    is also the reference of models with ``canonical_frame: first``. All is computed where the model is.
 
     Args:
         model: ``model(z, pos, extra_args={"neighbors": ...}) -> (displacement, _)`` in Å, as trained by
@@ -35,7 +36,8 @@ class FramePredictor:
 
     def __init__(self, model: Any, numbers: np.ndarray, rerank_interval: int = 0) -> None:
         self.model = model.eval()
-        self.numbers = torch.as_tensor(numbers, dtype=torch.int64)
+        self.device = next(model.parameters()).device
+        self.numbers = torch.as_tensor(numbers, dtype=torch.int64, device=self.device)
         trained = model.representation_model.trained_elements.nonzero().flatten().tolist()
         check_elements(self.numbers.tolist(), trained)
         self.rerank_interval = rerank_interval
@@ -55,7 +57,8 @@ class FramePredictor:
             previous: the frame before (one lag earlier), for models with memory; None at a start.
         """
         representation = self.model.representation_model
-        pos = torch.as_tensor(positions, dtype=next(representation.parameters()).dtype)
+        dtype = next(representation.parameters()).dtype
+        pos = torch.as_tensor(positions, dtype=dtype, device=self.device)
         due = self.rerank_interval > 0 and self._predictions % self.rerank_interval == 0
         if self._neighbors is None or due:
             self._neighbors = representation.distance(pos, torch.zeros_like(self.numbers), None)
@@ -64,10 +67,10 @@ class FramePredictor:
         self._predictions += 1
         extra = {"neighbors": self._neighbors, "reference": self._reference}
         if previous is not None:
-            extra["previous"] = torch.as_tensor(previous, dtype=pos.dtype)
+            extra["previous"] = torch.as_tensor(previous, dtype=dtype, device=self.device)
         with torch.no_grad():
             displacement, _ = self.model(self.numbers, pos, extra_args=extra)
-        return (pos + displacement).numpy()
+        return (pos + displacement).cpu().numpy()
 
 
 def roll_out(predictor: Predictor, start: np.ndarray, num_steps: int) -> np.ndarray:
@@ -114,6 +117,7 @@ class RolloutReport:
         errors: by way of predicting: ``model``, ``persistence``, ``linear extrapolation``.
         seconds_per_frame: median time of a prediction with known ranks.
         peak_memory_gib: largest resident memory of this process so far.
+        device: where the model ran.
     """
 
     name: str
@@ -123,6 +127,7 @@ class RolloutReport:
     errors: Dict[str, TrajectoryErrors]
     seconds_per_frame: float
     peak_memory_gib: float
+    device: str = "cpu"
 
     def table(self) -> str:
         """The report as text, with the ratio to persistence."""
@@ -137,9 +142,9 @@ class RolloutReport:
                 f"{name:22s}{error.next:9.4f}{error.next / reference:11.4f}"
                 f"{error.average:12.4f}{error.final:12.4f}"
             )
+        place = f"{torch.get_num_threads()} threads" if self.device == "cpu" else self.device
         rows.append(
-            f"{self.seconds_per_frame:.3f} s per frame on {torch.get_num_threads()} threads, peak memory "
-            f"{self.peak_memory_gib:.2f} GiB"
+            f"{self.seconds_per_frame:.3f} s per frame on {place}, peak memory {self.peak_memory_gib:.2f} GiB"
         )
         return "\n".join(rows)
 
@@ -191,7 +196,8 @@ def evaluate_run(
         their_next, their_rollout, _ = _predictions(other, positions, lag, steps)
         errors[label] = _errors(their_next, positions[lag:], their_rollout, true)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    report = RolloutReport(name, positions.shape[1], lag, steps, errors, seconds, memory)
+    device = str(predictor.device)
+    report = RolloutReport(name, positions.shape[1], lag, steps, errors, seconds, memory, device)
     return report, rollout
 
 
@@ -218,12 +224,17 @@ def _errors(
     return TrajectoryErrors(next_mse(predicted, future), average_mse(rollout, true), final_mse(rollout, true))
 
 
-def load_displacement_model(checkpoint: Union[str, Path]) -> Tuple[Any, Dict[str, Any]]:
+def load_displacement_model(checkpoint: Union[str, Path], device: str = "cpu") -> Tuple[Any, Dict[str, Any]]:
     """A trained ``dkmp-r`` model and what its dataset declared (lag, selection, ...).
 
+    Args:
+        checkpoint: written by torchmd-train (``.ckpt``).
+        device: where the model is put; see :func:`dkmp_plugin.device.resolve_device`.
+
     Raises:
-        ValueError: the file is no checkpoint of a ``dkmp-r`` model.
+        ValueError: the file is no checkpoint of a ``dkmp-r`` model, or the device is not there.
     """
+    place = resolve_device(device)
     from dkmp_plugin.simulation.checkpoint import load_checkpoint
 
     model, hyper_parameters, dataset = load_checkpoint(checkpoint)
@@ -232,7 +243,7 @@ def load_displacement_model(checkpoint: Union[str, Path]) -> Tuple[Any, Dict[str
             f"{checkpoint} holds a {hyper_parameters['model']} model; a rollout needs a dkmp-r model. "
             "Simulate a potential with OpenMM instead"
         )
-    return model, dataset
+    return model.to(place), dataset
 
 
 def write_trajectory(path: Union[str, Path], positions: np.ndarray, topology: Any) -> None:

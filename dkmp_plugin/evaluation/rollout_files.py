@@ -21,6 +21,7 @@ def roll_out_trajectory(
     trajectory: Union[str, Path],
     output: Optional[Union[str, Path]] = None,
     rerank_interval: int = 0,
+    device: str = "cpu",
 ) -> List[RolloutReport]:
     """Compares a model with every uninterrupted run of a trajectory file.
 
@@ -33,16 +34,17 @@ def roll_out_trajectory(
         output: trajectory file to write the rollout to: .pdb, or .dcd or .xtc with a PDB file of its first
             frame beside it; with several runs each name gets the number of its run.
         rerank_interval: rank neighbours anew after this many predictions; 0 for never.
+        device: where the model runs; see :func:`dkmp_plugin.device.resolve_device`.
 
     Returns:
         One report per run.
 
     Raises:
         ValueError: files that are unreadable, do not fit each other or the model, a model that was trained on
-            superposed frames without a canonical frame, or with periodic boxes, or an output that would
-            overwrite one of the inputs.
+            superposed frames without a canonical frame, or with periodic boxes, an output that would
+            overwrite one of the inputs, or a device that is not there.
     """
-    model, dataset = load_displacement_model(checkpoint)
+    model, dataset = load_displacement_model(checkpoint, device)
     refuse_periodic_training(checkpoint, dataset)
     if dataset.get("superpose", "none") != "none" and not model.representation_model.use_frame:
         raise ValueError(

@@ -194,6 +194,7 @@ def molecular_dynamics(
     time_step: float = 0.5,
     platform: str = "Reference",
     force_field: Sequence[str] = AMBER14_OBC2,
+    device: str = "cpu",
 ) -> VerletDynamics:
     """Dynamics of the molecule in a PDB file, in vacuum, without constraints.
 
@@ -205,20 +206,27 @@ def molecular_dynamics(
         time_step: in femtoseconds.
         platform: OpenMM platform; ``Reference`` computes in double precision.
         force_field: files of the classical force field.
+        device: where ASE and OpenMM's PythonForce run the model; with TorchForce the platform decides.
 
     Raises:
-        ValueError: a file is missing, or the model, the structure and the engine do not fit together.
+        ValueError: a file is missing, the model, the structure and the engine do not fit together, or the
+            device is not there or has no say.
     """
     if engine not in ("openmm", "ase"):
         raise ValueError(f"engine: {engine!r} was given, 'openmm' or 'ase' is expected")
     if not Path(structure).is_file():
         raise ValueError(f"{structure}: no such file; a PDB file with all hydrogens is expected")
     if engine == "ase":
-        return _ase_dynamics(model, structure, time_step)
+        return _ase_dynamics(model, structure, time_step, device)
+    if device != "cpu" and (str(model) == CLASSICAL or Path(model).suffix == ".xml"):
+        raise ValueError(
+            f"device: '{device}' was given, but for {model} OpenMM's platform decides where it runs, and a "
+            "saved System itself for its model; leave it out"
+        )
     from dkmp_plugin.simulation.stack import prepare_backend
 
-    if str(model) != CLASSICAL:
-        prepare_backend()  # loads torch before openmm
+    # Loads torch before openmm.
+    backend = None if str(model) == CLASSICAL else prepare_backend()
     from openmm import app, unit
 
     pdb = _read_pdb(app.PDBFile, structure, lambda pdb: pdb.topology.getNumAtoms())
@@ -236,7 +244,9 @@ def molecular_dynamics(
         from openmmml import MLPotential
 
         potential = MLPotential("dkmp", modelPath=str(model))
-        system = potential.createSystem(pdb.topology, removeCMMotion=False)
+        # TorchForce refuses any device but takes the platform's, by default the CPU as well.
+        place = {} if backend == "torchforce" and device == "cpu" else {"device": device}
+        system = potential.createSystem(pdb.topology, removeCMMotion=False, **place)
     positions = pdb.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
     return OpenMMVerlet(system, positions, time_step, platform)
 
@@ -254,7 +264,9 @@ def _read_pdb(read: Callable[[TextIO], Any], structure: Union[str, Path], count:
     raise ValueError(f"{structure} cannot be read as a PDB file with all hydrogens ({reason})")
 
 
-def _ase_dynamics(model: Union[str, Path], structure: Union[str, Path], time_step: float) -> ASEVerlet:
+def _ase_dynamics(
+    model: Union[str, Path], structure: Union[str, Path], time_step: float, device: str
+) -> ASEVerlet:
     if str(model) == CLASSICAL or Path(model).suffix == ".xml":
         raise ValueError(f"{model} runs in OpenMM only; use engine='openmm'")
     import ase.io
@@ -265,5 +277,5 @@ def _ase_dynamics(model: Union[str, Path], structure: Union[str, Path], time_ste
     atoms = _read_pdb(lambda file: ase.io.read(file, index=0, format="proteindatabank"), structure, len)
     atoms.set_cell(None)
     atoms.set_pbc(False)
-    atoms.calc = DKMPCalculator(model)
+    atoms.calc = DKMPCalculator(model, device=device)
     return ASEVerlet(atoms, time_step)

@@ -22,9 +22,21 @@ def centroids(pos: Tensor, batch: Tensor, num_systems: int) -> Tensor:
         num_systems: B.
     """
     ones = torch.ones(pos.size(0), 1, dtype=pos.dtype, device=pos.device)
-    sums = torch.zeros(num_systems, 3, dtype=pos.dtype, device=pos.device).index_add(0, batch, pos)
-    sizes = torch.zeros(num_systems, 1, dtype=pos.dtype, device=pos.device).index_add(0, batch, ones)
-    return sums / sizes.clamp(min=1)
+    sizes = _system_sums(ones, batch, num_systems)
+    return _system_sums(pos, batch, num_systems) / sizes.clamp(min=1)
+
+
+def _system_sums(values: Tensor, batch: Tensor, num_systems: int) -> Tensor:
+    """Sums of the rows (N, ...) of each system, (B, ...)."""
+    if num_systems == 1:
+        # index_add adds in any order on GPUs: the same structure would give another trajectory every time.
+        return values.sum(0, keepdim=True)
+    sums = torch.zeros(
+        [num_systems] + list(values.shape[1:]),  # noqa: RUF005  (TorchScript)
+        dtype=values.dtype,
+        device=values.device,
+    )
+    return sums.index_add(0, batch, values)
 
 
 def principal_frames(centered: Tensor, batch: Tensor, num_systems: int) -> Tensor:
@@ -43,13 +55,10 @@ def principal_frames(centered: Tensor, batch: Tensor, num_systems: int) -> Tenso
         (B, 3, 3) rotations whose columns are the axes, shortest first; right-handed.
     """
     precise = centered.detach().double()
-    shape = [num_systems, 3, 3]
     products = precise.unsqueeze(2) * precise.unsqueeze(1)
-    covariance = torch.zeros(shape, dtype=precise.dtype, device=precise.device).index_add(0, batch, products)
-    axes = torch.linalg.eigh(covariance)[1]
+    axes = torch.linalg.eigh(_system_sums(products, batch, num_systems))[1]
     along = torch.bmm(precise.unsqueeze(1), axes.index_select(0, batch)).squeeze(1)
-    moments = torch.zeros(num_systems, 3, dtype=precise.dtype, device=precise.device)
-    moments = moments.index_add(0, batch, along * along * along)
+    moments = _system_sums(along * along * along, batch, num_systems)
     signs = torch.where(moments < 0, -torch.ones_like(moments), torch.ones_like(moments))
     axes = axes * signs.unsqueeze(1)
     shortest = torch.linalg.cross(axes[:, :, 1], axes[:, :, 2], dim=1)
@@ -71,8 +80,7 @@ def superposition_frames(centered: Tensor, reference: Tensor, batch: Tensor, num
         (B, 3, 3) proper rotations R; ``centered @ R`` lies on ``reference``.
     """
     products = centered.detach().double().unsqueeze(2) * reference.detach().double().unsqueeze(1)
-    covariance = torch.zeros([num_systems, 3, 3], dtype=products.dtype, device=products.device)
-    left, _, right = torch.linalg.svd(covariance.index_add(0, batch, products))
+    left, _, right = torch.linalg.svd(_system_sums(products, batch, num_systems))
     # A reflection would fit better where the determinant is negative: turn the shortest axis around.
     sign = torch.ones(num_systems, 3, dtype=products.dtype, device=products.device)
     sign[:, 2] = torch.det(torch.bmm(left, right))

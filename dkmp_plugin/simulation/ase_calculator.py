@@ -9,6 +9,7 @@ from ase import units
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from dkmp_plugin.device import resolve_device
 from dkmp_plugin.models.elements import check_elements
 from dkmp_plugin.simulation import torchscript
 from dkmp_plugin.simulation.force_options import ForceOptions
@@ -31,20 +32,29 @@ class DKMPCalculator(Calculator):
         **kwargs: Passed to ASE's ``Calculator``.
 
     Raises:
-        ValueError: If the file is not a readable DKMP^C model, or the skin is impossible.
+        ValueError: If the file is not a readable DKMP^C model, the skin is impossible, or the device is not
+            there.
     """
 
     implemented_properties: List[str] = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012
 
-    def __init__(self, model_path: Union[str, Path], skin: float = 0.0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        model_path: Union[str, Path],
+        skin: float = 0.0,
+        device: Optional[str] = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        self.device = resolve_device(device)
         self.model_path = Path(model_path)
         model, self.info = load_model(self.model_path)
         skin = ForceOptions(skin=skin).skin
         if skin > 0.0:
             model = torchscript.script(ReusingModel(model, self.info, skin).eval())
-        # Freezing computes once what depends on the weights alone: the radial filters of every layer.
-        self.model = torchscript.freeze(model)
+        # Freezing computes once what depends on the weights alone, the radial filters of every layer, and
+        # binds all to the device: the module must be there before.
+        self.model = torchscript.freeze(model.to(self.device))
         self._dtype = torch.float64 if self.info.dtype == "float64" else torch.float32
         self._electronvolt = kilojoule_per_mole(self.info.energy_unit) * units.kJ / units.mol
 
@@ -76,20 +86,21 @@ class DKMPCalculator(Calculator):
             )
         if not np.isfinite(atoms.positions).all():
             raise ValueError("positions hold NaN or infinity; the dynamics or the input file is broken")
-        numbers = torch.from_numpy(atoms.numbers).long()
-        positions = torch.tensor(atoms.positions, dtype=self._dtype, requires_grad=True)
+        numbers = torch.from_numpy(atoms.numbers).long().to(self.device)
+        there: Any = {"dtype": self._dtype, "device": self.device}
+        positions = torch.tensor(atoms.positions, **there, requires_grad=True)
         if not atoms.pbc.any():
             energy = self.model(numbers, positions, None)
             (gradient,) = torch.autograd.grad(energy, positions)
         else:
             # Derivative with respect to a strain of box and positions together: the virial.
-            strain = torch.zeros(3, 3, dtype=self._dtype, requires_grad=True)
-            deformation = torch.eye(3, dtype=self._dtype) + (strain + strain.T) / 2
-            box = torch.tensor(atoms.cell.array, dtype=self._dtype) @ deformation
+            strain = torch.zeros(3, 3, **there, requires_grad=True)
+            deformation = torch.eye(3, **there) + (strain + strain.T) / 2
+            box = torch.tensor(atoms.cell.array, **there) @ deformation
             energy = self.model(numbers, positions @ deformation, box)
             gradient, virial = torch.autograd.grad(energy, (positions, strain))
-            stress = virial.double().numpy() * self._electronvolt / atoms.get_volume()
+            stress = virial.double().cpu().numpy() * self._electronvolt / atoms.get_volume()
             self.results["stress"] = full_3x3_to_voigt_6_stress(stress)
         self.results["energy"] = energy.item() * self._electronvolt
         self.results["free_energy"] = self.results["energy"]
-        self.results["forces"] = -gradient.double().numpy() * self._electronvolt
+        self.results["forces"] = -gradient.double().cpu().numpy() * self._electronvolt

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import List, Tuple, Union
 
 from dkmp_plugin import __version__, _autoload
+from dkmp_plugin.device import why_no_gpu
 from dkmp_plugin.simulation.stack import installed_stack
 
 
@@ -63,7 +64,10 @@ def _gpu() -> str:
     from dkmp_plugin import ops
 
     reason = ops.why_no_cuda()
-    return "CUDA kernels can run" if reason is None else f"no CUDA kernels: {reason}"
+    if reason is not None:
+        return f"no CUDA kernels: {reason}"
+    obstacle = why_no_gpu()
+    return "CUDA kernels can run" + ("" if obstacle is None else f", but {obstacle}")
 
 
 def _hook(problems: List[str]) -> str:

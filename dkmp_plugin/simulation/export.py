@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchmdnet.models.model import TorchMD_Net
 
 from dkmp_plugin.config import shell_settings
+from dkmp_plugin.device import resolve_device
 from dkmp_plugin.files import check_keeps_inputs
 from dkmp_plugin.simulation import torchscript
 from dkmp_plugin.simulation.checkpoint import load_checkpoint, trained_dtype
@@ -55,14 +56,15 @@ def export_model(
         checkpoint_path: The ``.ckpt`` file of a ``dkmp-c`` model.
         output_path: The file to write (``.pt``); replaced only when the export succeeds.
         dtype: Floating-point type of the exported model, ``float32`` or ``float64``.
-        device: Device that the weights are stored for.
+        device: Device that the weights are stored for; see :func:`dkmp_plugin.device.resolve_device`.
+            Everything here loads them onto the CPU and from there to where they are used.
 
     Returns:
         What the file says about itself.
 
     Raises:
         ValueError: If the checkpoint is unreadable, no potential energy, or lacks what a simulation needs, or
-            if it would be overwritten.
+            if it would be overwritten; if the device is not there.
     """
     check_keeps_inputs([output_path], [checkpoint_path])
     module, info = script_checkpoint(checkpoint_path, dtype=dtype, device=device)
@@ -79,6 +81,7 @@ def script_checkpoint(
     """
     if dtype is not None and dtype not in _DTYPES:
         raise ValueError(f"dtype: {dtype!r} was given, 'float32' or 'float64' is expected")
+    place = resolve_device(device)
     model, hyper_parameters, dataset = load_checkpoint(checkpoint_path)
     if hyper_parameters["model"] != "dkmp-c":
         raise ValueError(
@@ -88,7 +91,7 @@ def script_checkpoint(
     _check_is_potential(hyper_parameters, checkpoint_path)
     dtype = trained_dtype(hyper_parameters) if dtype is None else dtype
     info = _describe(model, hyper_parameters, dataset, dtype, checkpoint_path)
-    energy_model = EnergyModel(model).to(device=device, dtype=_DTYPES[dtype]).eval()
+    energy_model = EnergyModel(model).to(device=place, dtype=_DTYPES[dtype]).eval()
     for parameter in energy_model.parameters():
         parameter.requires_grad_(False)
     try:

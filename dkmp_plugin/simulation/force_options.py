@@ -17,7 +17,8 @@ class ForceOptions:
             models without a box of their own (``box_vecs``).
         skin: Neighbours are searched up to this many Å beyond the cutoff and used again until an atom has
             moved by half of it; 0 searches at every step.
-        cuda_graphs: Whether openmm-torch captures the model in a CUDA graph.
+        cuda_graphs: Whether the model becomes a CUDA graph on GPUs, captured by openmm-torch or by
+            ``python_force``.
 
     Raises:
         ValueError: If the choices exclude each other.

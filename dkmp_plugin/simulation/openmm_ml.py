@@ -40,13 +40,19 @@ class DKMPPotentialImplFactory(MLPotentialImplFactory):
                 such molecules of up to ``force_options.MAX_STATIC_ATOMS`` atoms where there is no skin.
             skin: Neighbours are searched up to this many Å beyond the cutoff and used again until an atom
                 has moved by half of it; 0 searches at every step. The forces are the same.
-            useCUDAGraphs: openmm-torch's property of this name: on the CUDA platform the model is captured
-                in a CUDA graph. Needs TorchForce, and fixes the shapes.
+            useCUDAGraphs: openmm-torch's property of this name: on a GPU (TorchForce: the CUDA platform;
+                PythonForce: the ``device`` of ``createSystem``) the model is captured in a CUDA graph, and
+                small molecules are computed many times faster. Fixes the shapes.
             **args: Refused.
 
         Raises:
             ValueError: If an argument is unknown or impossible.
         """
+        if "device" in args:
+            raise ValueError(
+                "MLPotential: device was given, but as in openmm-ml's own potentials it is an argument of "
+                "createSystem and createMixedSystem; give it there"
+            )
         _refuse_unknown(args, "MLPotential", "modelPath, backend, staticShapes, skin, useCUDAGraphs")
         if backend not in _BACKENDS:
             raise ValueError(f"backend: {backend!r} was given, one of {', '.join(_BACKENDS)} is expected")
@@ -82,6 +88,7 @@ class DKMPPotentialImpl(MLPotentialImpl):
         atoms: Optional[Iterable[int]],
         forceGroup: int,
         charge: Optional[int] = None,
+        device: Any = None,
         **args: Any,
     ) -> None:
         """Add the force for the given atoms (called by openmm-ml).
@@ -94,20 +101,24 @@ class DKMPPotentialImpl(MLPotentialImpl):
             atoms: Indices of the atoms to model, in any order; None for all.
             forceGroup: Force group of the new force.
             charge: Total charge of the modelled atoms; must be the one the model was trained on.
+            device: Where PythonForce computes, ``cpu``, ``cuda``, ``cuda:N`` or a ``torch.device``; None for
+                a GPU where there is one. TorchForce computes where OpenMM's platform does.
             **args: Refused.
 
         Raises:
-            ValueError: If the atoms, their elements, the charge or the box do not fit the model.
+            ValueError: If the atoms, their elements, the charge or the box do not fit the model, or the
+                device is not there or given to TorchForce.
             RuntimeError: If the backend cannot work on the installed stack.
         """
-        _refuse_unknown(args, "createSystem and createMixedSystem", "charge")
+        _refuse_unknown(args, "createSystem and createMixedSystem", "charge, device")
         from dkmp_plugin.simulation.stack import prepare_backend
 
         backend = prepare_backend(self.backend)
-        if self.options.cuda_graphs and backend != "torchforce":
+        if device is not None and backend == "torchforce":
             raise ValueError(
-                f"useCUDAGraphs: True was given, but the backend is {backend} and only TorchForce can "
-                "capture a CUDA graph; leave it out, or: pip install 'dkmp-plugin[torchforce]'"
+                f"device: '{device}' was given, but TorchForce computes where OpenMM's platform does, on the "
+                "GPU on the CUDA platform and else on the CPU: the platform decides; leave it out (it is for "
+                "backend='pythonforce')"
             )
         import torch
 
@@ -130,10 +141,10 @@ class DKMPPotentialImpl(MLPotentialImpl):
             model, info, len(atomic_numbers), periodic and indices is None, self.model_path.name
         )
         numbers = torch.tensor(atomic_numbers, dtype=torch.long)
-        make_force = _torch_force if backend == "torchforce" else _python_force
-        force = make_force(model, info, numbers, indices, periodic)
-        if self.options.cuda_graphs:
-            force.setProperty("useCUDAGraphs", "true")
+        if backend == "torchforce":
+            force = _torch_force(model, info, numbers, indices, self.options.cuda_graphs)
+        else:
+            force = _python_force(model, info, numbers, indices, periodic, device, self.options.cuda_graphs)
         force.setUsesPeriodicBoundaryConditions(periodic)
         force.setForceGroup(forceGroup)
         force.setName("DKMP")
@@ -144,7 +155,7 @@ class DKMPPotentialImpl(MLPotentialImpl):
         return False
 
 
-def _torch_force(model: Any, info: Any, numbers: Any, indices: Optional[List[int]], periodic: bool) -> Any:
+def _torch_force(model: Any, info: Any, numbers: Any, indices: Optional[List[int]], cuda_graphs: bool) -> Any:
     import openmmtorch
     import torch
 
@@ -152,17 +163,28 @@ def _torch_force(model: Any, info: Any, numbers: Any, indices: Optional[List[int
 
     # TorchForce passes all particles: the module picks its own.
     atoms = None if indices is None else torch.tensor(indices, dtype=torch.long)
-    return openmmtorch.TorchForce(scripted(OpenMMEnergy(model, info, numbers, atoms)))
+    force = openmmtorch.TorchForce(scripted(OpenMMEnergy(model, info, numbers, atoms)))
+    if cuda_graphs:
+        force.setProperty("useCUDAGraphs", "true")
+    return force
 
 
-def _python_force(model: Any, info: Any, numbers: Any, indices: Optional[List[int]], periodic: bool) -> Any:
+def _python_force(
+    model: Any,
+    info: Any,
+    numbers: Any,
+    indices: Optional[List[int]],
+    periodic: bool,
+    device: Any,
+    cuda_graphs: bool,
+) -> Any:
     import openmm
 
     from dkmp_plugin.simulation.force_module import OpenMMEnergy, scripted
     from dkmp_plugin.simulation.python_force import PythonForceComputation
 
     module = scripted(OpenMMEnergy(model, info, numbers, None))
-    force = openmm.PythonForce(PythonForceComputation(module, periodic))
+    force = openmm.PythonForce(PythonForceComputation(module, periodic, device, cuda_graphs))
     if indices is not None:
         force.setParticles(indices)
     return force

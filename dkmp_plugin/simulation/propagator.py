@@ -74,7 +74,8 @@ class DKMPPropagator:
     """Predicts trajectories frame by frame with OpenMM's own Simulation, reporters and platforms.
 
     Distance ranks are those of ``positions`` and are reused in every step (paper, appendix E). Molecules must
-    be whole; nothing is wrapped into a periodic box while propagating.
+    be whole; nothing is wrapped into a periodic box while propagating. The model runs where OpenMM's platform
+    does, on the CUDA platform on the GPU; only the ranks of ``positions`` are computed on the CPU.
 
     TorchScript's profiling runs hold on to intermediate results, half a gigabyte for 40,000 atoms;
     ``torch.jit.set_fusion_strategy([("STATIC", 0)])`` turns them off for the whole process.

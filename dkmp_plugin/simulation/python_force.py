@@ -1,48 +1,113 @@
-"""The computation behind OpenMM's PythonForce, for stacks on which TorchForce cannot run."""
+"""What OpenMM's PythonForce calls: DKMP^C on stacks on which TorchForce cannot run."""
 
 import io
-from typing import Any, Dict, Tuple
+import math
+from typing import Any, Dict, Optional, Tuple, Union
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import dkmp_plugin.ops  # noqa: F401  (registers the operators, also when OpenMM unpickles this in a fresh process)
+from dkmp_plugin.device import available_device, resolve_device
 from dkmp_plugin.simulation import torchscript
+from dkmp_plugin.simulation.cuda_graph import CapturedGradient, energy_and_gradient
 
 
 class PythonForceComputation:
     """Energy and forces of a scripted ``OpenMMEnergy``, called by OpenMM with a State at every step.
 
-    OpenMM pickles this object when the System is serialised: the module travels as TorchScript.
+    OpenMM pickles this object when the System is serialised or copied. The module travels as TorchScript with
+    its weights on the CPU, together with the device that was asked for: a System that was saved on a machine
+    with a GPU runs on one without, and the other way round.
 
     Args:
         module: Scripted ``OpenMMEnergy`` of all particles that the State carries.
         periodic: Whether the State carries box vectors.
+        device: As of :func:`dkmp_plugin.device.resolve_device`.
+        cuda_graphs: Whether, on a GPU, the computation becomes a CUDA graph; only for modules whose shapes
+            are fixed (``force_module.fix_shapes``).
+
+    Attributes:
+        module: The frozen module, on its device.
+        device: The device in use.
+
+    Raises:
+        ValueError: The device is unknown or not there, or is the CPU and CUDA graphs are asked for.
     """
 
-    def __init__(self, module: torch.jit.ScriptModule, periodic: bool) -> None:
-        # Freezing computes once what depends on the weights alone: the radial filters of every layer.
-        self.module = torchscript.freeze(module)
-        self.periodic = periodic
+    def __init__(
+        self,
+        module: torch.jit.ScriptModule,
+        periodic: bool,
+        device: Union[str, torch.device, None] = None,
+        cuda_graphs: bool = False,
+    ) -> None:
+        chosen = resolve_device(device)
+        if cuda_graphs and chosen.type != "cuda":
+            asked = "there is no GPU for it" if device is None else f"with device='{device}'"
+            raise ValueError(
+                f"useCUDAGraphs: True was given, but the model runs on the CPU ({asked}); leave it out, or "
+                "give device='cuda'"
+            )
+        buffer = io.BytesIO()
+        torchscript.save(module, buffer)
+        self._start(buffer.getvalue(), periodic, None if device is None else str(device), cuda_graphs, chosen)
+
+    def _start(
+        self, saved: bytes, periodic: bool, asked: Optional[str], cuda_graphs: bool, device: torch.device
+    ) -> None:
+        self._saved, self._asked = saved, asked
+        self.periodic, self.cuda_graphs, self.device = periodic, cuda_graphs, device
+        # Freezing computes once what depends on the weights alone, the radial filters of every layer, and
+        # binds all to the device: the module must be there before.
+        module = torchscript.load(io.BytesIO(saved), device)
+        # What an earlier version pickled is frozen already, which takes this attribute away.
+        self.module = torchscript.freeze(module) if hasattr(module, "training") else module
+        self._captured: Optional[CapturedGradient] = None
 
     def __call__(self, state: Any) -> Tuple[float, np.ndarray]:
-        """Energy in kJ/mol and forces (N, 3) in kJ/mol/nm of an ``openmm.State``."""
+        """Energy in kJ/mol and forces (N, 3) in kJ/mol/nm of an ``openmm.State``.
+
+        Raises:
+            RuntimeError: The energy is NaN. On a GPU nothing else tells that positions are, or that the
+                periodic box has shrunk below what the fixed shapes of a molecule allow.
+        """
         from openmm import unit
 
         positions = torch.from_numpy(state.getPositions(asNumpy=True).value_in_unit(unit.nanometer))
-        positions = positions.clone().requires_grad_(True)
         box = None
         if self.periodic:
             box = torch.from_numpy(state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer))
-        energy = self.module(positions, box)
-        (gradient,) = torch.autograd.grad(energy, positions)
-        return energy.item(), -gradient.numpy()
+        energy, gradient = self._evaluate(positions, box)
+        value = energy.item()
+        if math.isnan(value):
+            raise RuntimeError(
+                "the model's energy is NaN: positions are NaN or infinite, or the periodic box has become "
+                "narrower than twice the model's cutoff; use a shorter time step, or a larger box"
+            )
+        return value, -gradient.cpu().numpy()
+
+    def _evaluate(self, positions: Tensor, box: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
+        if not (self.cuda_graphs and self.device.type == "cuda"):
+            there = None if box is None else box.to(self.device)
+            return energy_and_gradient(self.module, positions.to(self.device), there)
+        if self._captured is None:
+            self._captured = CapturedGradient(self.module, positions, box, self.device)
+        return self._captured(positions, box)
 
     def __getstate__(self) -> Dict[str, Any]:
-        buffer = io.BytesIO()
-        torchscript.save(self.module, buffer)
-        return {"module": buffer.getvalue(), "periodic": self.periodic}
+        return {
+            "saved": self._saved,
+            "periodic": self.periodic,
+            "device": self._asked,
+            "cuda_graphs": self.cuda_graphs,
+        }
 
     def __setstate__(self, state: Dict[str, Any]) -> None:
-        self.module = torchscript.load(io.BytesIO(state["module"]))
-        self.periodic = state["periodic"]
+        if "saved" in state:
+            device = available_device(state["device"])
+            self._start(state["saved"], state["periodic"], state["device"], state["cuda_graphs"], device)
+            return
+        # Written before models ran on GPUs: frozen, and so bound to the CPU.
+        self._start(state["module"], state["periodic"], "cpu", False, torch.device("cpu"))

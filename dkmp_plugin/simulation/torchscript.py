@@ -38,7 +38,9 @@ def save(
         torch.jit.save(module, file, _extra_files=extra_files)
 
 
-def load(file: Union[str, Path, BinaryIO]) -> torch.jit.ScriptModule:
-    """As ``torch.jit.load``, onto the CPU."""
+def load(
+    file: Union[str, Path, BinaryIO], device: Union[str, torch.device] = "cpu"
+) -> torch.jit.ScriptModule:
+    """As ``torch.jit.load``, onto a device, wherever the module was when it was saved."""
     with _without_advice():
-        return torch.jit.load(str(file) if isinstance(file, Path) else file, map_location="cpu")
+        return torch.jit.load(str(file) if isinstance(file, Path) else file, map_location=device)

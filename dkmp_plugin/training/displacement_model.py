@@ -81,11 +81,11 @@ class DisplacementModel(TorchMD_Net):
         previous = None if extra_args is None else extra_args.get("previous")
         if self.output_model.has_memory:
             displacement = self._predict(z, pos, batch, neighbors, box, reference)
-            return self._remembering(displacement, z, pos, previous), torch.empty(0)
+            return self._remembering(displacement, z, pos, previous), pos.new_empty(0)
         if self.training and previous is not None:
             start = self._pushed_forward(z, pos, batch, neighbors, box, reference, previous)
-            return start - pos + self._predict(z, start, batch, neighbors, box, reference), torch.empty(0)
-        return self._predict(z, pos, batch, neighbors, box, reference), torch.empty(0)
+            return start - pos + self._predict(z, start, batch, neighbors, box, reference), pos.new_empty(0)
+        return self._predict(z, pos, batch, neighbors, box, reference), pos.new_empty(0)
 
     def _predict(
         self,
@@ -122,7 +122,7 @@ class DisplacementModel(TorchMD_Net):
         previous: Tensor,
     ) -> Tensor:
         """Every second batch: what the model itself predicts for ``pos``, where there is an earlier frame."""
-        if bool(torch.rand(()) < 0.5):
+        if bool(torch.rand((), device="cpu") < 0.5):  # decided on the host, which then waits for no GPU
             return pos
         with torch.no_grad():
             predicted = previous + self._predict(z, previous, batch, neighbors, box, reference)

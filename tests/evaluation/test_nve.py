@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 from dkmp_plugin import cli
 from dkmp_plugin.evaluation.nve import run_nve, simulate_nve, summarise
@@ -19,7 +20,7 @@ from tests.conftest import ROOT, ethanol
 from tests.simulation.conftest import checkpoint, model_path
 
 __all__ = ["checkpoint", "model_path"]
-prepare_backend()  # torch before openmm
+BACKEND = prepare_backend()  # torch before openmm
 
 import openmm  # noqa: E402
 from openmm import app, unit  # noqa: E402
@@ -46,6 +47,21 @@ def run(model_path, structure, folder, engine="openmm", duration=0.01, seed=1):
     intervals = {"record_interval": 5, "save_interval": 50}
     settings = {"duration": duration, "time_step": 0.1, "equilibration": 0.002, "seed": seed, **intervals}
     return run_nve(dynamics, folder, {"engine": engine, "seed": seed}, **settings)
+
+
+def test_devices(model_path, structure, tmp_path, capsys, monkeypatch):
+    """ASE and PythonForce take one; elsewhere the platform decides, or the System."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    command = ["nve", str(model_path), str(structure), "--output", str(tmp_path / "run"), "--device", "cuda"]
+    assert cli.main([*command, "--engine", "ase"]) == 2
+    assert "torch sees no GPU" in capsys.readouterr().err
+    assert cli.main(command) == 2
+    backend_says = {"torchforce": "the platform decides", "pythonforce": "torch sees no GPU"}
+    assert backend_says[BACKEND] in capsys.readouterr().err
+    for potential in ("amber14-obc2", "system.xml"):
+        with pytest.raises(ValueError, match=r"device: 'cuda' was given, but for .* platform decides"):
+            molecular_dynamics(potential, structure, device="cuda")
+    assert not (tmp_path / "run").exists()
 
 
 def energies(folder):

@@ -231,3 +231,22 @@ def test_egnn_baseline_learns_and_stands_beside_the_model(predictor):
     report, _ = evaluate_run(predictor, run, 2, beside={"EGNN": EGNNPredictor(model, NUMBERS)})
     assert report.errors["EGNN"].next < report.errors["persistence"].next
     assert "EGNN" in report.table()
+
+
+def test_devices(checkpoint, tmp_path, capsys, monkeypatch):
+    from dkmp_plugin.cli import main
+    from dkmp_plugin.evaluation.held_out import evaluate_held_out
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    write(tmp_path / "top.pdb", GLYCINES[None])
+    write(tmp_path / "run.dcd", walk(9, 1))
+    files = [str(checkpoint), str(tmp_path / "top.pdb"), str(tmp_path / "run.dcd")]
+    assert main(["rollout", *files, "--device", "cuda"]) == 2
+    assert "device: 'cuda' was given, but torch sees no GPU" in capsys.readouterr().err
+    printed = []
+    for arguments in ([], ["--device", "cpu"]):
+        assert main(["rollout", *files, *arguments]) == 0
+        printed.append(capsys.readouterr().out.rsplit("\n", 2)[0])  # all but times
+    assert printed[0] == printed[1]
+    with pytest.raises(ValueError, match="device: 'tpu' was given"):
+        evaluate_held_out(checkpoint, tmp_path / "labels.h5", "tpu")

@@ -67,6 +67,25 @@ def test_a_checkpoint_keeps_its_precision(tmp_path, precision):
     }
 
 
+@pytest.mark.parametrize("skin", [0.0, 1.0])
+def test_naming_the_cpu_changes_nothing(model_path, crystal, skin):
+    results = []
+    for device in ("cpu", None):
+        crystal.calc = DKMPCalculator(model_path, skin=skin, device=device)
+        results.append((crystal.get_potential_energy(), crystal.get_forces(), crystal.get_stress()))
+    assert crystal.calc.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    for named, chosen in zip(*results, strict=True):
+        np.testing.assert_allclose(named, chosen, rtol=0, atol=1e-9 if torch.cuda.is_available() else 0)
+
+
+def test_impossible_devices(model_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="device: 'cuda' was given, but torch sees no GPU"):
+        DKMPCalculator(model_path, device="cuda")
+    with pytest.raises(ValueError, match="device: 'gpu' was given, one of cpu"):
+        DKMPCalculator(model_path, device="gpu")
+
+
 def test_dynamics_conserves_energy(model_path, molecule):
     z, pos = molecule
     atoms = Atoms(z.numpy(), pos.numpy(), calculator=DKMPCalculator(model_path))

@@ -21,7 +21,7 @@ from openmmml import MLPotential  # noqa: E402
 BOX = torch.tensor([[6.5, 0, 0], [1.0, 6.0, 0], [0.5, -0.8, 7.0]], dtype=torch.float64)
 SKIN = 1.0
 PLATFORMS = {openmm.Platform.getPlatform(i).getName() for i in range(openmm.Platform.getNumPlatforms())}
-torchforce_only = pytest.mark.skipif(BACKEND != "torchforce", reason="only TorchForce has CUDA graphs")
+torchforce_only = pytest.mark.skipif(BACKEND != "torchforce", reason="PythonForce needs a GPU for it")
 
 
 @pytest.fixture(scope="module")
@@ -147,8 +147,8 @@ def test_skin_with_a_file_of_an_earlier_version(molecule):
         MLPotential("dkmp", modelPath=str(old), skin=1.0).createSystem(topology_of(molecule[0]))
 
 
-@torchforce_only
 class TestCudaGraphs:
+    @torchforce_only
     def test_property_of_the_force(self, model_path, molecule):
         """It is set on request only, and platforms without CUDA compute as ever."""
         z, pos = molecule
@@ -164,6 +164,7 @@ class TestCudaGraphs:
             energies.append(context.getState(getEnergy=True).getPotentialEnergy()._value)
         assert energies[0] == energies[1]
 
+    @torchforce_only
     def test_fixes_the_shapes_of_large_molecules(self, model_path, monkeypatch, molecule):
         """Also of molecules that would not get fixed shapes by themselves."""
         from dkmp_plugin.simulation import force_module, force_options
@@ -190,8 +191,11 @@ class TestCudaGraphs:
             MLPotential("dkmp", modelPath=str(old), useCUDAGraphs=True).createSystem(topology_of(z))
 
 
-@pytest.mark.skipif(BACKEND == "torchforce", reason="TorchForce has CUDA graphs")
-def test_cuda_graphs_are_refused_without_torchforce(model_path, molecule):
+@pytest.mark.skipif(BACKEND == "torchforce", reason="TorchForce leaves that to OpenMM's platform")
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_python_force_needs_a_gpu_for_cuda_graphs(model_path, molecule, device):
+    if device is None and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
     potential = MLPotential("dkmp", modelPath=str(model_path), useCUDAGraphs=True)
-    with pytest.raises(ValueError, match="only TorchForce can capture"):
-        potential.createSystem(topology_of(molecule[0]))
+    with pytest.raises(ValueError, match="useCUDAGraphs: True was given, but the model runs on the CPU"):
+        potential.createSystem(topology_of(molecule[0]), device=device)
