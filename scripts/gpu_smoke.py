@@ -29,7 +29,12 @@ from gpu.report import Report  # noqa: E402
 
 from dkmp_plugin import ops  # noqa: E402
 from dkmp_plugin.config import REVISIONS, spline_degree  # noqa: E402
-from dkmp_plugin.ops import attention_reference, ranks_reference, reference  # noqa: E402
+from dkmp_plugin.ops import (  # noqa: E402
+    attention_reference,
+    degrees_reference,
+    ranks_reference,
+    reference,
+)
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 CUTOFF, NUM_SHELLS, OVERLAP, WIDTH, HEADS = 6.0, 3, 1.0, 32, 4
@@ -159,6 +164,38 @@ def check_attention(device: str, num_atoms: int, dtype: torch.dtype) -> str:
     return f"relative error {worst_error(run(ops.dilated_attention, device, dtype), exact, tolerance):.1e}"
 
 
+def check_degrees(device: str, num_atoms: int, dtype: torch.dtype) -> str:
+    """What the layers compute for every atom on its own."""
+    generator = torch.Generator().manual_seed(3)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    pairs = [random(num_atoms, size, 2 * WIDTH) for size in (3, 5)]
+    scalars = [random(num_atoms, WIDTH) for _ in range(3)]
+    vector = random(num_atoms, 8, WIDTH)
+    calls: Dict[str, List[Tensor]] = {
+        "degree_features": [*pairs, *scalars],
+        "degree_update": [random(num_atoms, 9 * WIDTH), *pairs, scalars[0], vector],
+        "degree_norm_apart": [vector, random(2, WIDTH)],
+    }
+    tolerance = 1e-3 if dtype == torch.float32 else 1e-9
+    worst = 0.0
+    for name, inputs in calls.items():
+        more = [0.1] if name == "degree_norm_apart" else []
+
+        def run(module, place, kind, name=name, inputs=inputs, more=more):
+            function = getattr(module, name)
+            # Arguments that are handed on have no second derivative of their own.
+            return derivatives(
+                lambda *x: [y * y for y in function(*x, *more)], [x.to(place, kind) for x in inputs]
+            )
+
+        exact = run(degrees_reference, "cpu", torch.float64)
+        worst = max(worst, worst_error(run(ops, device, dtype), exact, tolerance))
+    return f"relative error {worst:.1e}"
+
+
 def check_bad_input(device: str) -> str:
     """What must be refused before a kernel reads it."""
     pos, batch, box = system(20, torch.float32)
@@ -185,6 +222,7 @@ CHECKS: Dict[str, Callable[[str, int, torch.dtype], str]] = {
     "edge_vectors": check_edge_vectors,
     "dilated_message": check_message,
     "dilated_attention": check_attention,
+    "degree_map, degree_norm": check_degrees,
 }
 
 
