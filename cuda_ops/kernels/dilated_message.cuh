@@ -13,10 +13,14 @@ constexpr int kHeads = kAttention ? DKMP_HEADS : 1, kHeadWidth = kWidth / kHeads
 static_assert(kWidth % 32 == 0 && kWidth % kHeads == 0, "the launcher pads the width");
 static_assert(!kAttention || (kHeadWidth & (kHeadWidth - 1)) == 0, "the launcher pads heads to a power of two");
 
-// Rows of the table that blend takes at once. More are loaded sooner, but leave fewer registers for the sums.
-#ifndef DKMP_TAPS_AT_ONCE
-#define DKMP_TAPS_AT_ONCE 2
+// Rows of the table that blend takes at once. More wait for memory together, but leave fewer registers for the sums.
+DKMP_PLAN int taps_at_once(int bytes) {
+#ifdef DKMP_TAPS_AT_ONCE  // for measurements; to be removed
+  return DKMP_TAPS_AT_ONCE;
+#else
+  return bytes > 8 ? 2 : kTaps;
 #endif
+}
 
 // Values and their direction (null = zero), which plain kernels ignore.
 struct Array {
@@ -84,16 +88,16 @@ DKMP_INLINE Slope window(const Shell& shell, const Number& r) {
   return w;
 }
 
-// What every lane needs of an edge.
-struct Edge {
-  Number weight, tap[kTaps], harmonic[kHarmonics];  // taps: weights of rows of the table
-  int index, other, first_row;                      // the edge, the atom at its other end, the first of the rows
+// What every lane needs of an edge. Aligned, so that shared memory is read 16 bytes at a time.
+struct alignas(16) Edge {
+  int index, other, first_row;                              // the edge, the atom at its other end, the first of the rows
   int unused;
+  Number tap[kTaps], weight, unused_too, harmonic[kHarmonics];  // taps: weights of rows of the table
 };
 
 // What its gradient needs besides.
-struct EdgeSlopes {
-  Number weight_slope, tap_slope[kTaps], unit[3], inverse_distance;
+struct alignas(16) EdgeSlopes {
+  Number tap_slope[kTaps], weight_slope, inverse_distance, unit[3], unused;
 };
 
 // Compared before converting: a NaN or huge distance must not become an index.
@@ -212,9 +216,10 @@ DKMP_INLINE void blend(
     const Array& table, const Edge& g, const EdgeSlopes* slopes, int column, Wide<channels>& filter,
     Wide<channels>* slope) {
   const Offset at = Offset(g.first_row) * kTableStride + column;
+  constexpr int at_once = taps_at_once(channels * sizeof(Number));
   filter = {};
   if (slope) *slope = {};
-#pragma unroll DKMP_TAPS_AT_ONCE
+#pragma unroll at_once
   for (int m = 0; m < kTaps; ++m) {
     const Pack<Scalar, channels> row = load_pack<channels>(table.values + at + m * kTableStride);
 #pragma unroll
@@ -262,13 +267,15 @@ DKMP_INLINE void sync_team() {
 }
 
 struct Part {
-  int begin, end, longest;  // longest: edges of the largest part
+  int begin, end, stop;  // stop: where the turns end, the same number for all teams that share barriers
 };
 
+template <int warps>
 DKMP_INLINE Part part_of(const int* starts, Offset row, const Place& place) {
   const int begin = starts[row], edges = starts[row + 1] - begin;
   const auto cut = [&](int team) { return begin + int(Offset(edges) * team / place.teams); };
-  return {cut(place.team), cut(place.team + 1), (edges + place.teams - 1) / place.teams};
+  const int from = cut(place.team), to = cut(place.team + 1);
+  return {from, to, warps == 1 ? to : from + (edges + place.teams - 1) / place.teams};
 }
 
 // What a team works with and, when its edges are done, its part of the row's results.

@@ -2,7 +2,6 @@
 //
 // One block per sender, laid out as in the forward kernel; the sender's own features stay in registers, its
 // receivers' gradients are gathered: 10 numbers per edge and channel (40 bytes in float32), and the table.
-#define DKMP_TAPS_AT_ONCE 1
 #include "dilated_message.cuh"
 
 constexpr dkmp::MessagePlan kPlan = dkmp::message_backward_plan(kWidth, DKMP_HEADS, sizeof(Number));
@@ -158,7 +157,7 @@ extern "C" __global__ void __launch_bounds__(kThreads* kPlan.most_teams, kBlocks
   const Shell shell = MESSAGE_SHELL;
   const Offset row = blockIdx.x;
   const Place place = find_place<kPlan.warps>();
-  const Part part = part_of(starts, row, place);
+  const Part part = part_of<kPlan.warps>(starts, row, place);
   const int lane = place.thread % kWarp, warp = place.thread / kWarp;
   Shared* const shared = &memory[place.team].shared;
   const Scalar poison = *broken ? Scalar(NAN) : Scalar(0);
@@ -166,8 +165,8 @@ extern "C" __global__ void __launch_bounds__(kThreads* kPlan.most_teams, kBlocks
     const int first_channel = pass * kThreads * kChannels, c = first_channel + place.thread * kChannels;
     const Sender s = load_sender(x, row, c);
     Sender to{};
-    for (int done = 0; done < part.longest; done += kPlan.edges) {
-      const int first = part.begin + done, count = smaller(kPlan.edges, part.end - first);
+    for (int first = part.begin; first < part.stop; first += kPlan.edges) {
+      const int count = smaller(kPlan.edges, part.end - first);
       // No barrier: a thread replaces the edges that itself was the last to read.
       for (int e = place.thread; e < count; e += kThreads) {
         const int edge = list[first + e];

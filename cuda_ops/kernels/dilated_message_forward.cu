@@ -59,14 +59,14 @@ extern "C" __global__ void __launch_bounds__(kThreads* kPlan.most_teams, kBlocks
   const Shell shell = MESSAGE_SHELL;
   const Offset row = blockIdx.x;
   const Place place = find_place<kPlan.warps>();
-  const Part part = part_of(starts, row, place);
+  const Part part = part_of<kPlan.warps>(starts, row, place);
   Shared* const shared = &memory[place.team].shared;
   const Scalar poison = *broken ? Scalar(NAN) : Scalar(0);
   for (int pass = 0; pass < kPlan.passes; ++pass) {
     const int first_channel = pass * kThreads * kChannels, c = first_channel + place.thread * kChannels;
     Lane to_scalar{}, to_vector[kHarmonics]{};
-    for (int done = 0; done < part.longest; done += kPlan.edges) {
-      const int first = part.begin + done, count = smaller(kPlan.edges, part.end - first);
+    for (int first = part.begin; first < part.stop; first += kPlan.edges) {
+      const int count = smaller(kPlan.edges, part.end - first);
       sync_team<kPlan.warps>();
       for (int e = place.thread; e < count; e += kThreads) {
         EdgeSlopes unused;

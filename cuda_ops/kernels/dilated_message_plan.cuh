@@ -78,7 +78,7 @@ DKMP_PLAN int message_shared_bytes(const MessagePlan& plan, int teams) {
 }
 
 // Of the kernels' Edge (window, taps, harmonics) and EdgeSlopes (their slopes, direction, inverse distance).
-constexpr int kEdgeNumbers = 1 + kSplineTaps + 8, kEdgeSlopeNumbers = 1 + kSplineTaps + 4;
+constexpr int kEdgeNumbers = 2 + kSplineTaps + 8, kEdgeSlopeNumbers = 2 + kSplineTaps + 4;
 
 // More channels per lane load wider; fewer leave registers for the sums of the backward kernels.
 DKMP_PLAN MessagePlan message_forward_plan(int width, int heads, int number_bytes) {

@@ -229,8 +229,8 @@ BUGS: List[Bug] = [
     Bug(
         "edges beyond the row are added",
         "dilated_message_forward.cu",
-        "count = smaller(kPlan.edges, part.end - first);",
-        "count = kPlan.edges;",
+        "const int count = smaller(kPlan.edges, part.end - first);",
+        "const int count = kPlan.edges;",
         ("address", "ptx"),
     ),
     Bug(

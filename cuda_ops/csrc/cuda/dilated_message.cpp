@@ -89,11 +89,14 @@ struct Call {
   const int64_t* atoms(int row) const { return edge_index.const_data_ptr<int64_t>() + row * num_edges; }
 
   Kernel kernel(const char* file, const char* name) const {
-    return {
+    Kernel kernel{
         file,
         name,
         {scalar_option(inputs.value), option("DKMP_DUAL", dual), option("DKMP_WIDTH", width),
          option("DKMP_HEADS", plan_heads()), option("DKMP_VECTOR", carries_vector)}};
+    if (const char* wish = std::getenv("DKMP_MESSAGE_TAPS"))  // for measurements; to be removed
+      kernel.options.push_back(std::string("-DDKMP_TAPS_AT_ONCE=") + wish);
+    return kernel;
   }
 
   // MESSAGE_ARGUMENTS of kernels/dilated_message.cuh.
