@@ -14,11 +14,14 @@ static_assert(kWidth % 32 == 0 && kWidth % kHeads == 0, "the launcher pads the w
 static_assert(!kAttention || (kHeadWidth & (kHeadWidth - 1)) == 0, "the launcher pads heads to a power of two");
 
 // Rows of the table that blend takes at once. More wait for memory together, but leave fewer registers for the sums.
+#ifndef DKMP_MOST_TAPS
+#define DKMP_MOST_TAPS kTaps
+#endif
 DKMP_PLAN int taps_at_once(int bytes) {
 #ifdef DKMP_TAPS_AT_ONCE  // for measurements; to be removed
   return DKMP_TAPS_AT_ONCE;
 #else
-  return bytes > 8 ? 2 : kTaps;
+  return bytes > 8 ? 2 : DKMP_MOST_TAPS;
 #endif
 }
 

@@ -2,6 +2,7 @@
 //
 // One block per sender, laid out as in the forward kernel; the sender's own features stay in registers, its
 // receivers' gradients are gathered: 10 numbers per edge and channel (40 bytes in float32), and the table.
+#define DKMP_MOST_TAPS (sizeof(Scalar) == 4 && (DKMP_DUAL || kWidth > 64) ? 3 : kTaps)
 #include "dilated_message.cuh"
 
 constexpr dkmp::MessagePlan kPlan = dkmp::message_backward_plan(kWidth, DKMP_HEADS, sizeof(Number));
