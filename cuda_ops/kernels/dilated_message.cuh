@@ -13,10 +13,17 @@ constexpr int kHeads = kAttention ? DKMP_HEADS : 1, kHeadWidth = kWidth / kHeads
 static_assert(kWidth % 32 == 0 && kWidth % kHeads == 0, "the launcher pads the width");
 static_assert(!kAttention || (kHeadWidth & (kHeadWidth - 1)) == 0, "the launcher pads heads to a power of two");
 
-// Rows of the table that blend takes at once. More are loaded sooner, but leave fewer registers for the sums.
-#ifndef DKMP_TAPS_AT_ONCE
-#define DKMP_TAPS_AT_ONCE 2
+// Rows of the table that blend takes at once. More wait for memory together, but leave fewer registers for the sums.
+#ifndef DKMP_MOST_TAPS
+#define DKMP_MOST_TAPS kTaps
 #endif
+DKMP_PLAN int taps_at_once(int bytes) {
+#ifdef DKMP_TAPS_AT_ONCE  // for measurements; to be removed
+  return DKMP_TAPS_AT_ONCE;
+#else
+  return bytes > 8 ? 2 : DKMP_MOST_TAPS;
+#endif
+}
 
 // Values and their direction (null = zero), which plain kernels ignore.
 struct Array {
@@ -84,16 +91,16 @@ DKMP_INLINE Slope window(const Shell& shell, const Number& r) {
   return w;
 }
 
-// What every lane needs of an edge.
-struct Edge {
-  Number weight, tap[kTaps], harmonic[kHarmonics];  // taps: weights of rows of the table
-  int index, other, first_row;                      // the edge, the atom at its other end, the first of the rows
+// What every lane needs of an edge. Aligned, so that shared memory is read 16 bytes at a time.
+struct alignas(16) Edge {
+  int index, other, first_row;                              // the edge, the atom at its other end, the first of the rows
   int unused;
+  Number tap[kTaps], weight, unused_too, harmonic[kHarmonics];  // taps: weights of rows of the table
 };
 
 // What its gradient needs besides.
-struct EdgeSlopes {
-  Number weight_slope, tap_slope[kTaps], unit[3], inverse_distance;
+struct alignas(16) EdgeSlopes {
+  Number tap_slope[kTaps], weight_slope, inverse_distance, unit[3], unused;
 };
 
 // Compared before converting: a NaN or huge distance must not become an index.
@@ -212,9 +219,10 @@ DKMP_INLINE void blend(
     const Array& table, const Edge& g, const EdgeSlopes* slopes, int column, Wide<channels>& filter,
     Wide<channels>* slope) {
   const Offset at = Offset(g.first_row) * kTableStride + column;
+  constexpr int at_once = taps_at_once(channels * sizeof(Number));
   filter = {};
   if (slope) *slope = {};
-#pragma unroll DKMP_TAPS_AT_ONCE
+#pragma unroll at_once
   for (int m = 0; m < kTaps; ++m) {
     const Pack<Scalar, channels> row = load_pack<channels>(table.values + at + m * kTableStride);
 #pragma unroll
@@ -238,6 +246,74 @@ DKMP_INLINE void blend(
 #endif
 }
 
+// ---- teams -----------------------------------------------------------------------------------------------------
+
+// A block's teams and this thread's place; a team's part [begin, end) of the row's edges.
+struct Place {
+  int teams, team, thread;
+};
+
+template <int warps>
+DKMP_INLINE Place find_place() {
+  constexpr int threads = warps * kWarp;
+  return {int(blockDim.x) / threads, int(threadIdx.x) / threads, int(threadIdx.x) % threads};
+}
+
+// Barrier of a team. Teams of several warps use the block's: all of them take the same number of turns.
+template <int warps>
+DKMP_INLINE void sync_team() {
+  if (warps == 1) {
+    __syncwarp();
+  } else {
+    __syncthreads();
+  }
+}
+
+struct Part {
+  int begin, end, stop;  // stop: where the turns end, the same number for all teams that share barriers
+};
+
+template <int warps>
+DKMP_INLINE Part part_of(const int* starts, Offset row, const Place& place) {
+  const int begin = starts[row], edges = starts[row + 1] - begin;
+  const auto cut = [&](int team) { return begin + int(Offset(edges) * team / place.teams); };
+  const int from = cut(place.team), to = cut(place.team + 1);
+  return {from, to, warps == 1 ? to : from + (edges + place.teams - 1) / place.teams};
+}
+
+// What a team works with and, when its edges are done, its part of the row's results.
+template <class Shared, int results, int threads, int channels>
+union TeamMemory {
+  Shared shared;
+  Pack<Scalar, channels> parts[results * threads];
+};
+
+template <int channels>
+DKMP_INLINE Pack<Scalar, channels> pack_results(const Wide<channels>& wide) {
+  Pack<Scalar, channels> pack;
+#pragma unroll
+  for (int c = 0; c < channels; ++c) pack.at[c] = result(wide.at[c]);
+  return pack;
+}
+
+// Adds the teams' parts in the order of the teams. target(r): the pass' first channel of result r, null to leave out.
+template <int results, int threads, int channels, class Memory, class Target>
+DKMP_INLINE void add_teams(const Memory* memory, int teams, Scalar poison, const Target& target) {
+  for (int at = threadIdx.x; at < results * threads; at += blockDim.x) {
+    Scalar* const to = target(at / threads);
+    if (!to) continue;
+    Pack<Scalar, channels> sum = memory[0].parts[at];
+    for (int team = 1; team < teams; ++team) {
+      const Pack<Scalar, channels> more = memory[team].parts[at];
+#pragma unroll
+      for (int c = 0; c < channels; ++c) sum.at[c] += more.at[c];
+    }
+#pragma unroll
+    for (int c = 0; c < channels; ++c) sum.at[c] += poison;
+    store_pack<channels>(to + at % threads * channels, sum);
+  }
+}
+
 // ---- attention -------------------------------------------------------------------------------------------------
 
 DKMP_INLINE Scalar sigmoid(Scalar x) { return Scalar(1) / (Scalar(1) + exponential(-x)); }
@@ -249,17 +325,17 @@ DKMP_INLINE Number sigmoid(const Number& x) {
 #endif
 
 // Attention silu(q.k.f) of a block's edges, in `score`, and if `gradients` what a change of a score does to the
-// result, in `gradient`: (edge, slot), the first slot of each head. Both arrays are shared memory; the block calls
+// result, in `gradient`: (edge, slot), the first slot of each head. Both arrays are the team's shared memory; it calls
 // this together, between barriers, and finds the numbers behind the last one. Each lane sums its channels of a head,
 // shuffles add the lanes, and where a head is wider than a warp its slots are added in order.
 template <int channels, int warps, int passes, int slots, bool gradients>
 DKMP_INLINE void weigh_edges(
     const Inputs& x, const Scalar* grad_scalar, const Edge* edges, int count, Offset row, bool row_receives, int pass,
-    Number* score, Number* gradient) {
+    int thread, Number* score, Number* gradient) {
   constexpr int chunk = kWarp * channels, span = slots / kHeads, lanes = kHeadWidth > chunk ? kWarp : kHeadWidth / channels;
   // A head that other passes share is summed anew in each of them.
   constexpr int pass_heads = span > 1 ? kHeads : kHeads / passes;
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const int lane = thread % kWarp, warp = thread / kWarp;
   for (int part = span > 1 ? 0 : pass; part < (span > 1 ? passes : pass + 1); ++part) {
     const int place = (part * warps + warp) * kWarp + lane, c = place * channels;
     for (int e = 0; e < count; ++e) {
@@ -285,9 +361,9 @@ DKMP_INLINE void weigh_edges(
       if (lane % lanes == 0) gradient[e * slots + place / lanes] = grad_sum;
     }
   }
-  __syncthreads();
+  sync_team<warps>();
   const int first_head = span > 1 ? 0 : pass * pass_heads;
-  for (int at = threadIdx.x; at < count * pass_heads; at += warps * kWarp) {
+  for (int at = thread; at < count * pass_heads; at += warps * kWarp) {
     const int e = at / pass_heads, slot = e * slots + (first_head + at % pass_heads) * span;
     Number a = score[slot], by_sum{};
     if (gradients) by_sum = gradient[slot];
@@ -299,5 +375,5 @@ DKMP_INLINE void weigh_edges(
     score[slot] = a * gate;
     if (gradients) gradient[slot] = edges[e].weight * (by_sum * (gate * (Scalar(1) + a * (Scalar(1) - gate))));
   }
-  __syncthreads();
+  sync_team<warps>();
 }

@@ -2,7 +2,7 @@
 //
 // One block per sender, laid out as in the forward kernel; the sender's own features stay in registers, its
 // receivers' gradients are gathered: 10 numbers per edge and channel (40 bytes in float32), and the table.
-#define DKMP_TAPS_AT_ONCE 1
+#define DKMP_MOST_TAPS (sizeof(Scalar) == 4 && (DKMP_DUAL || kWidth > 64) ? 3 : kTaps)
 #include "dilated_message.cuh"
 
 constexpr dkmp::MessagePlan kPlan = dkmp::message_backward_plan(kWidth, DKMP_HEADS, sizeof(Number));
@@ -20,7 +20,11 @@ struct Shared {
   Number score[kPlan.edges * kPlan.slots], gradient[kPlan.edges * kPlan.slots];
   EdgeSums sums[kPlan.warps * kPlan.edges];
 };
-static_assert(sizeof(Shared) == kPlan.shared_bytes, "the launcher reserves what the plan says");
+static_assert(sizeof(Shared) == kPlan.edges_bytes, "the launcher reserves what the plan says");
+
+constexpr int kResults = 4 + kHarmonics;
+typedef TeamMemory<Shared, kResults, kThreads, kChannels> Memory;
+static_assert(sizeof(Memory) <= kPlan.team_bytes, "the launcher reserves what the plan says");
 
 typedef Wide<kChannels> Lane;
 
@@ -145,31 +149,34 @@ DKMP_INLINE void put_edge_gradient(const EdgeSlopes& g, const EdgeSums& sums, bo
   for (int k = 0; k < 3; ++k) out[k] = (add ? out[k] : poison) + result(gradient[k]);
 }
 
-extern "C" __global__ void __launch_bounds__(kThreads, kBlocks) dilated_message_backward(
+extern "C" __global__ void __launch_bounds__(kThreads* kPlan.most_teams, kBlocks) dilated_message_backward(
     const int* starts, const int* list, const int* broken, const long long* receivers, MESSAGE_ARGUMENTS,
     const Scalar* grad_scalar, const Scalar* grad_vector, Scalar* to_edge_vector, Scalar* to_key, Scalar* to_value,
     Scalar* to_vector) {
-  DYN_SHARED(Shared, shared);
+  DYN_SHARED(Memory, memory);
   const Inputs x = MESSAGE_INPUTS;
   const Shell shell = MESSAGE_SHELL;
   const Offset row = blockIdx.x;
-  const int begin = starts[row], end = starts[row + 1], lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const Place place = find_place<kPlan.warps>();
+  const Part part = part_of<kPlan.warps>(starts, row, place);
+  const int lane = place.thread % kWarp, warp = place.thread / kWarp;
+  Shared* const shared = &memory[place.team].shared;
   const Scalar poison = *broken ? Scalar(NAN) : Scalar(0);
   for (int pass = 0; pass < kPlan.passes; ++pass) {
-    const int c = (pass * kThreads + int(threadIdx.x)) * kChannels;
+    const int first_channel = pass * kThreads * kChannels, c = first_channel + place.thread * kChannels;
     const Sender s = load_sender(x, row, c);
     Sender to{};
-    for (int first = begin; first < end; first += kPlan.edges) {
-      const int count = smaller(kPlan.edges, end - first);
+    for (int first = part.begin; first < part.stop; first += kPlan.edges) {
+      const int count = smaller(kPlan.edges, part.end - first);
       // No barrier: a thread replaces the edges that itself was the last to read.
-      for (int e = threadIdx.x; e < count; e += kThreads) {
+      for (int e = place.thread; e < count; e += kThreads) {
         const int edge = list[first + e];
         set_edge(shell, x.edge_vector, edge, int(receivers[edge]), -1, shared->edges[e], shared->slopes[e]);
       }
-      __syncthreads();
+      sync_team<kPlan.warps>();
       if (kAttention)
         weigh_edges<kChannels, kPlan.warps, kPlan.passes, kPlan.slots, true>(
-            x, grad_scalar, shared->edges, count, row, false, pass, shared->score, shared->gradient);
+            x, grad_scalar, shared->edges, count, row, false, pass, place.thread, shared->score, shared->gradient);
       for (int e = 0; e < count; ++e) {
         const int slot = e * kPlan.slots + c / kHeadWidth * (kPlan.slots / kHeads);
         Number attention{}, score_gradient{};
@@ -183,8 +190,8 @@ extern "C" __global__ void __launch_bounds__(kThreads, kBlocks) dilated_message_
         if (lane == 0) out.radial = radial;
         if (lane % 4 == 0) out.harmonic[lane / 4] = harmonic;
       }
-      __syncthreads();
-      for (int e = threadIdx.x; e < count; e += kThreads) {
+      sync_team<kPlan.warps>();
+      for (int e = place.thread; e < count; e += kThreads) {
         EdgeSums sums = shared->sums[e];
         for (int w = 1; w < kPlan.warps; ++w) {
           const EdgeSums& more = shared->sums[w * kPlan.edges + e];
@@ -195,12 +202,29 @@ extern "C" __global__ void __launch_bounds__(kThreads, kBlocks) dilated_message_
             shared->slopes[e], sums, pass > 0, poison, to_edge_vector + 3 * Offset(shared->edges[e].index));
       }
     }
-    if (kAttention) store_wide<kChannels>(to_key + row * kWidth + c, to.key, poison);
+    if (place.teams == 1) {
+      if (kAttention) store_wide<kChannels>(to_key + row * kWidth + c, to.key, poison);
 #pragma unroll
-    for (int part = 0; part < 3; ++part)
-      store_wide<kChannels>(to_value + (row * 3 + part) * kWidth + c, to.value[part], poison);
+      for (int k = 0; k < 3; ++k) store_wide<kChannels>(to_value + (row * 3 + k) * kWidth + c, to.value[k], poison);
+#pragma unroll
+      for (int m = 0; kCarriesVector && m < kHarmonics; ++m)
+        store_wide<kChannels>(to_vector + (row * kHarmonics + m) * kWidth + c, to.vector[m], poison);
+      continue;
+    }
+    sync_team<kPlan.warps>();
+    auto& parts = memory[place.team].parts;
+#pragma unroll
+    for (int k = 0; k < 3; ++k) parts[k * kThreads + place.thread] = pack_results(to.value[k]);
+    if (kAttention) parts[3 * kThreads + place.thread] = pack_results(to.key);
 #pragma unroll
     for (int m = 0; kCarriesVector && m < kHarmonics; ++m)
-      store_wide<kChannels>(to_vector + (row * kHarmonics + m) * kWidth + c, to.vector[m], poison);
+      parts[(4 + m) * kThreads + place.thread] = pack_results(to.vector[m]);
+    __syncthreads();
+    add_teams<kCarriesVector ? kResults : 4, kThreads, kChannels>(memory, place.teams, poison, [&](int r) -> Scalar* {
+      if (r == 3) return kAttention ? to_key + row * kWidth + first_channel : nullptr;
+      return first_channel +
+             (r < 3 ? to_value + (row * 3 + r) * kWidth : to_vector + (row * kHarmonics + r - 4) * kWidth);
+    });
+    if (kPlan.passes > 1) __syncthreads();
   }
 }

@@ -13,7 +13,11 @@ struct Shared {
   Edge edges[kPlan.edges];
   Number score[kPlan.edges * kPlan.slots];
 };
-static_assert(sizeof(Shared) == kPlan.shared_bytes, "the launcher reserves what the plan says");
+static_assert(sizeof(Shared) == kPlan.edges_bytes, "the launcher reserves what the plan says");
+
+constexpr int kResults = 1 + kHarmonics;
+typedef TeamMemory<Shared, kResults, kThreads, kChannels> Memory;
+static_assert(sizeof(Memory) <= kPlan.team_bytes, "the launcher reserves what the plan says");
 
 typedef Wide<kChannels> Lane;
 
@@ -47,30 +51,32 @@ DKMP_INLINE void add_messages(
   }
 }
 
-extern "C" __global__ void __launch_bounds__(kThreads, kBlocks) dilated_message_forward(
+extern "C" __global__ void __launch_bounds__(kThreads* kPlan.most_teams, kBlocks) dilated_message_forward(
     const int* starts, const int* list, const int* broken, const long long* senders, MESSAGE_ARGUMENTS,
     Scalar* scalar, Scalar* vector_sum) {
-  DYN_SHARED(Shared, shared);
+  DYN_SHARED(Memory, memory);
   const Inputs x = MESSAGE_INPUTS;
   const Shell shell = MESSAGE_SHELL;
   const Offset row = blockIdx.x;
-  const int begin = starts[row], end = starts[row + 1];
+  const Place place = find_place<kPlan.warps>();
+  const Part part = part_of<kPlan.warps>(starts, row, place);
+  Shared* const shared = &memory[place.team].shared;
   const Scalar poison = *broken ? Scalar(NAN) : Scalar(0);
   for (int pass = 0; pass < kPlan.passes; ++pass) {
-    const int c = (pass * kThreads + int(threadIdx.x)) * kChannels;
+    const int first_channel = pass * kThreads * kChannels, c = first_channel + place.thread * kChannels;
     Lane to_scalar{}, to_vector[kHarmonics]{};
-    for (int first = begin; first < end; first += kPlan.edges) {
-      const int count = smaller(kPlan.edges, end - first);
-      __syncthreads();
-      for (int e = threadIdx.x; e < count; e += kThreads) {
+    for (int first = part.begin; first < part.stop; first += kPlan.edges) {
+      const int count = smaller(kPlan.edges, part.end - first);
+      sync_team<kPlan.warps>();
+      for (int e = place.thread; e < count; e += kThreads) {
         EdgeSlopes unused;
         const int edge = list[first + e];
         set_edge(shell, x.edge_vector, edge, int(senders[edge]), -1, shared->edges[e], unused);
       }
-      __syncthreads();
+      sync_team<kPlan.warps>();
       if (kAttention)
         weigh_edges<kChannels, kPlan.warps, kPlan.passes, kPlan.slots, false>(
-            x, nullptr, shared->edges, count, row, true, pass, shared->score, nullptr);
+            x, nullptr, shared->edges, count, row, true, pass, place.thread, shared->score, nullptr);
       for (int e = 0; e < count; ++e) {
         const Edge& g = shared->edges[e];
         Number scalar_weight = g.weight;
@@ -79,9 +85,22 @@ extern "C" __global__ void __launch_bounds__(kThreads, kBlocks) dilated_message_
         add_messages(x, g, scalar_weight, c, to_scalar, to_vector);
       }
     }
-    store_wide<kChannels>(scalar + row * kWidth + c, to_scalar, poison);
+    if (place.teams == 1) {
+      store_wide<kChannels>(scalar + row * kWidth + c, to_scalar, poison);
 #pragma unroll
-    for (int m = 0; m < kHarmonics; ++m)
-      store_wide<kChannels>(vector_sum + (row * kHarmonics + m) * kWidth + c, to_vector[m], poison);
+      for (int m = 0; m < kHarmonics; ++m)
+        store_wide<kChannels>(vector_sum + (row * kHarmonics + m) * kWidth + c, to_vector[m], poison);
+      continue;
+    }
+    sync_team<kPlan.warps>();
+    auto& parts = memory[place.team].parts;
+    parts[place.thread] = pack_results(to_scalar);
+#pragma unroll
+    for (int m = 0; m < kHarmonics; ++m) parts[(1 + m) * kThreads + place.thread] = pack_results(to_vector[m]);
+    __syncthreads();
+    add_teams<kResults, kThreads, kChannels>(memory, place.teams, poison, [&](int r) {
+      return first_channel + (r == 0 ? scalar + row * kWidth : vector_sum + (row * kHarmonics + r - 1) * kWidth);
+    });
+    if (kPlan.passes > 1) __syncthreads();
   }
 }

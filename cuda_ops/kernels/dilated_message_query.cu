@@ -13,12 +13,16 @@ struct Shared {
   Edge edges[kPlan.edges];
   Number score[kPlan.edges * kPlan.slots], gradient[kPlan.edges * kPlan.slots];
 };
-static_assert(sizeof(Shared) == kPlan.shared_bytes, "the launcher reserves what the plan says");
+static_assert(sizeof(Shared) == kPlan.edges_bytes, "the launcher reserves what the plan says");
+
+constexpr int kResults = 1;
+typedef TeamMemory<Shared, kResults, kThreads, kChannels> Memory;
+static_assert(sizeof(Memory) <= kPlan.team_bytes, "the launcher reserves what the plan says");
 
 // Leaves (edge, head, 2) numbers, attention and gradient of its score, for the gradient of the table.
-DKMP_INLINE void store_scores(const Shared& shared, int count, int pass, Scalar* scores) {
+DKMP_INLINE void store_scores(const Shared& shared, int count, int pass, int thread, Scalar* scores) {
   constexpr int heads = kSpan > 1 ? kHeads : kHeads / kPlan.passes;
-  for (int at = threadIdx.x; at < count * heads; at += kThreads) {
+  for (int at = thread; at < count * heads; at += kThreads) {
     const int e = at / heads, head = (kSpan > 1 ? 0 : pass * heads) + at % heads, slot = e * kPlan.slots + head * kSpan;
     Number* out = reinterpret_cast<Number*>(scores) + 2 * (Offset(shared.edges[e].index) * kHeads + head);
     out[0] = shared.score[slot];
@@ -26,30 +30,32 @@ DKMP_INLINE void store_scores(const Shared& shared, int count, int pass, Scalar*
   }
 }
 
-extern "C" __global__ void __launch_bounds__(kThreads, kBlocks) dilated_message_query(
+extern "C" __global__ void __launch_bounds__(kThreads* kPlan.most_teams, kBlocks) dilated_message_query(
     const int* starts, const int* list, const int* broken, const long long* senders, MESSAGE_ARGUMENTS,
     const Scalar* grad_scalar, Scalar* to_query, Scalar* scores) {
-  DYN_SHARED(Shared, shared);
+  DYN_SHARED(Memory, memory);
   const Inputs x = MESSAGE_INPUTS;
   const Shell shell = MESSAGE_SHELL;
   const Offset row = blockIdx.x;
-  const int begin = starts[row], end = starts[row + 1];
+  const Place place = find_place<kPlan.warps>();
+  const Part part = part_of<kPlan.warps>(starts, row, place);
+  Shared* const shared = &memory[place.team].shared;
   const Scalar poison = *broken ? Scalar(NAN) : Scalar(0);
   for (int pass = 0; pass < kPlan.passes; ++pass) {
-    const int c = (pass * kThreads + int(threadIdx.x)) * kChannels;
+    const int first_channel = pass * kThreads * kChannels, c = first_channel + place.thread * kChannels;
     Wide<kChannels> to{};
-    for (int first = begin; first < end; first += kPlan.edges) {
-      const int count = smaller(kPlan.edges, end - first);
-      __syncthreads();
-      for (int e = threadIdx.x; e < count; e += kThreads) {
+    for (int first = part.begin; first < part.stop; first += kPlan.edges) {
+      const int count = smaller(kPlan.edges, part.end - first);
+      sync_team<kPlan.warps>();
+      for (int e = place.thread; e < count; e += kThreads) {
         EdgeSlopes unused;
         const int edge = list[first + e];
         set_edge(shell, x.edge_vector, edge, int(senders[edge]), -1, shared->edges[e], unused);
       }
-      __syncthreads();
+      sync_team<kPlan.warps>();
       weigh_edges<kChannels, kPlan.warps, kPlan.passes, kPlan.slots, true>(
-          x, grad_scalar, shared->edges, count, row, true, pass, shared->score, shared->gradient);
-      if (scores) store_scores(*shared, count, pass, scores);
+          x, grad_scalar, shared->edges, count, row, true, pass, place.thread, shared->score, shared->gradient);
+      if (scores) store_scores(*shared, count, pass, place.thread, scores);
       for (int e = 0; e < count; ++e) {
         const Edge& g = shared->edges[e];
         const Number by_score = shared->gradient[e * kPlan.slots + c / kHeadWidth * kSpan];
@@ -60,6 +66,15 @@ extern "C" __global__ void __launch_bounds__(kThreads, kBlocks) dilated_message_
         for (int i = 0; i < kChannels; ++i) to.at[i] += by_score * (k.at[i] * f.at[i]);
       }
     }
-    store_wide<kChannels>(to_query + row * kWidth + c, to, poison);
+    if (place.teams == 1) {
+      store_wide<kChannels>(to_query + row * kWidth + c, to, poison);
+      continue;
+    }
+    sync_team<kPlan.warps>();
+    memory[place.team].parts[place.thread] = pack_results(to);
+    __syncthreads();
+    add_teams<kResults, kThreads, kChannels>(
+        memory, place.teams, poison, [&](int) { return to_query + row * kWidth + first_channel; });
+    if (kPlan.passes > 1) __syncthreads();
   }
 }

@@ -13,7 +13,7 @@ struct Shared {
   Edge edges[kPlan.edges];
   Number unused[kPlan.edges];
 };
-static_assert(sizeof(Shared) == kPlan.shared_bytes, "the launcher reserves what the plan says");
+static_assert(sizeof(Shared) == kPlan.edges_bytes, "the launcher reserves what the plan says");
 
 // Interval of each of the shell's edges; one more than the last for edges outside the shell or joining no atoms.
 extern "C" __global__ void __launch_bounds__(256) message_intervals(

@@ -34,7 +34,14 @@ class Plan(NamedTuple):
     passes: int
     slots: int
     edges: int
-    shared_bytes: int
+    edges_bytes: int
+    most_teams: int
+    team_bytes: int
+
+    def block(self, teams: int) -> Tuple[int, int]:
+        """Threads and shared bytes of a block of at most so many teams."""
+        teams = min(teams, self.most_teams)
+        return 32 * self.warps * teams, self.edges_bytes if teams == 1 else teams * self.team_bytes
 
 
 @functools.cache
@@ -55,7 +62,7 @@ def _plan_library() -> ctypes.CDLL:
 def message_plan(kind: str, macros: Dict[str, object]) -> Plan:
     """Plan of the kernel ``kind`` ("forward", "backward", "query", "table") for its macros."""
     number_bytes = {"float": 4, "double": 8}[str(macros["DKMP_SCALAR"])] * (1 + int(str(macros["DKMP_DUAL"])))
-    numbers = (ctypes.c_int * 6)()
+    numbers = (ctypes.c_int * len(Plan._fields))()
     width, heads = (int(str(macros[name])) for name in ("DKMP_WIDTH", "DKMP_HEADS"))
     getattr(_plan_library(), kind)(width, heads, number_bytes, numbers)
     return Plan(*numbers)
@@ -144,11 +151,16 @@ def _inputs(case: MessageCase, shell: int, directions: Optional[Sequence[Optiona
 
 
 def forward(
-    case: MessageCase, shell: int, check: Check, directions: Optional[Sequence[Optional[Tensor]]] = None
+    case: MessageCase,
+    shell: int,
+    check: Check,
+    directions: Optional[Sequence[Optional[Tensor]]] = None,
+    teams: int = 1,
 ) -> Tuple[Tensor, Tensor]:
     """The message sums or, with directions, their directional derivatives."""
     macros = macros_of(case, directions is not None)
     plan, width = message_plan("forward", macros), int(str(macros["DKMP_WIDTH"]))
+    threads, shared = plan.block(teams)
     groups = group_edges(case, shell, 0, check)
     atoms = len(case.value)
     scalar, vector = case.value.new_empty(atoms, width), case.value.new_empty(atoms, 8, width)
@@ -156,9 +168,9 @@ def forward(
         "dilated_message_forward",
         macros,
         len(case.value),
-        plan.warps * 32,
+        threads,
         [*groups, case.edge_index[1].clone(), *_inputs(case, shell, directions), scalar, vector],
-        plan.shared_bytes,
+        shared,
     )
     return scalar, vector
 
@@ -169,18 +181,19 @@ def backward(
     grads: Tuple[Tensor, Tensor],
     check: Check,
     directions: Optional[Sequence[Optional[Tensor]]] = None,
+    teams: int = 1,
 ) -> Tuple[Tensor, ...]:
     """Gradients of (edge_vector, query, key, value, vector, table) or their directional derivatives."""
     macros = macros_of(case, directions is not None)
     inputs, results = _inputs(case, shell, directions), [torch.zeros_like(x) for x in case.features()]
     to_edges, to_query, to_key, to_value, to_vector, to_table = results
     by_sender, by_receiver = group_edges(case, shell, 1, check), group_edges(case, shell, 0, check)
-    plan = message_plan("backward", macros)
+    threads, shared = message_plan("backward", macros).block(teams)
     check("dilated_message_backward.cu")(
         "dilated_message_backward",
         macros,
         len(case.value),
-        plan.warps * 32,
+        threads,
         [
             *by_sender,
             case.edge_index[0].clone(),
@@ -191,20 +204,20 @@ def backward(
             to_value,
             to_vector if to_vector.numel() else None,
         ],
-        plan.shared_bytes,
+        shared,
     )
     scores = None
     if case.query.numel():
-        plan = message_plan("query", macros)
+        threads, shared = message_plan("query", macros).block(teams)
         per_edge = 2 * case.num_heads * (2 if directions is not None else 1)
         scores = case.value.new_full((case.edge_index.size(1), per_edge), float("nan"))
         check("dilated_message_query.cu")(
             "dilated_message_query",
             macros,
             len(case.value),
-            plan.warps * 32,
+            threads,
             [*by_receiver, case.edge_index[1].clone(), *inputs, grads[0], to_query, scores],
-            plan.shared_bytes,
+            shared,
         )
     _table_gradient(case, shell, grads, inputs, scores, by_sender.broken, macros, to_table, check)
     return tuple(results)
@@ -223,7 +236,7 @@ def _table_gradient(case, shell, grads, inputs, scores, broken, macros, to_table
     parts = case.value.new_empty(num_intervals * pieces, _TAPS, 4 * width)
     given = [starts, order, case.edge_index, num_edges, pieces, *inputs, *grads, scores, parts]
     blocks = num_intervals * pieces
-    run("message_table_pieces", macros, blocks, plan.warps * 32, given, plan.shared_bytes)
+    run("message_table_pieces", macros, blocks, plan.warps * 32, given, plan.edges_bytes)
     blocks = (padded.numel() + 255) // 256
     run("message_table_sum", macros, blocks, 256, [parts, broken, num_intervals, pieces, padded], 0)
     to_table.copy_(padded[: len(case.table)])

@@ -6,6 +6,7 @@ and compares with a reference, and faults to ``BUGS``. Barriers are removed one 
 """
 
 import functools
+import re
 from dataclasses import dataclass
 from typing import Callable, Dict, List, Tuple
 
@@ -66,10 +67,10 @@ def _verify_attention(run: Run) -> None:
     attention_launches.assert_equal(computed, attention_launches.expected(case)[:5], 2e-5)
 
 
-def _message_case() -> MessageCase:
-    # Two warps per block, two atoms with 40 parallel edges each way: rows take two turns. Most edges have the
+def _message_case(width: int) -> MessageCase:
+    # Two atoms with 40 parallel edges each way: rows take two turns. Most edges have the
     # same length, so that an interval of the splines takes two turns as well.
-    case = message_case(num_atoms=2, width=128, num_shells=1)
+    case = message_case(num_atoms=2, width=width, num_heads=width // 32, num_shells=1)
     generator = torch.Generator().manual_seed(1)
     vectors = torch.randn(80, 3, generator=generator, dtype=torch.float64)
     vectors[20:] *= 2.0 / vectors[20:].norm(dim=1, keepdim=True)
@@ -79,25 +80,32 @@ def _message_case() -> MessageCase:
     )
 
 
+# Width and teams: one team and several, of two warps, and several of one warp that need eleven passes.
+_MESSAGE_SHAPES = (128, 1), (128, 4), (352, 4)
+
+
 def _only(file: str, run: Run) -> message_launches.Check:
     # The kernel file under test on the given run, the others as they are.
     return lambda other: run if other == file else emulator(kernel_text(other))
 
 
 def _verify_message_forward(run: Run) -> None:
-    case = _message_case()
-    computed = message_launches.forward(case, 0, _only("dilated_message_forward.cu", run))
-    torch.testing.assert_close(computed, case.call(reference.dilated_message, 0), rtol=1e-9, atol=1e-9)
+    for width, teams in _MESSAGE_SHAPES:
+        case = _message_case(width)
+        expected = case.call(reference.dilated_message, 0)
+        computed = message_launches.forward(case, 0, _only("dilated_message_forward.cu", run), teams=teams)
+        torch.testing.assert_close(computed, expected, rtol=1e-9, atol=1e-9)
 
 
 def _verify_message_gradients(file: str, run: Run) -> None:
-    case = _message_case()
-    features = [x.clone().requires_grad_() for x in case.features()]
-    values = case.call(reference.dilated_message, 0, *features)
-    grads = torch.ones_like(values[0]), torch.ones_like(values[1])
-    expected = torch.autograd.grad(values, features, grads)
-    computed = message_launches.backward(case, 0, grads, _only(file, run))
-    torch.testing.assert_close(computed, expected, rtol=1e-9, atol=1e-9)
+    for width, teams in _MESSAGE_SHAPES:
+        case = _message_case(width)
+        features = [x.clone().requires_grad_() for x in case.features()]
+        values = case.call(reference.dilated_message, 0, *features)
+        grads = torch.ones_like(values[0]), torch.ones_like(values[1])
+        expected = torch.autograd.grad(values, features, grads)
+        computed = message_launches.backward(case, 0, grads, _only(file, run), teams=teams)
+        torch.testing.assert_close(computed, expected, rtol=1e-9, atol=1e-9)
 
 
 def _verify_shell_groups(run: Run) -> None:
@@ -221,7 +229,7 @@ BUGS: List[Bug] = [
     Bug(
         "edges beyond the row are added",
         "dilated_message_forward.cu",
-        "const int count = smaller(kPlan.edges, end - first);",
+        "const int count = smaller(kPlan.edges, part.end - first);",
         "const int count = kPlan.edges;",
         ("address", "ptx"),
     ),
@@ -256,9 +264,12 @@ BUGS: List[Bug] = [
 ]
 
 
-def _barriers_of(text: str) -> List[int]:
-    word = "__syncthreads();"
-    return [at for at in range(len(text)) if text.startswith(word, at)]
+def _barriers_of(text: str) -> List[Tuple[int, int]]:
+    # Ends of each call; what sync_team itself consists of counts as one with its calls.
+    body = re.search(r"void sync_team\(\) \{.*?\n\}\n", text, re.DOTALL)
+    calls = re.finditer(r"(__syncthreads|sync_team<[\w.:]+>)\(\);", text)
+    spans = [call.span() for call in calls]
+    return [at for at in spans if body is None or not body.start() < at[0] < body.end()]
 
 
 def _in_headers(file: str) -> int:
@@ -271,5 +282,4 @@ def barriers(file: str) -> List[str]:
     source, skipped = source_of(file), _in_headers(file)
     if file == next((name for name in VERIFY if _in_headers(name) == skipped), None):
         skipped = 0
-    length = len("__syncthreads();")
-    return [source[:at] + ";" + source[at + length :] for at in _barriers_of(source)[skipped:]]
+    return [source[:begin] + ";" + source[end:] for begin, end in _barriers_of(source)[skipped:]]

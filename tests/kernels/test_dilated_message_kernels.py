@@ -25,6 +25,15 @@ CASES = {
 }
 
 
+# Together: teams of one and of several warps, several passes, heads wider than a warp.
+UNEVEN = {
+    "float32": {"width": 64, "num_heads": 4, "dtype": torch.float32},
+    "two warps": {"width": 64, "num_heads": 2},
+    "one head": {"width": 128, "num_heads": 1},
+    "eleven passes": {"width": 352, "attention": False, "carries_vector": False},
+}
+
+
 def emulated(seed: int, sanitizer=None) -> launches.Check:
     return lambda file: emulator(kernel_text(file), seed, sanitizer)
 
@@ -53,10 +62,20 @@ def expected(case: MessageCase, shell: int, dual: bool):
     return tuple(x for f in (function, backward) for x in torch.func.jvp(f, features, directions)[1])
 
 
-def computed(case: MessageCase, shell: int, dual: bool, check: launches.Check):
+def computed(case: MessageCase, shell: int, dual: bool, check: launches.Check, teams: int = 1):
     directions = launches.directions_of(case) if dual else None
-    forward = launches.forward(case, shell, check, directions)
-    return (*forward, *launches.backward(case, shell, cotangents(case), check, directions))
+    forward = launches.forward(case, shell, check, directions, teams)
+    return (*forward, *launches.backward(case, shell, cotangents(case), check, directions, teams))
+
+
+def uneven_case(dtype: torch.dtype = torch.float64, **kind) -> MessageCase:
+    """Atoms with 0, 1, 3 and 150 edges each way, sorted by nothing; the second shell is empty."""
+    case = message_case(num_atoms=5, num_shells=1, dtype=dtype, **kind)
+    generator = torch.Generator().manual_seed(2)
+    atoms = torch.tensor([1] + [2] * 3 + [3] * 150)
+    edges = torch.stack([atoms[torch.randperm(154, generator=generator)] for _ in range(2)])
+    vectors = torch.randn(154, 3, generator=generator, dtype=torch.float64).to(dtype)
+    return case._replace(edge_index=edges, edge_vector=vectors, ptr=torch.tensor([0, 154, 154]))
 
 
 def assert_close(ours, theirs, relative: float) -> None:
@@ -81,6 +100,25 @@ def test_emulated_kernels_equal_the_reference(name: str, dual: bool) -> None:
         for seed in (0, 2):
             again = computed(case, shell, dual, emulated(seed))
             assert all(torch.equal(a, b) for a, b in zip(results, again, strict=True))
+
+
+@pytest.mark.parametrize("teams", [1, 2, 4, 8])
+@pytest.mark.parametrize("dual", [False, True], ids=["plain", "dual"])
+@pytest.mark.parametrize("name", UNEVEN)
+def test_teams_share_rows_of_any_length(name: str, dual: bool, teams: int) -> None:
+    case = uneven_case(**UNEVEN[name])
+    results = computed(case, 0, dual, emulated(seed=1), teams)
+    assert_close(results, expected(case, 0, dual), 1e-13 if case.value.dtype == torch.float64 else 1e-5)
+    again = computed(case, 0, dual, emulated(seed=2), teams)
+    assert all(torch.equal(a, b) for a, b in zip(results, again, strict=True))
+    assert not any(x.any() for x in computed(case, 1, dual, emulated(seed=1), teams))
+
+
+def test_teams_of_many_warps_have_several_passes() -> None:
+    plans = {name: launches.message_plan("backward", launches.macros_of(uneven_case(**UNEVEN[name])))
+             for name in UNEVEN}
+    assert plans["eleven passes"].passes == 11 and plans["eleven passes"].most_teams > 1
+    assert any(plan.warps > 1 and plan.most_teams > 1 for plan in plans.values())
 
 
 def test_long_rows_in_any_order() -> None:
@@ -157,8 +195,9 @@ def test_sanitizers_find_nothing(sanitizer: str) -> None:
         pytest.skip(str(sanitizer_obstacle(sanitizer)))
     # Two warps per block; the receivers' rows are gapless, the senders' are not.
     case = message_case(num_atoms=5, width=64, num_heads=2, num_shells=1)
-    results = computed(case, 0, True, emulated(seed=1, sanitizer=sanitizer))
-    assert_close(results, expected(case, 0, True), 1e-13)
+    for teams in (1, 4):
+        results = computed(case, 0, True, emulated(seed=1, sanitizer=sanitizer), teams)
+        assert_close(results, expected(case, 0, True), 1e-13)
 
 
 @pytest.mark.parametrize("architecture", [75, 80, 90, 120])
@@ -171,4 +210,5 @@ def test_ptx_gives_the_reference(architecture: int, dual: bool) -> None:
     def interpreted(file: str):
         return interpreter(kernel_text(file), architecture)
 
-    assert_close(computed(case, 0, dual, interpreted), expected(case, 0, dual), 1e-5)
+    for teams in (1, 4):
+        assert_close(computed(case, 0, dual, interpreted, teams), expected(case, 0, dual), 1e-5)

@@ -15,6 +15,7 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <limits>
 #include <tuple>
 
@@ -88,11 +89,14 @@ struct Call {
   const int64_t* atoms(int row) const { return edge_index.const_data_ptr<int64_t>() + row * num_edges; }
 
   Kernel kernel(const char* file, const char* name) const {
-    return {
+    Kernel kernel{
         file,
         name,
         {scalar_option(inputs.value), option("DKMP_DUAL", dual), option("DKMP_WIDTH", width),
          option("DKMP_HEADS", plan_heads()), option("DKMP_VECTOR", carries_vector)}};
+    if (const char* wish = std::getenv("DKMP_MESSAGE_TAPS"))  // for measurements; to be removed
+      kernel.options.push_back(std::string("-DDKMP_TAPS_AT_ONCE=") + wish);
+    return kernel;
   }
 
   // MESSAGE_ARGUMENTS of kernels/dilated_message.cuh.
@@ -120,8 +124,12 @@ struct Call {
   }
 };
 
-Shape row_shape(int64_t rows, const MessagePlan& plan) {
-  return {rows, plan.warps * 32, plan.shared_bytes};
+// One block per row, of as many teams as keep the device busy; it may differ between devices and numbers of rows only.
+Shape row_shape(const Tensor& on, int64_t rows, const MessagePlan& plan) {
+  int teams = message_teams(plan, rows, multiprocessors(on));
+  if (const char* wish = std::getenv("DKMP_MESSAGE_TEAMS"))  // for measurements; to be removed
+    teams = std::min(plan.most_teams, std::max(1, std::atoi(wish)));
+  return {rows, teams * plan.warps * 32, message_shared_bytes(plan, teams)};
 }
 
 template <class Scalar>
@@ -132,7 +140,7 @@ std::tuple<Tensor, Tensor> run_forward(const Call<Scalar>& call) {
   const ShellGroups groups = call.group(0);
   const MessagePlan plan = message_forward_plan(int(call.width), call.plan_heads(), call.number_bytes());
   call.run(
-      call.kernel("dilated_message_forward.cu", "dilated_message_forward"), row_shape(call.num_atoms, plan),
+      call.kernel("dilated_message_forward.cu", "dilated_message_forward"), row_shape(call.inputs.value, call.num_atoms, plan),
       std::make_tuple(groups.first(), groups.list(), groups.broken(), call.atoms(1)),
       std::make_tuple(scalar.data_ptr<Scalar>(), vector.data_ptr<Scalar>()));
   return {call.trim(scalar), call.trim(vector)};
@@ -149,7 +157,7 @@ void run_query(const Call<Scalar>& call, const Cotangents& given, const Tensor& 
   const ShellGroups groups = call.group(0);
   const MessagePlan plan = message_query_plan(int(call.width), call.plan_heads(), call.number_bytes());
   call.run(
-      call.kernel("dilated_message_query.cu", "dilated_message_query"), row_shape(call.num_atoms, plan),
+      call.kernel("dilated_message_query.cu", "dilated_message_query"), row_shape(call.inputs.value, call.num_atoms, plan),
       std::make_tuple(groups.first(), groups.list(), groups.broken(), call.atoms(1)),
       std::make_tuple(
           given.scalar.const_data_ptr<Scalar>(), query.data_ptr<Scalar>(),
@@ -175,7 +183,7 @@ Tensor run_table(const Call<Scalar>& call, const Cotangents& given, const Tensor
   const Tensor parts = at::empty({intervals * pieces, kSplineTaps, 4 * call.width}, table.options());
   const MessagePlan plan = message_table_plan(int(call.width), call.number_bytes());
   call.run(
-      call.kernel(file, "message_table_pieces"), row_shape(intervals * pieces, plan),
+      call.kernel(file, "message_table_pieces"), row_shape(table, intervals * pieces, plan),
       std::make_tuple(
           starts.const_data_ptr<int64_t>(), order.template const_data_ptr<int64_t>(), call.atoms(0),
           int(call.num_edges), int(pieces)),
@@ -210,7 +218,7 @@ Results run_backward(
   const MessagePlan plan = message_backward_plan(int(call.width), call.plan_heads(), call.number_bytes());
   const auto to = [](const Tensor& t) { return t.numel() > 0 ? t.data_ptr<Scalar>() : nullptr; };
   call.run(
-      call.kernel("dilated_message_backward.cu", "dilated_message_backward"), row_shape(call.num_atoms, plan),
+      call.kernel("dilated_message_backward.cu", "dilated_message_backward"), row_shape(call.inputs.value, call.num_atoms, plan),
       std::make_tuple(groups.first(), groups.list(), groups.broken(), call.atoms(0)),
       std::make_tuple(
           given.scalar.const_data_ptr<Scalar>(), given.vector.const_data_ptr<Scalar>(), to(grads.edge_vector),

@@ -43,7 +43,7 @@ std::string why_no_driver();
 void check_result(int result, const std::string& what);
 
 // Values of CUdevice_attribute.
-enum class Attribute { kMaxSharedBytes = 97, kMajor = 75, kMinor = 76 };
+enum class Attribute { kMultiprocessors = 16, kMaxSharedBytes = 97, kMajor = 75, kMinor = 76 };
 int device_attribute(int device, Attribute attribute);
 
 // Index of the tensor's device.

@@ -3,6 +3,8 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <limits>
 #include <mutex>
 
@@ -40,6 +42,15 @@ std::string option(const char* name, int64_t value) { return std::string("-D") +
 
 int64_t max_shared_bytes(const at::Tensor& tensor) {
   return device_attribute(device_of(tensor), Attribute::kMaxSharedBytes);
+}
+
+int multiprocessors(const at::Tensor& tensor) {
+  static std::array<std::atomic<int>, 64> known{};
+  const int device = device_of(tensor);
+  if (size_t(device) >= known.size()) return device_attribute(device, Attribute::kMultiprocessors);
+  int count = known[device].load();
+  if (count == 0) known[device].store(count = device_attribute(device, Attribute::kMultiprocessors));
+  return count;
 }
 
 bool is_capturing(const at::Tensor& tensor) {

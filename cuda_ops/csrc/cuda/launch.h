@@ -36,6 +36,9 @@ std::string option(const char* name, int64_t value);
 // Largest dynamic shared memory a block may have on the tensor's device, in bytes.
 int64_t max_shared_bytes(const at::Tensor& tensor);
 
+// Multiprocessors of the tensor's device, asked once.
+int multiprocessors(const at::Tensor& tensor);
+
 // True while torch's current stream on the tensor's device records a CUDA graph: values cannot be read then.
 bool is_capturing(const at::Tensor& tensor);
 

@@ -159,6 +159,7 @@ EXPORT int cuDeviceGetAttribute(int* value, int attribute, int device) {
   if (attribute == 75) *value = settings["architecture"] / 10;
   else if (attribute == 76) *value = settings["architecture"] % 10;
   else if (attribute == 97) *value = 99 * 1024;
+  else if (attribute == 16) *value = 1;
   else return note("cuDeviceGetAttribute " + std::to_string(attribute), kInvalidValue);
   return kSuccess;
 }
