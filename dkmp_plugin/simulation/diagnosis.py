@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import List, Tuple, Union
 
 from dkmp_plugin import __version__, _autoload
-from dkmp_plugin.device import why_no_gpu
 from dkmp_plugin.simulation.stack import installed_stack
 
 
@@ -62,6 +61,7 @@ def _operators() -> str:
 
 def _gpu() -> str:
     from dkmp_plugin import ops
+    from dkmp_plugin.device import why_no_gpu
 
     reason = ops.why_no_cuda()
     if reason is not None:
