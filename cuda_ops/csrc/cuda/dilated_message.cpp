@@ -124,7 +124,7 @@ struct Call {
   }
 };
 
-// One block per row, of as many teams as keep the device busy; it may differ between devices and numbers of rows only.
+// One block per row, of as many teams as keep the device busy: rows and device alone decide, whatever the edges are.
 Shape row_shape(const Tensor& on, int64_t rows, const MessagePlan& plan) {
   int teams = message_teams(plan, rows, multiprocessors(on));
   if (const char* wish = std::getenv("DKMP_MESSAGE_TEAMS"))  // for measurements; to be removed
