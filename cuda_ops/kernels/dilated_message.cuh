@@ -93,9 +93,9 @@ DKMP_INLINE Slope window(const Shell& shell, const Number& r) {
 
 // What every lane needs of an edge. Aligned, so that shared memory is read 16 bytes at a time.
 struct alignas(16) Edge {
-  int index, other, first_row;                              // the edge, the atom at its other end, the first of the rows
-  int unused;
-  Number tap[kTaps], weight, unused_too, harmonic[kHarmonics];  // taps: weights of rows of the table
+  int index, other, first_row, unused;  // the edge, the atom at its other end, the first of the rows
+  // Taps are weights of rows of the table.
+  Number tap[kTaps], weight, unused_too, harmonic[kHarmonics];
 };
 
 // What its gradient needs besides.
@@ -276,6 +276,7 @@ struct Part {
 template <int warps>
 DKMP_INLINE Part part_of(const int* starts, Offset row, const Place& place) {
   const int begin = starts[row], edges = starts[row + 1] - begin;
+  // Edges times teams may pass 2^31.
   const auto cut = [&](int team) { return begin + int(Offset(edges) * team / place.teams); };
   const int from = cut(place.team), to = cut(place.team + 1);
   return {from, to, warps == 1 ? to : from + (edges + place.teams - 1) / place.teams};

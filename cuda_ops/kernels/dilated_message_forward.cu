@@ -1,8 +1,9 @@
 // dilated_message on CUDA, forward: sums of scalar and vector messages over each receiver's edges.
 //
-// One block per receiver. Threads first compute one edge's geometry each (shared memory), then hold channels and go
-// over the edges, so sums stay in registers and are added in the order of the edges. Per edge and channel 12 features
-// are gathered (key, 3 values, 8 vectors; 48 bytes in float32) and 24 table entries read, which stay in L1 and L2.
+// One block per receiver, whose edges are divided among the block's teams. A team's threads first compute one edge's
+// geometry each (shared memory), then hold channels and go over the edges, so sums stay in registers and are added in
+// the order of the edges, in the end in the order of the teams. Per edge and channel 12 features are gathered (key, 3
+// values, 8 vectors; 48 bytes in float32) and 24 table entries read, which stay in L1 and L2.
 #include "dilated_message.cuh"
 
 constexpr dkmp::MessagePlan kPlan = dkmp::message_forward_plan(kWidth, DKMP_HEADS, sizeof(Number));

@@ -115,8 +115,10 @@ def test_teams_share_rows_of_any_length(name: str, dual: bool, teams: int) -> No
 
 
 def test_teams_of_many_warps_have_several_passes() -> None:
-    plans = {name: launches.message_plan("backward", launches.macros_of(uneven_case(**UNEVEN[name])))
-             for name in UNEVEN}
+    plans = {
+        name: launches.message_plan("backward", launches.macros_of(uneven_case(**UNEVEN[name])))
+        for name in UNEVEN
+    }
     assert plans["eleven passes"].passes == 11 and plans["eleven passes"].most_teams > 1
     assert any(plan.warps > 1 and plan.most_teams > 1 for plan in plans.values())
 

@@ -124,7 +124,7 @@ struct Call {
   }
 };
 
-// One block per row, of as many teams as keep the device busy; it may differ between devices and numbers of rows only.
+// One block per row, of as many teams as keep the device busy: rows and device alone decide, whatever the edges are.
 Shape row_shape(const Tensor& on, int64_t rows, const MessagePlan& plan) {
   int teams = message_teams(plan, rows, multiprocessors(on));
   if (const char* wish = std::getenv("DKMP_MESSAGE_TEAMS"))  // for measurements; to be removed
@@ -140,7 +140,8 @@ std::tuple<Tensor, Tensor> run_forward(const Call<Scalar>& call) {
   const ShellGroups groups = call.group(0);
   const MessagePlan plan = message_forward_plan(int(call.width), call.plan_heads(), call.number_bytes());
   call.run(
-      call.kernel("dilated_message_forward.cu", "dilated_message_forward"), row_shape(call.inputs.value, call.num_atoms, plan),
+      call.kernel("dilated_message_forward.cu", "dilated_message_forward"),
+      row_shape(call.inputs.value, call.num_atoms, plan),
       std::make_tuple(groups.first(), groups.list(), groups.broken(), call.atoms(1)),
       std::make_tuple(scalar.data_ptr<Scalar>(), vector.data_ptr<Scalar>()));
   return {call.trim(scalar), call.trim(vector)};
@@ -157,7 +158,8 @@ void run_query(const Call<Scalar>& call, const Cotangents& given, const Tensor& 
   const ShellGroups groups = call.group(0);
   const MessagePlan plan = message_query_plan(int(call.width), call.plan_heads(), call.number_bytes());
   call.run(
-      call.kernel("dilated_message_query.cu", "dilated_message_query"), row_shape(call.inputs.value, call.num_atoms, plan),
+      call.kernel("dilated_message_query.cu", "dilated_message_query"),
+      row_shape(call.inputs.value, call.num_atoms, plan),
       std::make_tuple(groups.first(), groups.list(), groups.broken(), call.atoms(1)),
       std::make_tuple(
           given.scalar.const_data_ptr<Scalar>(), query.data_ptr<Scalar>(),
@@ -218,7 +220,8 @@ Results run_backward(
   const MessagePlan plan = message_backward_plan(int(call.width), call.plan_heads(), call.number_bytes());
   const auto to = [](const Tensor& t) { return t.numel() > 0 ? t.data_ptr<Scalar>() : nullptr; };
   call.run(
-      call.kernel("dilated_message_backward.cu", "dilated_message_backward"), row_shape(call.inputs.value, call.num_atoms, plan),
+      call.kernel("dilated_message_backward.cu", "dilated_message_backward"),
+      row_shape(call.inputs.value, call.num_atoms, plan),
       std::make_tuple(groups.first(), groups.list(), groups.broken(), call.atoms(0)),
       std::make_tuple(
           given.scalar.const_data_ptr<Scalar>(), given.vector.const_data_ptr<Scalar>(), to(grads.edge_vector),
