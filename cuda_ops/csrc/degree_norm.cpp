@@ -1,6 +1,6 @@
 // dkmp_plugin::degree_norm and degree_norm_apart: spherical features over their root mean square length (revision 3
-// of DKMP^C). As a dozen operations of ATen they take a quarter of an evaluation, and more of a training. Here are the ops
-// and the CPU's part; the GPU's is cuda/degree_norm.cpp.
+// of DKMP^C). As a dozen operations of ATen they take a quarter of an evaluation, and more of a training. Here are the
+// ops and the CPU's part; the GPU's is cuda/degree_norm.cpp.
 //
 // For the double backward of the gradients (dL/dx, dL/dw) of y . u with cotangents p, q: the gradient with respect to u
 // is the derivative of y along (p, q), the gradients with respect to x and w those of (dL/dx, dL/dw) along the same.

@@ -30,8 +30,8 @@ constexpr int kNeeded = num_needed(kMap);
 // Numbers of the k-th tensor and those behind it. Recursive: only what is indexed by constants stays in registers.
 template <int k = 0, int at = 0>
 DKMP_INLINE void load_inputs(
-    const Scalar* const (&inputs)[kMaxTensors], const Scalar* const (&directions)[kMaxTensors], Offset atom, int channel,
-    int num_channels, Number* in) {
+    const Scalar* const (&inputs)[kMaxTensors], const Scalar* const (&directions)[kMaxTensors], Offset atom,
+    int channel, int num_channels, Number* in) {
   if constexpr (k < kNumInputs) {
     constexpr int components = kDegreeMaps[kMap].inputs[k];
     const Offset first = atom * components * num_channels + channel;

@@ -18,11 +18,7 @@ static_assert(!kAttention || (kHeadWidth & (kHeadWidth - 1)) == 0, "the launcher
 #define DKMP_MOST_TAPS kTaps
 #endif
 DKMP_PLAN int taps_at_once(int bytes) {
-#ifdef DKMP_TAPS_AT_ONCE  // for measurements; to be removed
-  return DKMP_TAPS_AT_ONCE;
-#else
   return bytes > 8 ? 2 : DKMP_MOST_TAPS;
-#endif
 }
 
 // Values and their direction (null = zero), which plain kernels ignore.

@@ -4,6 +4,7 @@ A *run* is called as ``run(kernel, macros, grid, block, args, shared)``: launch 
 emulator, its sanitizer builds and the PTX interpreter.
 """
 
+import re
 from typing import Callable, Dict, Mapping, Optional, Sequence
 
 from tests.kernels.emulate import Argument, emulate, sanitizer_obstacle
@@ -65,9 +66,17 @@ def obstacle(check: str) -> Optional[str]:
 
 
 def inlined(source: str) -> str:
-    """A kernel's text with its headers in place, so that they can be changed as well."""
-    for name, text in headers():
-        include = f'#include "{name}"'
-        if include in source:
-            source = source.replace(include, inlined(text.replace("#pragma once", "")))
-    return source
+    """A kernel's text with its headers in place, each where it first occurs: they can be changed as well."""
+    texts, seen = dict(headers()), set()
+
+    def place(match: "re.Match[str]") -> str:
+        name = match[1]
+        if name not in texts or name in seen:
+            return "" if name in seen else match[0]
+        seen.add(name)
+        return expand(texts[name].replace("#pragma once", ""))
+
+    def expand(text: str) -> str:
+        return re.sub(r'^#include "([^"]+)"', place, text, flags=re.MULTILINE)
+
+    return expand(source)

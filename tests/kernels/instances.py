@@ -33,6 +33,11 @@ _INSTANCES: Mapping[str, List[Macros]] = {
     "distance_ranks.cu": _each(SCALAR=_SCALARS),
     "edge_vectors.cu": _each(SCALAR=_SCALARS),
     "edge_groups.cu": [{}],
+    # The maps of the layers since revision 3, and the one of older exports that needs most registers.
+    "degree_maps.cu": [
+        *_each(SCALAR=_SCALARS, DUAL=(0, 1), DEGREE_MAP=(5, 9, 11)),
+        *_each(SCALAR=("float",), DUAL=(0,), DEGREE_MAP=(0, 1, 2, 3, 4, 6, 7, 8, 10)),
+    ],
     "dilated_attention.cu": [
         *_each(SCALAR=_SCALARS, DUAL=(0, 1), HEAD_WIDTH=(32,), WIDE_NEIGHBORS=(1,)),
         *_each(SCALAR=("float",), DUAL=(0, 1), HEAD_WIDTH=(4,), WIDE_NEIGHBORS=(1,)),

@@ -13,7 +13,7 @@ from typing import Callable, Dict, List, Tuple
 import torch
 
 from dkmp_plugin.ops import reference
-from tests.kernels import attention_launches, message_launches
+from tests.kernels import attention_launches, degree_launches, message_launches
 from tests.kernels import test_neighbor_kernels as neighbor_tests
 from tests.kernels.checks import Run, emulator, inlined
 from tests.kernels.sources import kernel_text
@@ -65,6 +65,22 @@ def _verify_attention(run: Run) -> None:
     case = attention_launches.example(9, 3, 32, 35, torch.float32)
     computed = [attention_launches.forward(run, case, 0), *attention_launches.backward(run, case, 0)]
     attention_launches.assert_equal(computed, attention_launches.expected(case)[:5], 2e-5)
+
+
+def _verify_degree_map(run: Run) -> None:
+    # 63 items leave a thread of the block without one.
+    case = degree_launches.map_example(9, 3, 21, torch.float64)
+    for dual in (False, True):
+        expected = degree_launches.expected_map(case, dual)
+        torch.testing.assert_close(degree_launches.degree_map(run, case, dual), expected, rtol=0, atol=1e-11)
+
+
+def _verify_degree_norm(run: Run) -> None:
+    # 5 atoms leave two warps without one. Each degree is an array of its own, as sanitizers want it.
+    case = degree_launches.norm_example(5, 33, torch.float64, apart=True)
+    for dual in (False, True):
+        expected = degree_launches.expected_norm(case, dual)
+        torch.testing.assert_close(degree_launches.norm(run, case, dual), expected, rtol=0, atol=1e-11)
 
 
 def _message_case(width: int) -> MessageCase:
@@ -131,6 +147,8 @@ VERIFY: Dict[str, Callable[[Run], None]] = {
         )
         for kind in ("backward", "query", "table")
     },
+    "degree_maps.cu": _verify_degree_map,
+    "degree_norm.cu": _verify_degree_norm,
     "shell_groups.cu": _verify_shell_groups,
     "edge_vectors.cu": _verify_edge_vectors,
 }
@@ -155,6 +173,10 @@ class Bug:
 
 
 _ATTENTION = "dilated_attention.cu"
+_NORM_INPUTS = (
+    "  const Features x = Features{vector, vector_direction, num_channels}.at(place);\n"
+    "  const Features w = weights_of({weight, weight_direction, num_channels}, place);\n"
+)
 BUGS: List[Bug] = [
     Bug(
         "write beyond shared memory",
@@ -246,6 +268,34 @@ BUGS: List[Bug] = [
         "EdgeSums& out = shared->sums[warp * kPlan.edges + e];",
         "EdgeSums& out = shared->sums[e];",
         ("emulator", "thread", "ptx"),
+    ),
+    Bug(
+        "threads beyond the last item go on",
+        "degree_maps.cu",
+        "  if (atom >= num_atoms) return;\n",
+        "",
+        ("address", "ptx"),
+    ),
+    Bug(
+        "channels of one component run into the next",
+        "degree_maps.cu",
+        "to[m * (Offset)num_channels] = result(out[at + m]);",
+        "to[m * (Offset)(num_channels - 1)] = result(out[at + m]);",
+        ("emulator", "thread", "ptx"),
+    ),
+    Bug(
+        "warps beyond the last atom normalise",
+        "degree_norm.cu",
+        "  if (place.atom >= num_atoms) return;\n" + _NORM_INPUTS + "  Scalar* to",
+        _NORM_INPUTS + "  Scalar* to",
+        ("address", "ptx"),
+    ),
+    Bug(
+        "a part of the weights' sum goes too far",
+        "degree_norm.cu",
+        "const Offset end = smaller(begin + part, (Offset)num_atoms);",
+        "const Offset end = begin + part;",
+        ("address", "ptx"),
     ),
     Bug(
         "counts without atomics",

@@ -77,7 +77,8 @@ std::vector<Tensor> gradients(
     scalar_t* const tangents = weighted ? kept + call.num_atoms * kNumDegrees : nullptr;
     launch(
         call.vector, call.kernel("degree_norm_to_vector"), call.warps(), DKMP_INPUTS, DKMP_FEATURES(from),
-        with_added ? parts.back().const_data_ptr<scalar_t>() : nullptr, results[0].data_ptr<scalar_t>(), kept, tangents);
+        with_added ? parts.back().const_data_ptr<scalar_t>() : nullptr, results[0].data_ptr<scalar_t>(), kept,
+        tangents);
     if (!weighted) return;
     const int64_t part = std::max(kPart, blocks_for(call.num_atoms, kMostParts));
     const int64_t num_parts = blocks_for(call.num_atoms, part);

@@ -15,7 +15,6 @@
 #include <torch/library.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <limits>
 #include <tuple>
 
@@ -89,14 +88,11 @@ struct Call {
   const int64_t* atoms(int row) const { return edge_index.const_data_ptr<int64_t>() + row * num_edges; }
 
   Kernel kernel(const char* file, const char* name) const {
-    Kernel kernel{
+    return {
         file,
         name,
         {scalar_option(inputs.value), option("DKMP_DUAL", dual), option("DKMP_WIDTH", width),
          option("DKMP_HEADS", plan_heads()), option("DKMP_VECTOR", carries_vector)}};
-    if (const char* wish = std::getenv("DKMP_MESSAGE_TAPS"))  // for measurements; to be removed
-      kernel.options.push_back(std::string("-DDKMP_TAPS_AT_ONCE=") + wish);
-    return kernel;
   }
 
   // MESSAGE_ARGUMENTS of kernels/dilated_message.cuh.
@@ -126,9 +122,7 @@ struct Call {
 
 // One block per row, of as many teams as keep the device busy: rows and device alone decide, whatever the edges are.
 Shape row_shape(const Tensor& on, int64_t rows, const MessagePlan& plan) {
-  int teams = message_teams(plan, rows, multiprocessors(on));
-  if (const char* wish = std::getenv("DKMP_MESSAGE_TEAMS"))  // for measurements; to be removed
-    teams = std::min(plan.most_teams, std::max(1, std::atoi(wish)));
+  const int teams = message_teams(plan, rows, multiprocessors(on));
   return {rows, teams * plan.warps * 32, message_shared_bytes(plan, teams)};
 }
 
