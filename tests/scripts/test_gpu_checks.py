@@ -66,3 +66,16 @@ def test_what_is_not_here_is_skipped(gpu, capsys):
     report.step("something", step)
     assert (report.skipped, report.failed) == (["something"], [])
     assert "skipped  something: no such thing" in capsys.readouterr().out
+
+
+def test_benchmark_of_a_gpu_runs_on_the_cpu(capsys):
+    sys.path.insert(0, str(ROOT / "scripts"))
+    try:
+        import benchmark_gpu
+    finally:
+        sys.path.remove(str(ROOT / "scripts"))
+    benchmark_gpu.main(
+        ["--device", "cpu", "--tables", "kernels", "propagator", "--atoms", "40", "--rounds", "1"]
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert {"dilated_message with gradients", "prediction"} <= {line.split("  ")[0] for line in lines}
