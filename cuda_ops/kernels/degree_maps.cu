@@ -36,9 +36,11 @@ DKMP_INLINE void load_inputs(
     constexpr int components = kDegreeMaps[kMap].inputs[k];
     const Offset first = atom * components * num_channels + channel;
     const bool absent = k >= kNeeded && !inputs[k];
+    const Scalar* const values = absent ? nullptr : inputs[k] + first;
+    const Scalar* const direction = directions[k] ? directions[k] + first : nullptr;
 #pragma unroll
     for (int m = 0; m < components; ++m)
-      in[at + m] = absent ? Number{} : load_number(inputs[k], directions[k], first + m * num_channels);
+      in[at + m] = absent ? Number{} : load_number(values, direction, m * num_channels);
     load_inputs<k + 1, at + components>(inputs, directions, atom, channel, num_channels, in);
   }
 }
@@ -60,7 +62,7 @@ DKMP_INLINE void store_results(
 #define DKMP_LIST(name) {name##0, name##1, name##2, name##3, name##4, name##5, name##6, name##7}
 
 // x: inputs, (N, components d) each, null from the first on that is absent. p: their directions; null is zero.
-extern "C" __global__ void __launch_bounds__(64) degree_map(
+extern "C" __global__ void __launch_bounds__(64, 4) degree_map(
     DKMP_TENSORS(const Scalar*, x), DKMP_TENSORS(const Scalar*, p), DKMP_TENSORS(Scalar*, y), long long num_atoms,
     int num_channels) {
   const Offset item = (Offset)blockIdx.x * blockDim.x + threadIdx.x;

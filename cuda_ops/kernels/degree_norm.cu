@@ -1,7 +1,8 @@
 // degree_norm: spherical features (N, 8, d) over their root mean square length, for each degree; see
 // csrc/degree_norm.h for the mathematics.
 //
-// One warp per atom and degree. Its numbers are read again instead of kept, from the first-level cache.
+// One warp per atom and degree. Its numbers are read again instead of kept, from the first-level cache. Bounds name the
+// blocks of a multiprocessor: left alone, ptxas spills on some architectures to hold more of them.
 #include "common.cuh"
 
 constexpr int kComponents = 8;
@@ -57,7 +58,7 @@ DKMP_INLINE Number contract(const Features& x, const Scalar* upstream, int size,
 }
 
 // Values of degree k go to (N, size_k, d) at y_k, rows of atoms stride_k numbers apart.
-extern "C" __global__ void __launch_bounds__(128) degree_norm_values(
+extern "C" __global__ void __launch_bounds__(128, 4) degree_norm_values(
     const Scalar* vector, const Scalar* vector_direction, const Scalar* weight, const Scalar* weight_direction,
     Scalar offset, int num_atoms, int num_channels, Scalar* y0, Scalar* y1, long long stride0, long long stride1) {
   const Place place = place_of_warp();
@@ -74,7 +75,7 @@ extern "C" __global__ void __launch_bounds__(128) degree_norm_values(
 
 // Gradient (N, 8, d) with respect to the features, of values whose gradients are u_k, laid out as above; `added` (N, 8,
 // d) or null is another one. `factors` and their tangents (N, 2), or null, keep the factors.
-extern "C" __global__ void __launch_bounds__(128) degree_norm_to_vector(
+extern "C" __global__ void __launch_bounds__(128, 4) degree_norm_to_vector(
     const Scalar* vector, const Scalar* vector_direction, const Scalar* weight, const Scalar* weight_direction,
     Scalar offset, int num_atoms, int num_channels, const Scalar* u0, const Scalar* u1, long long stride0,
     long long stride1, const Scalar* added, Scalar* to_vector, Scalar* factors, Scalar* factor_tangents) {
@@ -109,7 +110,7 @@ extern "C" __global__ void __launch_bounds__(128) degree_norm_to_vector(
 
 // Gradient with respect to the weights, of `part` atoms after another: (parts, 2, d). One thread per part, degree and
 // channel adds up in the order of the atoms.
-extern "C" __global__ void __launch_bounds__(128) degree_norm_to_weight(
+extern "C" __global__ void __launch_bounds__(128, 4) degree_norm_to_weight(
     const Scalar* vector, const Scalar* vector_direction, int num_atoms, int num_channels, const Scalar* u0,
     const Scalar* u1, long long stride0, long long stride1, const Scalar* factors, const Scalar* factor_tangents,
     int part, Scalar* to_weight) {
