@@ -7,15 +7,12 @@ Tables (choose with --tables):
              eager and, where the model can be captured, as a CUDA graph; then the kernels of dkmp-c's graph
   propagator dkmp-r (6 layers, d = 128, 192 ranks): ranks and a prediction
 
-Weights are random: they do not matter for speed. Medians, and tenth to ninetieth percentile; contestants take
-turns. `python scripts/gpu_smoke.py` checks results, this measures. With --device cpu all runs but the
-kernels' own times.
+Weights are random: they do not matter for speed. Medians, least and most; contestants take turns. `python
+scripts/gpu_smoke.py` checks results, this measures. With --device cpu all runs but the kernels' own times.
 """
 
 import argparse
-import statistics
 import sys
-import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
@@ -30,7 +27,7 @@ from gpu.models import bound, grid_structure, random_potential, random_propagato
 
 from dkmp_plugin import ops
 from dkmp_plugin.device import resolve_device, synchronize
-from dkmp_plugin.simulation.cuda_graph import CapturedGradient, energy_and_gradient
+from dkmp_plugin.simulation.cuda_graph import CapturedGradient, capture, energy_and_gradient
 from dkmp_plugin.simulation.force_module import fix_shapes
 
 PEERS = ("tensornet", "equivariant-transformer", "graph-network")
@@ -38,24 +35,22 @@ PEERS = ("tensornet", "equivariant-transformer", "graph-network")
 WARM_UP = 6
 
 
-def interleaved(
-    contestants: Dict[str, Callable[[], Any]], device: torch.device, rounds: int
-) -> Dict[str, List[float]]:
-    """Milliseconds of each call in every round, until its results are there."""
-    times: Dict[str, List[float]] = {name: [] for name in contestants}
-    for index in range(WARM_UP + rounds):
-        for name, run in contestants.items():
-            start = time.perf_counter()
+def print_times(contestants: Dict[str, Callable[[], Any]], device: torch.device, rounds: int) -> None:
+    """Times of each call until its results are there."""
+
+    def waiting(run: Callable[[], Any]) -> Callable[[], None]:
+        def call() -> None:
             run()
             synchronize(device)
-            if index >= WARM_UP:
-                times[name].append(1e3 * (time.perf_counter() - start))
-    return times
 
+        return call
 
-def row(name: str, times: Sequence[float]) -> str:
-    ordered, tenth = sorted(times), len(times) // 10
-    return f"{name:44s} {statistics.median(times):9.3f} ms [{ordered[tenth]:.3f}, {ordered[-1 - tenth]:.3f}]"
+    calls = {name: waiting(run) for name, run in contestants.items()}
+    for call in calls.values():
+        for _ in range(WARM_UP):
+            call()
+    for name, times in benchmark_main.interleaved(calls, rounds).items():
+        print(benchmark_main.row(name, times))
 
 
 def print_kernels(run: Callable[[], Any], device: torch.device, most: int, repeats: int = 5) -> None:
@@ -105,9 +100,10 @@ def table_kernels(device: torch.device, rounds: int, num_atoms: int) -> None:
         "dilated_attention, 64, with gradients": lambda: differentiated(attention, attended),
     }
     print(f"\n## Ops, {num_atoms} atoms, float32")
-    for name, times in interleaved(cases, device, rounds).items():
-        print(row(name, times))
-        print_kernels(cases[name], device, 6)
+    print_times(cases, device, rounds)
+    for name, run in cases.items():
+        print(f"  {name}")
+        print_kernels(run, device, 6)
 
 
 def torchmdnet_peer(name: str, numbers: Tensor, pos: Tensor, device: torch.device) -> Callable[[], Any]:
@@ -117,20 +113,6 @@ def torchmdnet_peer(name: str, numbers: Tensor, pos: Tensor, device: torch.devic
     ).to(device)
     batch = torch.zeros_like(numbers)
     return lambda: model(numbers, pos, batch)
-
-
-def captured(run: Callable[[], Any], device: torch.device) -> Callable[[], None]:
-    """A call as a CUDA graph."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UP):
-            run()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        run()
-    return graph.replay
 
 
 def dkmp_c(numbers: Tensor, pos: Tensor, device: torch.device) -> Tuple[Callable[[], Any], Optional[Any]]:
@@ -158,12 +140,11 @@ def table_potential(device: torch.device, rounds: int, num_atoms: int) -> None:
             peer()
             contestants[name] = peer
             if device.type == "cuda":
-                contestants[f"{name}, CUDA graph"] = captured(peer, device)
+                contestants[f"{name}, CUDA graph"] = capture(peer, device)[0].replay
         except Exception as error:  # a peer that cannot run, or be captured, is told and left out
             print(f"{name}: {type(error).__name__}: {str(error).splitlines()[0][:120]}")
     print(f"\n## Energy and forces, {num_atoms} atoms, float32, d = 128, 6 layers")
-    for name, times in interleaved(contestants, device, rounds).items():
-        print(row(name, times))
+    print_times(contestants, device, rounds)
     if replay is not None:
         print_kernels(replay, device, 20)
 
@@ -181,8 +162,7 @@ def table_propagator(device: torch.device, rounds: int, num_atoms: int) -> None:
     }
     print(f"\n## dkmp-r, {num_atoms} atoms, float32, d = 128, 6 layers, 192 ranks")
     with torch.no_grad():
-        for name, times in interleaved(cases, device, rounds).items():
-            print(row(name, times))
+        print_times(cases, device, rounds)
         print_kernels(cases["prediction"], device, 12)
 
 

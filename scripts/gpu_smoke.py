@@ -35,6 +35,7 @@ from dkmp_plugin.ops import (  # noqa: E402
     ranks_reference,
     reference,
 )
+from dkmp_plugin.simulation.cuda_graph import capture  # noqa: E402
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 CUTOFF, NUM_SHELLS, OVERLAP, WIDTH, HEADS = 6.0, 3, 1.0, 32, 4
@@ -285,15 +286,7 @@ def check_graph_capture(num_atoms: int) -> str:
         return energy.detach(), torch.autograd.grad(energy, pos)[0]
 
     static = start.clone()
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            energy_and_forces(static)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = energy_and_forces(static)
+    graph, captured = capture(lambda: energy_and_forces(static), static.device)
     for seed in range(3):
         torch.manual_seed(seed)
         static.copy_(start + 0.3 * torch.randn_like(start))

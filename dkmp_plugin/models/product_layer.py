@@ -12,6 +12,7 @@ from dkmp_plugin.models.radius_shell import RadiusShell
 from dkmp_plugin.models.spherical import DegreeNorm
 from dkmp_plugin.models.stretched_activation import StretchedActivation
 from dkmp_plugin.ops import degree_features, degree_gates, degree_products, degree_update
+from dkmp_plugin.ops.native import has_kernels
 
 
 class ProductUpdateLayer(DilatedMessages):
@@ -78,8 +79,7 @@ class ProductUpdateLayer(DilatedMessages):
         gate: Optional[Tensor] = None
         if not self.attention:
             gate = self.receiver_gate(normed)
-        fused = x.device.type == "cpu" or x.device.type == "cuda"
-        return self.update(first, second, message, normed, gate, x, vector, fused)
+        return self.update(first, second, message, normed, gate, x, vector, has_kernels(x))
 
     def update(
         self,

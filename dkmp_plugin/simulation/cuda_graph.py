@@ -1,6 +1,6 @@
 """Energy and gradient of a module, directly or as a CUDA graph that is captured once and replayed."""
 
-from typing import Any, Optional, Tuple
+from typing import Any, Callable, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -22,6 +22,27 @@ def energy_and_gradient(module: Any, positions: Tensor, box: Optional[Tensor]) -
     energy = module(leaf, box)
     (gradient,) = torch.autograd.grad(energy, leaf)
     return energy.detach(), gradient
+
+
+def capture(function: Callable[[], Any], device: torch.device) -> Tuple[torch.cuda.CUDAGraph, Any]:
+    """A CUDA graph of what a function does on a GPU, warmed up, and the result that a replay overwrites.
+
+    Args:
+        function: Keeps shapes and memory from call to call, and reads its inputs where they lie.
+        device: The GPU.
+    """
+    with torch.cuda.device(device):
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UP_CALLS):
+                function()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        # What other threads do meanwhile, such as OpenMM's, is of no concern to this capture.
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+            result = function()
+    return graph, result
 
 
 def _with(box: Optional[Tensor]) -> str:
@@ -48,17 +69,9 @@ class CapturedGradient:
         self._module, self._device = module, device
         self._positions = positions.to(device, copy=True)
         self._box = None if box is None else box.to(device, copy=True)
-        with torch.cuda.device(device):
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(_WARM_UP_CALLS):
-                    energy_and_gradient(module, self._positions, self._box)
-            torch.cuda.current_stream().wait_stream(stream)
-            self._graph = torch.cuda.CUDAGraph()
-            # What other threads do meanwhile, such as OpenMM's, is of no concern to this capture.
-            with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
-                self._energy, self._gradient = energy_and_gradient(module, self._positions, self._box)
+        self._graph, (self._energy, self._gradient) = capture(
+            lambda: energy_and_gradient(module, self._positions, self._box), device
+        )
 
     def __call__(self, positions: Tensor, box: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
         """Energy () and gradient (N, 3) on the device, overwritten by the next call.
