@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dkmp_plugin.graph import radius_shells
 
 # Sizes of dkmp-c in the protocol.
-DKMP_C_SIZES = ("dkmp-c", "dkmp-c-large", "dkmp-c-larger", "dkmp-c-deep")
+DKMP_C_SIZES = ("dkmp-c", "dkmp-c-large", "dkmp-c-larger", "dkmp-c-deep", "dkmp-c-larger-deep")
 # The models of torchmd-net's interface: name in the protocol, architecture.
 TORCHMDNET_MODELS = {
     **dict.fromkeys(DKMP_C_SIZES, "dkmp-c"),
