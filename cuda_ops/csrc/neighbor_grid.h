@@ -14,6 +14,8 @@
 #include <limits>
 #include <vector>
 
+#include "checks.h"
+
 namespace dkmp {
 
 // Periodic image of a neighbour, n in pos[j] + n @ box - pos[i]; 21 bits per component when packed.
@@ -298,12 +300,12 @@ class NeighborGrid {
   std::vector<Scalar> x_, y_, z_;
 };
 
-// Refuses boxes that would be searched for minutes: compact ones look at 2 to 50 times what is needed.
+// Refuses boxes that would be searched for minutes.
 template <class Scalar>
 void check_flatness(const char* op, const NeighborGrid<Scalar>& grid, double radius) {
   const double flatness = grid.flatness(radius);
   TORCH_CHECK_VALUE(
-      flatness < 1e4, op, ": box is nearly flat: within ", radius, " angstrom of an atom there are ", flatness,
+      flatness < kFlattest, op, ": box is nearly flat: within ", radius, " angstrom of an atom there are ", flatness,
       " times as many of its images as it has room for; give shorter lattice vectors of the same lattice");
 }
 

@@ -10,10 +10,12 @@
 
 // Positions lie within so many angstrom, as csrc/checks.h says for the CPU.
 constexpr float kFarthest = 1e16f;
+// Boxes that would be searched for minutes are refused, as there.
+constexpr float kFlattest = 1e4f;
 
 // What can be wrong with the input; bits of the status word. csrc/cuda/neighbor_grid.h has the same list.
 constexpr unsigned long long kBadPositions = 1, kBadBatch = 2, kBadBox = 4, kTooManyImages = 8, kTooManyEdges = 16,
-                             kMissingBox = 32;
+                             kMissingBox = 32, kFlatBox = 64;
 
 constexpr int kCellsPerAtom = 8;
 constexpr int kImageLimit = 1 << 20;  // 21 bits per component of a packed cell offset

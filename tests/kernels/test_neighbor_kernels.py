@@ -108,6 +108,12 @@ def test_bad_input_is_marked(box):
         # Nobody reads the status of a graph of fixed size: one edge brings the news.
         assert ptr.tolist() == [0, 1, 1] and edge_index[:, 0].tolist() == [0, 0] and offsets[0, 0] == BROKEN
         assert not launcher().edge_vectors(pos, edge_index, offsets, box, batch)[0].isfinite().any()
+    flat = torch.tensor([[5.0, 0, 0], [5.0, 1e-3, 0], [0, 0, 5.0]])
+    assert int(launcher().grid(pos, batch, flat, 5.0).status[0]) == 64
+    # Of a search for ranks, too; a box that is merely skewed is searched.
+    assert int(launcher().grid(pos, batch, flat, 0.0, 4).status[0]) == 64
+    skewed = torch.tensor([[5.0, 0, 0], [5.0, 0.5, 0], [0, 0, 5.0]])
+    assert int(launcher().grid(pos, batch, skewed, 5.0).status[0]) == 0
     assert int(launcher().grid(pos, batch, CUBIC, 300.0, 0, 1e4).status[0]) & 16
     assert int(launcher().grid(pos + 1e9, batch, CUBIC, 3.0).status[0]) & 8
 

@@ -16,7 +16,7 @@ constexpr int kThreads = 128;
 // As in kernels/neighbor_grid.cuh.
 constexpr int64_t kCellsPerAtom = 8, kRecordWords = 36;
 constexpr int64_t kBadPositions = 1, kBadBatch = 2, kBadBox = 4, kTooManyImages = 8, kTooManyEdges = 16,
-                  kMissingBox = 32;
+                  kMissingBox = 32, kFlatBox = 64;
 
 template <class Scalar>
 void fill_grid(NeighborGrid& g, double radius, int64_t num_neighbors, double max_edges) {
@@ -86,6 +86,9 @@ void check_flags(const char* op, int64_t flags) {
   TORCH_CHECK_VALUE(
       !(flags & kBadBox), op, ": box is singular (its rows, the lattice vectors, span no volume) or holds NaN or "
       "infinite values; pass box=None for a system without periodic boundaries");
+  TORCH_CHECK_VALUE(
+      !(flags & kFlatBox), op, ": box is nearly flat: an atom has more than ", kFlattest,
+      " times as many of its images around it as there is room for; give shorter lattice vectors of the same lattice");
   TORCH_CHECK_VALUE(
       !(flags & kTooManyEdges), op, ": the cutoff gives more edges than fit into memory; use a smaller cutoff or fewer "
       "atoms");
