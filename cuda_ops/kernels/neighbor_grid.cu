@@ -154,9 +154,11 @@ extern "C" __global__ void grid_setup(
   r.slack = 32.0f * 1.1920929e-7f * (most + (box ? fminf(largest, 1e6f) + 3.0f * sizes * images : sizes));
   const double edges = 4.19 * (double)radius * (double)radius * (double)radius * (double)atoms / (double)volume;
   if (box && radius > 0 && !(edges * (double)atoms <= 2.0 * max_edges + 1e6)) raise(status, kTooManyEdges);
-  float looked_at = 1.0f;
-  for (int k = 0; k < 3; ++k) looked_at *= 2.0f * typical / r.height[k] + 1.0f;
-  if (box && !(looked_at < kFlattest * (4.19f * typical * typical * typical / volume + 1.0f))) raise(status, kFlatBox);
+  // The cube of a large radius is no number in float32.
+  const double reach = typical, room = 4.19 * reach * reach * reach / (double)volume + 1.0;
+  double looked_at = 1.0;
+  for (int k = 0; k < 3; ++k) looked_at *= 2.0 * reach / (double)r.height[k] + 1.0;
+  if (box && !(looked_at < (double)kFlattest * room)) raise(status, kFlatBox);
   records[i] = r;
 }
 

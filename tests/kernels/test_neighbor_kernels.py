@@ -116,6 +116,8 @@ def test_bad_input_is_marked(box):
     assert int(launcher().grid(pos, batch, skewed, 5.0).status[0]) == 0
     assert int(launcher().grid(pos, batch, CUBIC, 300.0, 0, 1e4).status[0]) & 16
     assert int(launcher().grid(pos + 1e9, batch, CUBIC, 3.0).status[0]) & 8
+    # An enormous cutoff does not make a box flat.
+    assert int(launcher().grid(pos, batch, CUBIC, 1e15, 0, 1e4).status[0]) == 8 + 16
 
 
 @needs_emulator
