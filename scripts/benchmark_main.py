@@ -9,8 +9,9 @@ Four tables (choose with --tables):
   training    one step of AdamW on energies and forces of two chignolins, DKMP^C and PaiNN as above
   graph       radius_shells, cutoff 12 Å, 2,489 to 30,327 atoms: time, peak memory, growth
 
-All timings: rounds of all contestants in turn, median [minimum, maximum]. Weights are random: they do not
-matter for speed. The structures are torchmd-net's benchmark files in DKMP_DATA (../shared/data).
+All timings: rounds of all contestants in turn, median [minimum, maximum]; of potential and training the
+second of two runs in every turn. Weights are random: they do not matter for speed. The structures are
+torchmd-net's benchmark files in DKMP_DATA (../shared/data).
 """
 
 import argparse
