@@ -1,0 +1,74 @@
+"""Further runs of chignolin like the shared ones, for tests on structures that no choice was made with.
+
+Amber14 + OBC2 dynamics from chignolin.pdb, a run per temperature with a seed of its own, frames labelled with
+GFN2-xTB + ALPB water. The files have the arrays of shared/data/chignolin:
+
+    python scripts/label_further_runs.py        # runs/further_300.npz and _400.npz, half an hour each
+    python scripts/reproduce_s2ef.py evaluate chignolin-elastic "$PWD/runs/further_400.npz@0:200"
+
+A finished file is not made again.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from openmm import app, unit
+from shared_data import data_folder
+from tqdm import tqdm
+
+from dkmp_plugin.files import replaced_on_success
+from dkmp_plugin.labeling.gfn2 import label_conformations
+from dkmp_plugin.labeling.sampling import sample_langevin
+
+CHARGE = -2
+TIME_STEP = 0.5  # fs
+STEPS_BETWEEN_FRAMES = 1000  # twice as many as between the shared frames: less alike
+EQUILIBRATION_STEPS = 40_000
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    data = data_folder()
+    parser.add_argument("--data", type=Path, default=data / "chignolin", help="shared/data/chignolin")
+    parser.add_argument("--output", type=Path, default=Path("runs"), help="folder to write into [runs]")
+    parser.add_argument("--temperatures", type=int, nargs="+", default=[300, 400], help="K [300 400]")
+    parser.add_argument("--frames", type=int, default=200, help="of every run [200]")
+    parser.add_argument("--seed", type=int, default=2026, help="of the dynamics, plus the temperature [2026]")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    with (arguments.data / "chignolin.pdb").open() as file:
+        pdb = app.PDBFile(file)
+    force_field = app.ForceField("amber14-all.xml", "implicit/obc2.xml")
+    system = force_field.createSystem(pdb.topology, nonbondedMethod=app.NoCutoff, constraints=None)
+    z = np.array([atom.element.atomic_number for atom in pdb.topology.atoms()])
+    start = pdb.getPositions(asNumpy=True).value_in_unit(unit.angstrom)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    for temperature in arguments.temperatures:
+        path = arguments.output / f"further_{temperature}.npz"
+        if path.is_file():
+            print(f"{path} is there")
+            continue
+        positions = sample_langevin(
+            system,
+            start,
+            temperature=temperature,
+            num_frames=arguments.frames,
+            seed=arguments.seed + temperature,
+            steps_between_frames=STEPS_BETWEEN_FRAMES,
+            equilibration_steps=EQUILIBRATION_STEPS,
+            time_step=TIME_STEP,
+        )
+        energies, forces = label_conformations(z, positions, charge=CHARGE, solvent="water", progress=tqdm)
+        with replaced_on_success(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, z=z, R=positions, E=energies, F=forces)
+        print(f"{path}: {len(positions)} structures")
+
+
+if __name__ == "__main__":
+    main()
