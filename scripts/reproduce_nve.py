@@ -210,7 +210,7 @@ def draw(results: List[Dict[str, Any]], arguments: argparse.Namespace) -> None:
     titles = (
         "total energy",
         "total energy, without hard shells",
-        "energy that velocity Verlet conserves to fourth order, without hard shells",
+        "velocity Verlet's own energy, without hard shells",
     )
     for axes, title in zip(panels, titles, strict=True):
         axes.set_ylabel("change, meV/atom")
