@@ -54,6 +54,8 @@ def main() -> None:
         if path.is_file():
             print(f"{path} is there")
             continue
+        picoseconds = TIME_STEP * (EQUILIBRATION_STEPS + STEPS_BETWEEN_FRAMES * arguments.frames) / 1000
+        print(f"{temperature} K: {picoseconds:g} ps of dynamics, then {arguments.frames} labels", flush=True)
         positions = sample_langevin(
             system,
             start,
