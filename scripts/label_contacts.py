@@ -15,12 +15,9 @@ from typing import List, Tuple
 
 import numpy as np
 import openmm
-from openmm import app
+from amber_chignolin import load_amber_chignolin
+from chignolin_labels import write_labelled
 from shared_data import data_folder
-from tqdm import tqdm
-
-from dkmp_plugin.files import replaced_on_success
-from dkmp_plugin.labeling.gfn2 import label_conformations
 
 DISTANCES = (2.1, 2.0, 1.9, 1.8, 1.7)  # Å, one after the other
 START = (2.2, 2.8)  # Å, between which a pair is before it is pulled
@@ -82,10 +79,7 @@ def pull(system: openmm.System, positions: np.ndarray, pair: Tuple[int, int]) ->
 
 def main() -> None:
     arguments = parse_arguments()
-    with (arguments.data / "chignolin.pdb").open() as file:
-        topology = app.PDBFile(file).topology
-    force_field = app.ForceField("amber14-all.xml", "implicit/obc2.xml")
-    system = force_field.createSystem(topology, nonbondedMethod=app.NoCutoff, constraints=None)
+    _, system = load_amber_chignolin(arguments.data)
     with np.load(arguments.data / "gfn2_traj2.npz") as run:
         z, frames = run["z"], run["R"].astype(np.float64)
     generator = np.random.default_rng(arguments.seed)
@@ -97,10 +91,7 @@ def main() -> None:
         if len(structures) == arguments.pairs:
             break
     positions = np.array(structures).swapaxes(0, 1).reshape(-1, len(z), 3)
-    energies, forces = label_conformations(z, positions, charge=-2, solvent="water", progress=tqdm)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    with replaced_on_success(arguments.output) as temporary, temporary.open("wb") as file:
-        np.savez(file, z=z, R=positions, E=energies, F=forces)
+    write_labelled(arguments.output, z, positions)
     print(f"{arguments.output}: {len(structures)} pairs, each at {', '.join(map(str, DISTANCES))} Å")
 
 

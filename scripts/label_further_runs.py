@@ -13,15 +13,13 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from openmm import app, unit
+from amber_chignolin import load_amber_chignolin
+from chignolin_labels import write_labelled
+from openmm import unit
 from shared_data import data_folder
-from tqdm import tqdm
 
-from dkmp_plugin.files import replaced_on_success
-from dkmp_plugin.labeling.gfn2 import label_conformations
 from dkmp_plugin.labeling.sampling import sample_langevin
 
-CHARGE = -2
 TIME_STEP = 0.5  # fs
 STEPS_BETWEEN_FRAMES = 1000  # twice as many as between the shared frames: less alike
 EQUILIBRATION_STEPS = 40_000
@@ -42,13 +40,9 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
-    with (arguments.data / "chignolin.pdb").open() as file:
-        pdb = app.PDBFile(file)
-    force_field = app.ForceField("amber14-all.xml", "implicit/obc2.xml")
-    system = force_field.createSystem(pdb.topology, nonbondedMethod=app.NoCutoff, constraints=None)
+    pdb, system = load_amber_chignolin(arguments.data)
     z = np.array([atom.element.atomic_number for atom in pdb.topology.atoms()])
     start = pdb.getPositions(asNumpy=True).value_in_unit(unit.angstrom)
-    arguments.output.mkdir(parents=True, exist_ok=True)
     for temperature in arguments.temperatures:
         path = arguments.output / f"further_{temperature}.npz"
         if path.is_file():
@@ -66,9 +60,7 @@ def main() -> None:
             equilibration_steps=EQUILIBRATION_STEPS,
             time_step=TIME_STEP,
         )
-        energies, forces = label_conformations(z, positions, charge=CHARGE, solvent="water", progress=tqdm)
-        with replaced_on_success(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, z=z, R=positions, E=energies, F=forces)
+        write_labelled(path, z, positions)
         print(f"{path}: {len(positions)} structures")
 
 

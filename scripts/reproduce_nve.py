@@ -27,6 +27,7 @@ from shared_data import data_folder
 import torch  # isort: skip  (before openmm: its Torch plugin needs torch's libraries)
 import numpy as np
 import openmm
+from amber_chignolin import load_amber_chignolin
 from matplotlib.figure import Figure
 from openmm import app, unit
 
@@ -108,15 +109,11 @@ def prepare_chignolin(folder: Path, runs: List[str]) -> None:
             (trained / "finished").touch()
         export_once(best_checkpoint(trained), folder / model)
     if not (folder / "start.pdb").is_file():
-        data = data_folder() / "chignolin"
-        with (data / "chignolin.pdb").open() as file:
-            topology = app.PDBFile(file).topology
-        force_field = app.ForceField("amber14-all.xml", "implicit/obc2.xml")
-        system = force_field.createSystem(topology, nonbondedMethod=app.NoCutoff, constraints=None)
+        pdb, system = load_amber_chignolin(data_folder() / "chignolin")
         (folder / "classical.xml").write_text(openmm.XmlSerializer.serialize(system))
         labels = read_label_file(folder / "chignolin.h5")
         # The last 300 K conformation of the training data.
-        write_start(folder / "start.pdb", topology, labels.positions[labels.run == 0][-1])
+        write_start(folder / "start.pdb", pdb.topology, labels.positions[labels.run == 0][-1])
 
 
 def prepare_p_xylene(folder: Path, demo: Path, hard_training: Path) -> None:
