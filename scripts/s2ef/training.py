@@ -17,6 +17,7 @@ from dkmp_plugin.training.losses import LOSSES_OF_STRUCTURES, norm_loss
 from dkmp_plugin.training.muon import MuonWithAdamW
 from dkmp_plugin.training.registration import FALLS
 from s2ef.models import build_model
+from s2ef.relative_energies import RelativeEnergyLoss
 from s2ef.structures import Scaling, Structures, shuffled_batches
 
 _SECONDS_BETWEEN_CHECKPOINTS = 30.0
@@ -137,6 +138,7 @@ class Training:
         average = get_ema_multi_avg_fn(settings["ema_decay"])
         self.averaged = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
         self.optimizer = self._fresh_optimizer()
+        self.relative_energy_loss = RelativeEnergyLoss(self.model)
         self.steps_per_epoch = math.ceil(len(self.data) / batch_size)
         if checkpoint is not None and checkpoint.is_file():
             self._restore()
@@ -189,7 +191,8 @@ class Training:
                 f"loss {self.progress.losses[-1]:.5f}",
                 flush=True,
             )
-        if self.settings.get("energy_loss") == "relative" and not self.progress.centred:
+        relative = self.settings.get("energy_loss", "squares").startswith("relative")
+        if relative and not self.progress.centred:
             self._centre_energies()
         self.save()
 
@@ -265,7 +268,8 @@ class Training:
     def _energy_loss(self, error: Tensor) -> Tensor:
         """Mean square of the errors, or with ``energy_loss: relative`` their variance within the batch.
 
-        A batch of one has none: there it is the square of the difference to the running mean of the errors.
+        A batch of one has none: there it is the square of the difference to the running mean of the errors,
+        or with ``relative_norm`` :class:`RelativeEnergyLoss`.
         """
         name = self.settings.get("energy_loss", "squares")
         if name == "relative" and len(error) > 1:
@@ -275,8 +279,12 @@ class Training:
             usual = latest if self.progress.energy_error is None else self.progress.energy_error
             self.progress.energy_error = usual.lerp(latest, _LATEST_ERROR)
             return (error - usual).square().mean()
+        if name == "relative_norm":
+            return self.relative_energy_loss(error)
         if name != "squares":
-            raise ValueError(f"energy_loss: {name!r} was given, squares or relative is expected")
+            raise ValueError(
+                f"energy_loss: {name!r} was given, squares, relative or relative_norm is expected"
+            )
         return error.square().mean()
 
     def _force_loss(
@@ -317,6 +325,7 @@ class Training:
             "averaged": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "progress": vars(self.progress),
+            "relative_energy_loss": self.relative_energy_loss.state_dict(),
         }
         with replaced_on_success(self.checkpoint) as temporary:
             torch.save(state, temporary)
@@ -331,6 +340,8 @@ class Training:
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
+        if "relative_energy_loss" in state:
+            self.relative_energy_loss.load_state_dict(state["relative_energy_loss"])
         print(f"resumed at step {self.progress.step}, {self.progress.cpu_seconds:.0f} CPU s", flush=True)
 
 

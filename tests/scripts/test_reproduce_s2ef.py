@@ -41,9 +41,10 @@ def protocol_file(tmp_path_factory):
 @pytest.fixture
 def s2ef(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    from s2ef import protocol, structures, table, training
+    from s2ef import protocol, relative_energies, structures, table, training
 
-    return {"protocol": protocol, "structures": structures, "table": table, "training": training}
+    modules = (protocol, relative_energies, structures, table, training)
+    return {module.__name__.removeprefix("s2ef."): module for module in modules}
 
 
 def reproduce(protocol_file, results, *arguments):
@@ -162,29 +163,32 @@ def test_a_pilot_leaves_validation_errors_only(protocol_file, tmp_path):
     assert "| acac (eV) | 1 | narrow | cutoff_upper: 4.0 |" in done.stdout
 
 
-def test_resumed_training_ends_at_the_same_weights(protocol_file, s2ef, tmp_path):
+@pytest.mark.parametrize(("energy_loss", "batch_size"), [("squares", 4), ("relative_norm", 1)])
+def test_resumed_training_ends_at_the_same_weights(energy_loss, batch_size, protocol_file, s2ef, tmp_path):
     protocol = s2ef["protocol"].load_protocol(protocol_file)
     row = protocol.rows["acac"]
     structures = s2ef["structures"].load_structures(row)
     training = s2ef["training"]
 
     def make(checkpoint=None, learning_rate=1e-3):
-        settings = protocol.settings("acac", "dkmp-c")
+        settings = {**protocol.settings("acac", "dkmp-c"), "energy_loss": energy_loss}
         budget = training.Budget(epochs=3)
-        return training.Training("dkmp-c", settings, learning_rate, structures, 4, budget, checkpoint)
+        return training.Training(
+            "dkmp-c", settings, learning_rate, structures, batch_size, budget, checkpoint
+        )
 
     whole = make()
     whole.run()
     checkpoint = tmp_path / "checkpoint.pt"
     first = make(checkpoint)
-    batches = s2ef["structures"].shuffled_batches(12, 4, 1, 0)
+    batches = s2ef["structures"].shuffled_batches(12, batch_size, 1, 0)
     for _ in range(2):
         first.train_step(next(batches))
     first.save()
     second = make(checkpoint)
     assert second.progress.step == 2
     second.run()
-    assert second.progress.step == 9
+    assert second.progress.step == 36 // batch_size
     for name, weight in whole.averaged.state_dict().items():
         torch.testing.assert_close(second.averaged.state_dict()[name], weight, rtol=0, atol=1e-6)
     with pytest.raises(SystemExit, match="other settings"):
@@ -330,6 +334,50 @@ def test_relative_energies_leave_the_mean_error_to_the_end(protocol_file, s2ef, 
     assert again.progress.cpu_seconds == spent
     assert again.progress.energy_error.item() == run.progress.energy_error.item()
     assert mean_error(again) == pytest.approx(0.0, abs=1e-4)
+
+
+def test_relative_energies_of_single_structures_have_no_common_gradient(s2ef):
+    """Energies that are a common function of the weights plus small ones of their own."""
+    relative_energies = s2ef["relative_energies"]
+    generator = torch.Generator().manual_seed(1)
+    model = torch.nn.Linear(6, 1, bias=False).double()
+    weights = model.weight
+    common = 100.0 * torch.randn(1, 6, generator=generator).double()
+    own = torch.randn(50, 1, 6, generator=generator).double()
+    own -= own.mean(0)
+
+    def gradients(offset, steps, rate):
+        """The last 50 gradients, of one structure after the other, while the weights wander."""
+        torch.nn.init.ones_(weights)
+        loss, kept = relative_energies.RelativeEnergyLoss(model), []
+        walk = torch.Generator().manual_seed(2)
+        for step in range(steps):
+            weights.grad = None
+            error = ((common + own[step % 50]) * weights).sum().reshape(1) + offset
+            loss(error).backward()
+            kept.append((step % 50, weights.grad.clone(), error.detach().item()))
+            with torch.no_grad():
+                weights.add_(rate * torch.randn(1, 6, generator=walk).double())
+        return kept[-50:]
+
+    errors = []
+    for offset in (0.0, 1e4):
+        for i, gradient, error in gradients(offset, 300, 0.01):
+            # The weights' steps move all errors by one, their own parts differ by as much.
+            assert min((gradient - own[i]).norm(), (gradient + own[i]).norm()) < 0.2 * own[i].norm()
+            assert gradient.norm() < 0.05 * common.norm()
+            errors.append(error)
+    assert max(errors) - min(errors) > 9000
+    # The sign is that of the difference to the usual error, whatever the offset.
+    signs = [
+        [float((gradient * own[i]).sum().sign()) for i, gradient, _ in gradients(offset, 300, 0.0)]
+        for offset in (0.0, 1e4)
+    ]
+    assert signs[0] == signs[1]
+    expected = [float((own[i] * weights.detach()).sum().sign()) for i in range(50)]
+    assert sum(a == b for a, b in zip(signs[0], expected, strict=True)) > 40
+    with pytest.raises(ValueError, match="for batches of one, 2 were given"):
+        relative_energies.RelativeEnergyLoss(model)(torch.zeros(2))
 
 
 def test_a_training_that_collapses_is_done_anew_at_half_the_rate(protocol_file, s2ef, tmp_path, monkeypatch):
