@@ -47,7 +47,7 @@ class RelativeEnergyLoss:
         )
         weights = [weight.detach().clone() for weight in self._weights]
         if self._error is None:
-            self._error, self._gradient, self._at = error.detach(), [g.clone() for g in gradient], weights
+            self._error, self._gradient, self._at = error.detach(), list(gradient), weights
         expected = self._error
         for weight, at, slope in zip(self._weights, self._at, self._gradient, strict=True):
             expected = expected + ((weight - at) * slope).sum()
