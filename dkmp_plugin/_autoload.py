@@ -5,6 +5,9 @@ torchmd-net 3.1 has no plug-in point. ``dkmp_plugin.pth`` (and ``dkmp_plugin.sta
 the torchmd-net modules named in ``_EXTENDED_MODULES`` and extends each right after it has executed.
 This module runs in every Python process of the environment: standard library only, nothing heavy.
 
+``python -m`` runs the code of a module in a namespace of its own, where no extension would reach it: as a
+script, ``torchmdnet.scripts.train`` imports itself and calls ``main``.
+
 Set ``DKMP_PLUGIN_AUTOLOAD=0`` to switch the hook off.
 """
 
@@ -23,6 +26,13 @@ _EXTENDED_MODULES = {
     "torchmdnet.utils": "extend_configuration_files",
     "torchmdnet.scripts.train": "extend_command_line",
 }
+_SCRIPT = "torchmdnet.scripts.train"
+_RUN_AS_MODULE = f"""
+if __name__ == "__main__":
+    from {_SCRIPT} import main
+
+    main()
+"""
 _extended: set[str] = set()
 
 
@@ -46,6 +56,33 @@ def _extend(module):
         _report(module.__name__, error)
 
 
+def _wrap(loader, name):
+    """Let a loader extend the module that it executes; on the instance, so that it keeps its type."""
+    execute, get_code = loader.exec_module, getattr(loader, "get_code", None)
+    executing = False
+
+    def exec_module(module):
+        nonlocal executing
+        executing = True
+        try:
+            execute(module)
+        finally:
+            executing = False
+        _extend(module)
+
+    vars(loader)["exec_module"] = exec_module
+    if name != _SCRIPT or get_code is None:
+        return
+
+    def code_to_import_or_run(module_name):
+        code = get_code(module_name)
+        if executing or code is None:
+            return code
+        return compile(_RUN_AS_MODULE, code.co_filename, "exec")
+
+    vars(loader)["get_code"] = code_to_import_or_run
+
+
 class _TorchMDNetFinder:
     """Meta-path finder: delegates to the others and wraps the loader's ``exec_module``."""
 
@@ -59,16 +96,8 @@ class _TorchMDNetFinder:
             spec = finder.find_spec(name, path, target)
             if spec is None:
                 continue
-            loader = spec.loader
-            execute = getattr(loader, "exec_module", None)
-            if execute is not None:
-
-                def exec_module(module, _execute=execute):
-                    _execute(module)
-                    _extend(module)
-
-                # On the instance: the loader keeps its type, so resources and pickling still work.
-                vars(loader)["exec_module"] = exec_module
+            if hasattr(spec.loader, "exec_module"):
+                _wrap(spec.loader, name)
             return spec
         return None
 

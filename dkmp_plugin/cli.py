@@ -177,13 +177,13 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("checkpoint", help="checkpoint written by torchmd-train (.ckpt)")
     export.add_argument("output", help="model file to write (.pt)")
     export.add_argument(
-        "--dtype", default="float32", choices=("float32", "float64"), help="precision of the model"
+        "--dtype", choices=("float32", "float64"), help="precision of the model [that of the training]"
     )
     export.add_argument("--device", default="cpu", help="device the weights are stored for")
     export.set_defaults(run=_export)
 
-    info = verbs.add_parser("info", help="describe this installation, or an exported model")
-    info.add_argument("model", nargs="?", help="model file (.pt) to describe")
+    info = verbs.add_parser("info", help="describe this installation, or a model")
+    info.add_argument("model", nargs="?", help="model file (.pt) or checkpoint (.ckpt) to describe")
     info.set_defaults(run=_info)
 
     rollout = verbs.add_parser("rollout", help="run a dkmp-r model forward and compare it with a trajectory")

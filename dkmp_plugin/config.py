@@ -8,6 +8,8 @@ holds only the keys that torchmd-net does not know.
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
+import numpy as np
+
 DKMP_MODELS: Tuple[str, ...] = ("dkmp-c", "dkmp-r")
 REVISIONS: Tuple[int, ...] = (1, 2, 3, 4, 5, 6)
 CANONICAL_FRAMES: Tuple[str, ...] = ("none", "principal", "first", "mean")
@@ -188,7 +190,16 @@ def validate(args: Mapping[str, Any]) -> None:
     _require(schedule in LR_SCHEDULES, "lr_schedule", schedule, f"one of {', '.join(LR_SCHEDULES)}")
     optimizer = args.get("optimizer", "adamw")
     _require(optimizer in OPTIMIZERS, "optimizer", optimizer, f"one of {', '.join(OPTIMIZERS)}")
+    # torchmd-net's keys for what its own models can do. Ignored, they would average over charges and spins.
+    for key in ("charge", "spin"):
+        _require(not args.get(key), key, args.get(key), "false (DKMP models have no such input)")
+    atom_filter = args.get("atom_filter", -1)
+    _require(atom_filter in (None, -1), "atom_filter", atom_filter, "-1 (all atoms count)")
+    _require_box(args.get("box_vecs"))
     if args["model"] == "dkmp-c":
+        head = args["output_model"]
+        heads = "Scalar or ElectronicSpatialExtent (features of degree 2 are no vectors)"
+        _require(head in ("Scalar", "ElectronicSpatialExtent"), "output_model", head, heads)
         _validate_shells(args)
     else:
         _validate_displacements(args)
@@ -207,14 +218,23 @@ def _validate_displacements(args: Mapping[str, Any]) -> None:
     _require(isinstance(memory, bool), "memory", memory, "true or false")
     waves = args.get("num_frequencies", 32)
     _require(isinstance(waves, int) and waves >= 0, "num_frequencies", waves, "an integer of at least 0")
-    box = args.get("box_vecs")
     _require(
         args["max_num_neighbors"] >= args["num_layers"],
         "max_num_neighbors",
         args["max_num_neighbors"],
         f"at least one neighbour for each of the {args['num_layers']} layers",
     )
-    _require(box is None or len(box) == 3, "box_vecs", box, "three box vectors")
+
+
+def _require_box(box: Any) -> None:
+    if box is None:
+        return
+    try:
+        vectors = np.array(box, dtype=float)
+    except (TypeError, ValueError):
+        vectors = np.zeros(0)
+    spans_a_volume = vectors.shape == (3, 3) and np.linalg.det(vectors) != 0.0
+    _require(spans_a_volume, "box_vecs", box, "three box vectors that span a volume, in angstrom")
 
 
 def _validate_shells(args: Mapping[str, Any]) -> None:

@@ -62,6 +62,15 @@ def test_works_when_torchmdnet_was_imported_first():
     assert done.returncode == 0, done.stderr
 
 
+def test_running_torchmdnet_as_a_module_knows_our_flags():
+    """``python -m`` does not import the module it runs."""
+    command = [sys.executable, "-m", "torchmdnet.scripts.train", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "--num-shells" in done.stdout
+    assert "usage: " in done.stdout
+
+
 def test_reloading_a_module_extends_it_again():
     done = run(
         "import importlib, torchmdnet.models.model as m; importlib.reload(m); "

@@ -20,6 +20,17 @@ def test_export_then_info(tmp_path, capsys):
     assert described["reference_energies"] == {"1": -0.5, "6": -38.0}
 
 
+def test_info_describes_a_checkpoint_as_it_would_be_exported(tmp_path, capsys):
+    write_checkpoint(tmp_path / "model.ckpt", precision=64)
+    assert cli.main(["info", str(tmp_path / "model.ckpt")]) == 0
+    described = json.loads(capsys.readouterr().out)
+    assert cli.main(["export", str(tmp_path / "model.ckpt"), str(tmp_path / "model.pt")]) == 0
+    capsys.readouterr()
+    assert cli.main(["info", str(tmp_path / "model.pt")]) == 0
+    assert json.loads(capsys.readouterr().out) == described
+    assert described["dtype"] == "float64"
+
+
 def test_info_names_the_stack_and_the_ops(capsys):
     status = cli.main(["info"])
     text = capsys.readouterr().out

@@ -36,6 +36,14 @@ def test_defaults_are_one_pass_of_smooth_shells():
         ("attn_activation", "tanh"),
         ("rbf_type", "fourier"),
         ("activation", "nothing"),
+        ("charge", True),
+        ("spin", True),
+        ("atom_filter", 6),
+        ("output_model", "DipoleMoment"),
+        ("output_model", "VectorOutput"),
+        ("box_vecs", [[30.0, 0.0], [0.0, 30.0]]),
+        ("box_vecs", [[30.0, 0.0, 0.0], [0.0, 30.0, 0.0], [30.0, 30.0, 0.0]]),
+        ("box_vecs", "cubic"),
     ],
 )
 def test_impossible_values_are_refused(key, value):

@@ -14,6 +14,11 @@ constexpr double kFlattest = 1e4;
 // What is within reach of a larger cutoff is within reach of this one.
 constexpr double kLongestReach = 4.0 * kFarthest;
 
+// What to do about more neighbours than max_neighbors.
+constexpr const char* kTooManyNeighbors =
+    " or reduce the cutoff (max_num_neighbors and cutoff_upper of the training's configuration; in a simulation, the "
+    "box is too small or atoms are too close)";
+
 inline void check_positions(const char* op, const at::Tensor& pos) {
   TORCH_CHECK_VALUE(pos.dim() == 2 && pos.size(1) == 3, op, ": pos has shape ", pos.sizes(), ", expected (N, 3)");
   TORCH_CHECK_VALUE(

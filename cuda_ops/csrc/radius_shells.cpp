@@ -166,7 +166,7 @@ class ShellSearch {
       TORCH_CHECK_VALUE(
           most_.load() <= settings_.max_neighbors, kName, ": an atom has ", most_.load(),
           " neighbours within the cutoff of ", settings_.cutoff, ", more than max_neighbors = ",
-          settings_.max_neighbors, "; raise max_neighbors to at least ", most_.load(), " or reduce the cutoff");
+          settings_.max_neighbors, "; raise max_neighbors to at least ", most_.load(), kTooManyNeighbors);
   }
 
   std::tuple<Tensor, Tensor, Tensor> collect() {
@@ -186,7 +186,8 @@ class ShellSearch {
     const int64_t size = settings_.max_edges.value_or(total);
     TORCH_CHECK_VALUE(
         total <= size, kName, ": found ", total, " edges, more than max_edges = ", size,
-        "; raise max_edges or reduce the cutoff");
+        "; raise max_edges or reduce the cutoff (of a simulated molecule: the periodic box is narrower than twice "
+        "it)");
     Tensor edge_index = at::empty({2, size}, at::kLong);
     // An open system's offsets are all zero: one row stands for all.
     Tensor offsets = settings_.periodic ? at::empty({size, 3}, at::kInt) : at::zeros({1, 3}, at::kInt).expand({size, 3});

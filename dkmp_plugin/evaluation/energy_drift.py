@@ -5,6 +5,9 @@ from typing import Tuple
 
 import numpy as np
 
+NUM_BLOCKS = 10
+SAMPLES_PER_BLOCK = 2  # at least
+
 
 @dataclass(frozen=True)
 class EnergyDrift:
@@ -28,7 +31,9 @@ class EnergyDrift:
     largest_change_time: float
 
 
-def nve_drift(time: np.ndarray, energy: np.ndarray, num_atoms: int, num_blocks: int = 10) -> EnergyDrift:
+def nve_drift(
+    time: np.ndarray, energy: np.ndarray, num_atoms: int, num_blocks: int = NUM_BLOCKS
+) -> EnergyDrift:
     """Drift of an energy: a straight line fitted to the means of consecutive blocks.
 
     Neighbouring samples are correlated, so that the scatter of single samples would make the error of the
@@ -46,7 +51,7 @@ def nve_drift(time: np.ndarray, energy: np.ndarray, num_atoms: int, num_blocks: 
     time, energy = np.asarray(time, dtype=float), np.asarray(energy, dtype=float)
     if time.ndim != 1 or time.shape != energy.shape:
         raise ValueError(f"times {time.shape} and energies {energy.shape} must be two equal rows")
-    if num_blocks < 3 or len(time) < 2 * num_blocks:
+    if num_blocks < 3 or len(time) < SAMPLES_PER_BLOCK * num_blocks:
         raise ValueError(
             f"{len(time)} samples in {num_blocks} blocks were given, at least 3 blocks of 2 samples are "
             "expected; run longer or record more often"

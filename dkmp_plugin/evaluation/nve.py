@@ -8,7 +8,13 @@ from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple, Union
 import numpy as np
 from tqdm import tqdm
 
-from dkmp_plugin.evaluation.energy_drift import EnergyDrift, nve_drift, shadow_energy
+from dkmp_plugin.evaluation.energy_drift import (
+    NUM_BLOCKS,
+    SAMPLES_PER_BLOCK,
+    EnergyDrift,
+    nve_drift,
+    shadow_energy,
+)
 from dkmp_plugin.evaluation.report import Panel, plot_over_time, read_columns
 from dkmp_plugin.evaluation.verlet import VerletDynamics, molecular_dynamics
 from dkmp_plugin.files import replaced_on_success, sha256_of
@@ -158,14 +164,16 @@ def run_nve(
         The drifts over the whole run.
 
     Raises:
-        ValueError: the folder holds a run with other settings or of another version, or the energy is no
-            longer finite, or so large that no molecule is left.
+        ValueError: the duration is too short for a drift, the folder holds a run with other settings or of
+            another version, or the energy is no longer finite, or so large that no molecule is left.
     """
     if save_interval % record_interval:
         raise ValueError(f"save_interval {save_interval} is no multiple of record_interval {record_interval}")
     folder = Path(folder)
-    _check_settings(folder, settings)
     num_steps = round(1000.0 * duration / time_step)
+    if not (folder / _STATE).is_file():
+        _check_duration(num_steps, record_interval, time_step)
+    _check_settings(folder, settings)
     step = _restore(dynamics, folder)
     if step is None:
         dynamics.equilibrate(temperature, equilibration, seed)
@@ -246,6 +254,16 @@ def _check_positive(name: str, value: float, unit: str, or_zero: bool = False) -
     if not (0.0 <= value < float("inf") and (value > 0.0 or or_zero)):
         expected = "at least" if or_zero else "more than"
         raise ValueError(f"{name}: {value} was given, {expected} 0 {unit} is expected")
+
+
+def _check_duration(num_steps: int, record_interval: int, time_step: float) -> None:
+    fewest = (NUM_BLOCKS * SAMPLES_PER_BLOCK - 1) * record_interval
+    if num_steps < fewest:
+        raise ValueError(
+            f"duration: {num_steps * time_step / 1000.0:g} ps was given, at least "
+            f"{fewest * time_step / 1000.0:g} ps is expected: a drift needs {NUM_BLOCKS * SAMPLES_PER_BLOCK} "
+            f"rows of {record_interval} steps"
+        )
 
 
 def _check_settings(folder: Path, settings: Dict[str, Any]) -> None:

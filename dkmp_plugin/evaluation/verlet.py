@@ -111,7 +111,9 @@ class OpenMMVerlet:
 
     def kick_energy(self) -> float:
         forces = np.array(self._context.getState(getForces=True).getForces(asNumpy=True)._value)
-        work_per_square = (np.square(forces).sum(1) / self._masses).sum()
+        # Particles without mass do not move.
+        moving = self._masses > 0.0
+        work_per_square = (np.square(forces).sum(1)[moving] / self._masses[moving]).sum()
         return float(0.5 * self._time_step**2 * work_per_square * _to_mev())
 
     def get_state(self) -> Tuple[np.ndarray, np.ndarray]:
@@ -230,6 +232,7 @@ def molecular_dynamics(
     from openmm import app, unit
 
     pdb = _read_pdb(app.PDBFile, structure, lambda pdb: pdb.topology.getNumAtoms())
+    _check_no_atom_is_dropped(structure, pdb.topology.getNumAtoms())
     # In vacuum, whatever the file says; some programs write a box of 1 Å where there is none.
     pdb.topology.setPeriodicBoxVectors(None)
     if Path(model).suffix == ".xml":
@@ -262,6 +265,25 @@ def _read_pdb(read: Callable[[TextIO], Any], structure: Union[str, Path], count:
             # What the readers raise for damaged files is of any type.
             reason = f"{type(error).__name__}: {error}"
     raise ValueError(f"{structure} cannot be read as a PDB file with all hydrogens ({reason})")
+
+
+def _check_no_atom_is_dropped(structure: Union[str, Path], num_atoms: int) -> None:
+    """OpenMM takes the first of several atoms of a residue with one name; some programs name all C, H or O."""
+    num_records, alternatives = 0, set()
+    for line in Path(structure).read_text().splitlines():
+        if line.startswith("ENDMDL"):
+            break
+        if line.startswith(("ATOM", "HETATM")):
+            if line[16:17].strip():
+                alternatives.add((line[12:16], line[17:27]))
+            else:
+                num_records += 1
+    num_records += len(alternatives)
+    if num_atoms < num_records:
+        raise ValueError(
+            f"{structure} has {num_records} atoms, but OpenMM reads {num_atoms}, because names repeat within a "
+            "residue; give every atom of a residue a name of its own (C1, C2, H1, ...)"
+        )
 
 
 def _ase_dynamics(

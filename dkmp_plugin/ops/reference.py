@@ -195,7 +195,9 @@ def radius_shells(
         if most > max_neighbors:
             raise ValueError(
                 f"radius_shells: an atom has {most} neighbours within the cutoff of {cutoff}, more than "
-                f"max_neighbors = {max_neighbors}; raise max_neighbors to {most} or reduce the cutoff"
+                f"max_neighbors = {max_neighbors}; raise max_neighbors to at least {most} or reduce the "
+                "cutoff (max_num_neighbors and cutoff_upper of the training's configuration; in a simulation, "
+                "the box is too small or atoms are too close)"
             )
     graph = _sort_into_shells(edge_index, cell_offsets, edge_distance, cutoff, num_shells, overlap)
     if max_edges is None:
@@ -212,7 +214,7 @@ def _pad(
     if found > max_edges:
         raise ValueError(
             f"radius_shells: found {found} edges, more than max_edges = {max_edges}; raise max_edges or "
-            "reduce the cutoff"
+            "reduce the cutoff (of a simulated molecule: the periodic box is narrower than twice it)"
         )
     nobody = torch.full((2, max_edges - found), -1, dtype=torch.int64, device=ptr.device)
     nowhere = torch.zeros((max_edges - found, 3), dtype=cell_offsets.dtype, device=ptr.device)

@@ -1,7 +1,8 @@
 """DKMP^C models as a calculator of ASE."""
 
+import io
 from pathlib import Path
-from typing import Any, List, Optional, Union
+from typing import Any, Dict, List, Optional, Union
 
 import numpy as np
 import torch
@@ -9,31 +10,39 @@ from ase import units
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from dkmp_plugin.device import resolve_device
+from dkmp_plugin.device import available_device, resolve_device
 from dkmp_plugin.models.elements import check_elements
 from dkmp_plugin.simulation import torchscript
 from dkmp_plugin.simulation.force_options import ForceOptions
 from dkmp_plugin.simulation.model_source import load_model
 from dkmp_plugin.simulation.neighbor_reuse import ReusingModel
+from dkmp_plugin.simulation.total_charge import check_charge, check_charge_of_atoms
 from dkmp_plugin.simulation.units import kilojoule_per_mole
+
+# Arguments of ASE's Calculator. Whatever else it is given it keeps as a parameter, without a word.
+_ASE_ARGUMENTS = ("restart", "label", "atoms", "directory")
 
 
 class DKMPCalculator(Calculator):
     """Energy (eV), forces (eV/Å) and, for periodic systems, stress (eV/Å^3) of a DKMP^C model.
 
     The energy is relative to the reference energies recorded in the model file (``dkmp info``). Atoms are
-    periodic in all three directions or in none.
+    periodic in all three directions or in none. The calculator can be copied and pickled, for worker
+    processes, and travels with its model.
 
     Args:
         model_path: A model exported with ``dkmp export`` (``.pt``) or a training checkpoint (``.ckpt``).
         skin: Neighbours are searched up to this many Å beyond the cutoff and used again until an atom has
             moved by half of it; 0 searches at every step. The results are the same. The search is a few per
             cent of a step, so that this saves next to nothing (166 atoms: no difference measured).
-        **kwargs: Passed to ASE's ``Calculator``.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; None for a GPU where there is one.
+        charge: Total charge of the atoms; must be the one the model was trained at. Without it
+            ``atoms.info["charge"]`` counts, or the atoms' initial charges, where they say anything.
+        **kwargs: Passed to ASE's ``Calculator``: restart, label, atoms, directory.
 
     Raises:
-        ValueError: If the file is not a readable DKMP^C model, the skin is impossible, or the device is not
-            there.
+        ValueError: If the file is not a readable DKMP^C model, the skin is impossible, the device is not
+            there, the charge is not the model's, or an argument is unknown.
     """
 
     implemented_properties: List[str] = ["energy", "free_energy", "forces", "stress"]  # noqa: RUF012
@@ -43,20 +52,45 @@ class DKMPCalculator(Calculator):
         model_path: Union[str, Path],
         skin: float = 0.0,
         device: Optional[str] = None,
+        charge: Optional[int] = None,
         **kwargs: Any,
     ) -> None:
+        unknown = sorted(set(kwargs) - set(_ASE_ARGUMENTS))
+        if unknown:
+            raise ValueError(
+                f"DKMPCalculator: unknown argument {', '.join(unknown)}; it takes model_path, skin, device, "
+                f"charge and ASE's {', '.join(_ASE_ARGUMENTS)}"
+            )
         super().__init__(**kwargs)
-        self.device = resolve_device(device)
+        chosen = resolve_device(device)
         self.model_path = Path(model_path)
         model, self.info = load_model(self.model_path)
+        check_charge(charge, self.info, self.model_path)
+        self.charge = charge
         skin = ForceOptions(skin=skin).skin
         if skin > 0.0:
             model = torchscript.script(ReusingModel(model, self.info, skin).eval())
+        buffer = io.BytesIO()
+        torchscript.save(model, buffer)
+        self._saved, self._asked = buffer.getvalue(), device
+        self._start(model, chosen)
+
+    def _start(self, model: torch.jit.ScriptModule, device: torch.device) -> None:
+        self.device = device
         # Freezing computes once what depends on the weights alone, the radial filters of every layer, and
         # binds all to the device: the module must be there before.
-        self.model = torchscript.freeze(model.to(self.device))
+        self.model = torchscript.freeze(model.to(device))
         self._dtype = torch.float64 if self.info.dtype == "float64" else torch.float32
         self._electronvolt = kilojoule_per_mole(self.info.energy_unit) * units.kJ / units.mol
+
+    def __getstate__(self) -> Dict[str, Any]:
+        state = self.__dict__.copy()
+        del state["model"], state["device"]
+        return state
+
+    def __setstate__(self, state: Dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._start(torchscript.load(io.BytesIO(self._saved)), available_device(self._asked))
 
     def calculate(
         self,
@@ -76,7 +110,11 @@ class DKMPCalculator(Calculator):
         """
         super().calculate(atoms, properties, system_changes)
         atoms = self.atoms
+        # Who calls this directly must not see the stress of a crystal computed before.
+        self.results = {}
         check_elements(atoms.numbers.tolist(), self.info.elements, self.model_path.name)
+        if self.charge is None:
+            check_charge_of_atoms(atoms, self.info, self.model_path)
         if len(set(atoms.pbc)) > 1:
             raise ValueError(f"pbc: {atoms.pbc} was given, periodic in all directions or in none is expected")
         if atoms.pbc.any() and np.isclose(atoms.cell.volume, 0.0):
@@ -86,9 +124,16 @@ class DKMPCalculator(Calculator):
             )
         if not np.isfinite(atoms.positions).all():
             raise ValueError("positions hold NaN or infinity; the dynamics or the input file is broken")
+        # Forces are derivatives, also for a caller who wants none.
+        with torch.inference_mode(False), torch.enable_grad():
+            self._evaluate(atoms)
+
+    def _evaluate(self, atoms: Any) -> None:
         numbers = torch.from_numpy(atoms.numbers).long().to(self.device)
         there: Any = {"dtype": self._dtype, "device": self.device}
-        positions = torch.tensor(atoms.positions, **there, requires_grad=True)
+        # From the first atom on: in single precision places far from the origin would be rounded.
+        places = atoms.positions - atoms.positions[:1]
+        positions = torch.tensor(places, **there, requires_grad=True)
         if not atoms.pbc.any():
             energy = self.model(numbers, positions, None)
             (gradient,) = torch.autograd.grad(energy, positions)

@@ -82,11 +82,11 @@ def _hook(problems: List[str]) -> str:
 
 
 def describe_model(path: Union[str, Path]) -> str:
-    """Describe an exported model (JSON).
+    """Describe an exported model, or what a training checkpoint would be exported as (JSON).
 
     Raises:
-        ValueError: If the file is not a model exported by dkmp_plugin.
+        ValueError: If the file is neither.
     """
-    from dkmp_plugin.simulation.model_file import read_model_info
+    from dkmp_plugin.simulation.model_source import read_info
 
-    return json.dumps(asdict(read_model_info(path)), indent=1)
+    return json.dumps(asdict(read_info(Path(path))), indent=1)

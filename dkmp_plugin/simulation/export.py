@@ -47,7 +47,7 @@ def export_model(
     checkpoint_path: Union[str, Path],
     output_path: Union[str, Path],
     *,
-    dtype: str = "float32",
+    dtype: Optional[str] = None,
     device: str = "cpu",
 ) -> ModelInfo:
     """Export a checkpoint of ``torchmd-train`` for simulation.
@@ -55,7 +55,8 @@ def export_model(
     Args:
         checkpoint_path: The ``.ckpt`` file of a ``dkmp-c`` model.
         output_path: The file to write (``.pt``); replaced only when the export succeeds.
-        dtype: Floating-point type of the exported model, ``float32`` or ``float64``.
+        dtype: Floating-point type of the exported model, ``float32`` or ``float64``; None for the one of the
+            training (torchmd-net's ``precision``).
         device: Device that the weights are stored for; see :func:`dkmp_plugin.device.resolve_device`.
             Everything here loads them onto the CPU and from there to where they are used.
 
@@ -75,10 +76,7 @@ def export_model(
 def script_checkpoint(
     checkpoint_path: Union[str, Path], *, dtype: Optional[str] = None, device: str = "cpu"
 ) -> Tuple[torch.jit.ScriptModule, ModelInfo]:
-    """The exported module and its description, without writing a file (see :func:`export_model`).
-
-    Without a ``dtype`` it is the one of the training.
-    """
+    """The exported module and its description, without writing a file (see :func:`export_model`)."""
     if dtype is not None and dtype not in _DTYPES:
         raise ValueError(f"dtype: {dtype!r} was given, 'float32' or 'float64' is expected")
     place = resolve_device(device)

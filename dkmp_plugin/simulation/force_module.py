@@ -51,7 +51,10 @@ class OpenMMEnergy(nn.Module):
         box: Optional[Tensor] = None
         if box_vectors is not None:
             box = box_vectors.to(self.dtype) * self.length_scale
-        energy = self.model(self.atomic_numbers, positions.to(self.dtype) * self.length_scale, box)
+        # From the first atom on: in single precision places far from the origin would be rounded, and
+        # OpenMM lets molecules diffuse out of the box. Moving all atoms alike changes no energy.
+        places = positions - positions[:1].detach()
+        energy = self.model(self.atomic_numbers, places.to(self.dtype) * self.length_scale, box)
         return energy.to(positions.dtype) * self.energy_scale
 
 

@@ -100,7 +100,8 @@ class DKMPPotentialImpl(MLPotentialImpl):
                 ``interpolate=True`` openmm-ml passes an empty System.
             atoms: Indices of the atoms to model, in any order; None for all.
             forceGroup: Force group of the new force.
-            charge: Total charge of the modelled atoms; must be the one the model was trained on.
+            charge: Total charge of the modelled atoms; must be the one the model was trained on. Without it
+                the charges of a mixed System's force field are compared, which ``interpolate=True`` hides.
             device: Where PythonForce computes, ``cpu``, ``cuda``, ``cuda:N`` or a ``torch.device``; None for
                 a GPU where there is one. TorchForce computes where OpenMM's platform does.
             **args: Refused.
@@ -125,14 +126,15 @@ class DKMPPotentialImpl(MLPotentialImpl):
         from dkmp_plugin.models.elements import check_elements
         from dkmp_plugin.simulation.model_source import load_model
         from dkmp_plugin.simulation.modelled_atoms import modelled_atoms
+        from dkmp_plugin.simulation.total_charge import check_charge, check_force_field_charge
 
         model, info = load_model(self.model_path)
         indices, atomic_numbers = modelled_atoms(topology, atoms)
         _check_virtual_sites(system, indices)
         check_elements(atomic_numbers, info.elements, self.model_path.name)
-        _check_charge(charge, info, self.model_path)
+        check_charge(charge, info, self.model_path)
         if indices is not None and charge is None and info.total_charge is not None:
-            _check_force_field_charge(system, indices, info, self.model_path)
+            check_force_field_charge(system, indices, info, self.model_path)
         source, box = _periodic_box(topology, system, indices is not None)
         periodic = box is not None
         if periodic and indices is not None:
@@ -204,40 +206,6 @@ def _check_virtual_sites(system: Any, indices: Optional[List[int]]) -> None:
                 f"particle {index} is a virtual site: its place follows from others', a model cannot move "
                 "it; leave it to the force field"
             )
-
-
-def _check_charge(charge: Optional[int], info: Any, path: Path) -> None:
-    trained = info.total_charge
-    if charge is not None and trained is None:
-        raise ValueError(
-            f"charge: {charge} was given, but {path.name} does not say which charge it was trained on; leave "
-            "charge out, or train on labels that declare their total_charge"
-        )
-    if charge is not None and charge != trained:
-        described = "neutral molecules" if not trained else f"molecules of charge {trained:+d}"
-        raise ValueError(
-            f"charge: {charge} was given, but {path.name} was trained on {described}; a DKMP model has no "
-            "charge input, give the modelPath of a model trained at this charge"
-        )
-
-
-def _check_force_field_charge(system: Any, indices: List[int], info: Any, path: Path) -> None:
-    """A molecule that the force field gives another charge than the model's is most likely a mistake."""
-    import openmm
-    from openmm import unit
-
-    for force in system.getForces():
-        if isinstance(force, openmm.NonbondedForce):
-            charges = (force.getParticleParameters(index)[0] for index in indices)
-            charge = sum(value.value_in_unit(unit.elementary_charge) for value in charges)
-            # Charges of a part of a molecule add up to anything: nothing can be said about them.
-            if abs(charge - round(charge)) < 0.02 and round(charge) != info.total_charge:
-                raise ValueError(
-                    f"the force field gives the modelled atoms the charge {round(charge):+d}, but "
-                    f"{path.name} was trained at charge {info.total_charge:+d}; give the modelPath of a "
-                    f"model of this charge (or, to combine them all the same, charge={info.total_charge})"
-                )
-            return
 
 
 def _periodic_box(topology: Any, system: Any, is_subset: bool) -> Tuple[str, Any]:

@@ -13,6 +13,7 @@ from dkmp_plugin.simulation import torchscript
 from dkmp_plugin.simulation.checkpoint import load_checkpoint, refuse_periodic_training, trained_dtype
 from dkmp_plugin.simulation.torchscript_file import (
     PROPAGATOR,
+    is_checkpoint,
     load_torchscript,
     parse_metadata,
     read_metadata,
@@ -87,10 +88,7 @@ class DisplacementPredictor(nn.Module):
 def script_propagator(
     checkpoint: Union[str, Path], dtype: Optional[str] = None
 ) -> Tuple[torch.jit.ScriptModule, PropagatorInfo]:
-    """The scripted model of a checkpoint, without writing a file (see :func:`export_propagator`).
-
-    Without a ``dtype`` it is the one of the training.
-    """
+    """The scripted model of a checkpoint, without writing a file (see :func:`export_propagator`)."""
     if dtype is not None and dtype not in _DTYPES:
         raise ValueError(f"dtype: {dtype!r} was given, 'float32' or 'float64' is expected")
     model, hyper_parameters, dataset = load_checkpoint(checkpoint)
@@ -116,14 +114,14 @@ def script_propagator(
 
 
 def export_propagator(
-    checkpoint: Union[str, Path], output: Union[str, Path], *, dtype: str = "float32"
+    checkpoint: Union[str, Path], output: Union[str, Path], *, dtype: Optional[str] = None
 ) -> PropagatorInfo:
     """Exports a ``dkmp-r`` checkpoint of ``torchmd-train``.
 
     Args:
         checkpoint: The ``.ckpt`` file.
         output: The file to write (``.pt``); replaced only when the export succeeds.
-        dtype: ``float32`` or ``float64``.
+        dtype: ``float32`` or ``float64``; None for the one of the training.
 
     Returns:
         What the file says about itself.
@@ -144,8 +142,8 @@ def load_propagator(path: Union[str, Path]) -> Tuple[torch.jit.ScriptModule, Pro
     Raises:
         ValueError: the file is missing, damaged, no propagator, or of a newer format.
     """
-    path = Path(path)
-    if path.suffix == ".ckpt":
+    path = Path(path).expanduser()
+    if is_checkpoint(path):
         return script_propagator(path)
     text = read_metadata(path, PROPAGATOR)
     if text is None:

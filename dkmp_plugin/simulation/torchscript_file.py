@@ -62,6 +62,20 @@ def read_metadata(path: Path, metadata_name: str) -> Optional[bytes]:
         ) from error
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file is a training checkpoint, by its suffix (``.ckpt``) or what is in it.
+
+    ``torch.save`` and ``torch.jit.save`` both write zip archives; the constants of code are in the second.
+    """
+    if path.suffix == ".ckpt":
+        return True
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        names = {name.rpartition("/")[2] for name in archive.namelist()}
+    return "data.pkl" in names and "constants.pkl" not in names
+
+
 def parse_metadata(text: bytes, info_class: Type[Info], newest_format: int, path: Path) -> Info:
     """A description as read by :func:`read_metadata`, as the dataclass that it describes.
 

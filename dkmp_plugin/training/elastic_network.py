@@ -15,7 +15,7 @@ from dkmp_plugin.graph import radius_shells
 # In Å: springs beyond are softer than the softest that counts.
 _CUTOFF = 8.0
 _EXPONENT = 6
-# Atoms closer than this, in Å, are as far apart for a spring.
+# Atoms closer than this, in Å, are as far apart for a spring; none are in any molecule.
 _CLOSEST = 0.5
 # Every atom is held at its place by a spring of this constant, that of a contact of 4.6 Å; the unit is the
 # constant of a spring of 1 Å.
@@ -59,10 +59,10 @@ def _hessians(pos: Tensor, batch: Tensor, box: Optional[Tensor], counts: List[in
     """(3N, 3N) of each system, rigid displacements as stiff as bonds."""
     graph = radius_shells(pos, _CUTOFF, 1, batch, box)
     receivers, senders = graph.edge_index
-    directions = (pos[senders] + graph.shift - pos[receivers]) / graph.distance.unsqueeze(1)
-    springs = (
-        graph.distance.pow(-_EXPONENT).view(-1, 1, 1) * directions.unsqueeze(2) * directions.unsqueeze(1)
-    )
+    # Atoms in one place have no direction, and must not make the matrix singular.
+    distance = graph.distance.clamp(min=_CLOSEST)
+    directions = (pos[senders] + graph.shift - pos[receivers]) / distance.unsqueeze(1)
+    springs = distance.pow(-_EXPONENT).view(-1, 1, 1) * directions.unsqueeze(2) * directions.unsqueeze(1)
     # With one shell edges are in the order of their receivers, so those of a system follow each other.
     edges: List[int] = torch.bincount(batch[receivers], minlength=len(counts)).tolist()
     parts = zip(

@@ -8,6 +8,7 @@ reports on stderr.
 import argparse
 import functools
 import math
+import re
 from pathlib import Path
 from typing import Any, Callable, Dict
 
@@ -91,6 +92,12 @@ def extend_lightning_module(module: Any) -> None:
             checkpoint["dkmp_plugin"] = {"version": __version__, "dataset": dict(metadata or {})}
 
     module.LNNP.on_save_checkpoint = on_save_checkpoint
+
+    def on_train_batch_end(self, *_):
+        if _is_dkmp(self.hparams) and self.trainer.world_size > 1:
+            _share_trained_elements(self.model.representation_model.trained_elements)
+
+    module.LNNP.on_train_batch_end = on_train_batch_end
     compute_torchmdnet_losses = module.LNNP._compute_losses
 
     @functools.wraps(compute_torchmdnet_losses)
@@ -120,6 +127,15 @@ def extend_lightning_module(module: Any) -> None:
         return optimizers, schedulers
 
     module.LNNP.configure_optimizers = configure_optimizers
+
+
+def _share_trained_elements(trained_elements: Any) -> None:
+    """Mark in every process what any of them has seen; before a step all take over those of the first."""
+    import torch
+
+    seen = trained_elements.to(torch.uint8)
+    torch.distributed.all_reduce(seen, torch.distributed.ReduceOp.MAX)
+    trained_elements.copy_(seen)
 
 
 def _constant_box(hyper_parameters: Any, pos: Any) -> Any:
@@ -182,8 +198,14 @@ def extend_data_module(module: Any) -> None:
             # The module logs the same hyper-parameters. After a resume its best checkpoint may carry those of
             # the earlier run, and Lightning refuses to log two versions: the final test would not start.
             self._log_hyperparams = False
-            declared = (getattr(self.dataset, "metadata", None) or {}).get("energy_unit")
-            asked = self.hparams.get("energy_unit")
+            metadata = getattr(self.dataset, "metadata", None) or {}
+            largest = max(metadata.get("elements") or [0])
+            if largest >= self.hparams["max_z"]:
+                raise ValueError(
+                    f"max_z: {self.hparams['max_z']} was given, but the dataset has atoms of atomic number "
+                    f"{largest}; give max_z: {largest + 1} or more"
+                )
+            declared, asked = metadata.get("energy_unit"), self.hparams.get("energy_unit")
             if declared is not None and asked is not None and declared != asked:
                 raise ValueError(
                     f"energy_unit: {asked!r} was given, but the dataset's energies are in {declared!r}; "
@@ -195,17 +217,14 @@ def extend_data_module(module: Any) -> None:
 
 
 def _use_split_of_dataset(data_module: Any) -> None:
-    """Trajectory datasets split by whole runs, which torchmd-net's random split would mix."""
+    """Datasets that know their split, by whole runs or files, which torchmd-net's random split would mix."""
     split = getattr(data_module.dataset, "split_indices", None)
-    if split is None or data_module.hparams["splits"] is not None:
+    if split is None:
         return
-    for key in ("early_stopping_monitor", "checkpoint_monitor"):
-        watched = data_module.hparams.get(key) or ""
-        if len(split[1]) == 0 and watched.startswith("val_"):
-            raise ValueError(
-                f"{key}: {watched} needs validation items, but the dataset has none; name some with val: in "
-                "dataset_arg"
-            )
+    if data_module.hparams["splits"] is not None:
+        _refuse_named_parts(data_module.hparams)
+        return
+    _check_validation_is_there(data_module.hparams, len(split[1]))
     # torchmd-net has written its random split there.
     with replaced_on_success(Path(data_module.hparams["log_dir"]) / "splits.npz") as path:
         np.savez(path, idx_train=split[0], idx_val=split[1], idx_test=split[2])
@@ -218,6 +237,35 @@ def _use_split_of_dataset(data_module: Any) -> None:
         f"{part} {len(indices)}" for part, indices in zip(("train", "val", "test"), split, strict=True)
     )
     print(f"split by the dataset: {sizes}")
+
+
+def _refuse_named_parts(hyper_parameters: Any) -> None:
+    """The parts named in dataset_arg are a split, and so is the file that ``splits`` names."""
+    arguments = hyper_parameters.get("dataset_arg")
+    named = [part for part in ("train", "val", "test") if isinstance(arguments, dict) and part in arguments]
+    if named:
+        raise ValueError(
+            f"splits: {hyper_parameters['splits']} was given, but dataset_arg names the parts too "
+            f"({', '.join(named)}); remove splits from the configuration, or the parts from dataset_arg"
+        )
+
+
+def _check_validation_is_there(hyper_parameters: Any, num_items: int) -> None:
+    if num_items > 0:
+        return
+    watched = [
+        f"{key}: {hyper_parameters[key]}"
+        for key in ("early_stopping_monitor", "checkpoint_monitor")
+        if (hyper_parameters.get(key) or "").startswith("val_")
+    ]
+    falls = _is_dkmp(dict(hyper_parameters)) and hyper_parameters.get("lr_schedule") in FALLS
+    if hyper_parameters.get("lr_metric") == "val" and not falls:
+        watched.append("lr_metric: val")
+    if watched:
+        raise ValueError(
+            f"{watched[0]} needs validation items, but the dataset has none; name some with val: in "
+            "dataset_arg"
+        )
 
 
 def extend_configuration_files(module: Any) -> None:
@@ -294,11 +342,12 @@ def extend_command_line(module: Any) -> None:
 
 
 def _monitor_training_loss(args: argparse.Namespace) -> None:
-    """Watch the training loss where torchmd-net's default, mean squares, is not computed.
+    """Watch the training loss where another, torchmd-net's default or a loaded checkpoint's, is not computed.
 
     torchmd-net validates with the training loss and the mean absolute error alone, whatever its monitors are.
     """
     for monitor in ("early_stopping_monitor", "checkpoint_monitor"):
         name = getattr(args, monitor)
         if name is not None:
-            setattr(args, monitor, name.replace("_mse_loss", f"_{args.train_loss}"))
+            watched = re.sub(r"^(train|val)_total_(?!l1_loss$).*", rf"\1_total_{args.train_loss}", name)
+            setattr(args, monitor, watched)

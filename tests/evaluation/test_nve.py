@@ -282,6 +282,7 @@ def test_bad_input(model_path, structure, tmp_path, capsys):
         (["--time-step", "0"], "time_step: 0.0 was given"),
         (["--time-step", "nan"], "time_step: nan was given"),
         (["--duration", "-1"], "duration: -1.0 was given"),
+        (["--duration", "0.2"], "duration: 0.2 ps was given, at least 0.38 ps is expected"),
         (["--equilibration", "-1"], "equilibration: -1.0 was given"),
         (["--temperature", "-300"], "temperature: -300.0 was given"),
         (["--platform", "Nope"], "platform: 'Nope' was given, one of Reference"),
@@ -302,6 +303,34 @@ def test_a_file_that_is_no_structure(model_path, tmp_path, capsys, engine, conte
     command = ["nve", str(model_path), str(garbage), "--output", str(tmp_path / "run"), "--engine", engine]
     assert cli.main(command) == 2
     assert "garbage.pdb cannot be read as a PDB file" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:WARNING. duplicate atom")
+def test_names_that_repeat_are_not_a_smaller_molecule(model_path, tmp_path, capsys):
+    """ASE calls all atoms C, H or O; OpenMM takes the first of each name."""
+    import ase
+    import ase.io
+
+    z, pos = ethanol()
+    ase.io.write(tmp_path / "ase.pdb", ase.Atoms(z.numpy(), pos.numpy()))
+    command = ["nve", str(model_path), str(tmp_path / "ase.pdb"), "--output", str(tmp_path / "run")]
+    assert cli.main(command) == 2
+    assert "ase.pdb has 9 atoms, but OpenMM reads 3" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_frozen_atoms_have_no_kick():
+    system = openmm.System()
+    bond = openmm.HarmonicBondForce()
+    for mass in (0.0, 12.0):
+        system.addParticle(mass)
+    bond.addBond(0, 1, 0.1, 1000.0)
+    system.addForce(bond)
+    dynamics = OpenMMVerlet(system, np.array([[0.0, 0.0, 0.0], [0.11, 0.0, 0.0]]), 0.5)
+    # h^2/2 F^2/m with F = 10 kJ/mol/nm
+    assert dynamics.kick_energy() == pytest.approx(
+        0.5 * 0.0005**2 * 10.0**2 / 12.0 * 1000.0 / 96.485, rel=1e-4
+    )
 
 
 def test_a_system_of_another_size(structure, tmp_path, capsys):

@@ -1,5 +1,9 @@
 """The ASE calculator: against the exported model, ASE's finite differences, and bad input."""
 
+import pickle
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
 import numpy as np
 import pytest
 import torch
@@ -224,3 +228,87 @@ def test_reset_and_properties(atoms):
     if not atoms.pbc.any():
         with pytest.raises(PropertyNotImplementedError):
             atoms.get_stress()
+
+
+@pytest.fixture(scope="module")
+def single_precision(tmp_path_factory):
+    path = tmp_path_factory.mktemp("single") / "model.ckpt"
+    write_checkpoint(path, precision=32)
+    return path
+
+
+def test_forces_do_not_depend_on_the_distance_from_the_origin(single_precision, crystal):
+    for atoms in (crystal, Atoms(crystal.numbers, crystal.positions)):
+        atoms.calc = DKMPCalculator(single_precision)
+        energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+        atoms.positions += [4000.0, 2800.0, -1600.0]
+        assert atoms.get_potential_energy() == pytest.approx(energy, abs=1e-5)
+        np.testing.assert_allclose(atoms.get_forces(), forces, atol=1e-4)
+
+
+def energy_of(atoms):
+    return atoms.get_potential_energy()
+
+
+@pytest.mark.parametrize("skin", [0.0, 1.0])
+def test_atoms_travel_to_other_processes_with_their_calculator(model_path, crystal, skin):
+    crystal.calc = DKMPCalculator(model_path, skin=skin)
+    energy = crystal.get_potential_energy()
+    moved = pickle.loads(pickle.dumps(crystal))
+    assert moved.calc.results["energy"] == energy
+    moved.positions[0, 0] += 0.1
+    crystal.positions[0, 0] += 0.1
+    assert moved.get_potential_energy() == crystal.get_potential_energy() != energy
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        assert pool.submit(energy_of, moved).result() == pytest.approx(moved.get_potential_energy())
+
+
+def test_charges_that_the_model_was_not_trained_at(model_path, molecule):
+    z, pos = molecule
+    with pytest.raises(ValueError, match=r"charge: 1 was given, but model\.pt was trained on neutral"):
+        DKMPCalculator(model_path, charge=1)
+    ion = Atoms(z.numpy(), pos.numpy(), info={"charge": 1}, calculator=DKMPCalculator(model_path))
+    with pytest.raises(ValueError, match=r'atoms\.info\["charge"\] gives the atoms the charge \+1'):
+        ion.get_potential_energy()
+    del ion.info["charge"]
+    ion.set_initial_charges([1.0] + [0.0] * (len(z) - 1))
+    with pytest.raises(ValueError, match=r"initial_charges give the atoms the charge \+1"):
+        ion.get_potential_energy()
+    # Who names the model's charge wants it all the same; partial charges that cancel say the same.
+    ion.calc = DKMPCalculator(model_path, charge=0)
+    energy = ion.get_potential_energy()
+    ion.calc = DKMPCalculator(model_path)
+    ion.set_initial_charges([0.4, -0.4] + [0.0] * (len(z) - 2))
+    assert ion.get_potential_energy() == energy
+
+
+def test_unknown_arguments_are_refused(model_path):
+    with pytest.raises(ValueError, match="unknown argument Device"):
+        DKMPCalculator(model_path, Device="cuda")
+
+
+def test_within_inference_mode_and_without_gradients(atoms):
+    forces = atoms.get_forces()
+    for mode in (torch.no_grad, torch.inference_mode):
+        atoms.calc.reset()
+        with mode():
+            np.testing.assert_array_equal(atoms.get_forces(), forces)
+
+
+def test_a_molecule_has_no_stress_of_the_crystal_before(model_path, molecule, crystal):
+    z, pos = molecule
+    calculator = DKMPCalculator(model_path)
+    calculator.calculate(crystal)
+    calculator.calculate(Atoms(z.numpy(), pos.numpy()))
+    assert "stress" not in calculator.results
+
+
+def test_what_a_file_is_its_content_says(checkpoint, model_path, molecule, tmp_path, monkeypatch):
+    z, pos = molecule
+    monkeypatch.setenv("HOME", str(tmp_path))
+    energies = []
+    for name, source in (("checkpoint.pth", checkpoint), ("model", model_path)):
+        (tmp_path / name).write_bytes(source.read_bytes())
+        atoms = Atoms(z.numpy(), pos.numpy(), calculator=DKMPCalculator(f"~/{name}"))
+        energies.append(atoms.get_potential_energy())
+    assert energies[0] == pytest.approx(energies[1], abs=1e-5)

@@ -98,7 +98,6 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("key", "changes"),
         [
-            ("output_model", {"output_model": "DipoleMoment", "derivative": False}),
             ("output_model", {"output_model": "ElectronicSpatialExtent", "derivative": False}),
             ("reduce_op", {"reduce_op": "mean"}),
         ],

@@ -86,6 +86,19 @@ def test_whole_molecule(model_path, molecule, platform):
     assert_close(actual, torch_reference(model_path, z, pos), platform)
 
 
+def test_forces_do_not_depend_on_the_distance_from_the_origin(checkpoint, molecule):
+    """OpenMM passes double precision on the Reference platform; the model computes in single."""
+    z, pos = molecule
+    system = MLPotential("dkmp", modelPath=str(checkpoint)).createSystem(topology_of(z))
+    reference = openmm.Platform.getPlatformByName("Reference")
+    energy, forces = energy_and_forces(system, pos, reference)
+    far = pos.double().numpy() + np.array([4000.0, 2800.0, -1600.0])
+    far_energy, far_forces = energy_and_forces(system, far, reference)
+    assert far_energy == pytest.approx(energy, abs=1e-3)
+    np.testing.assert_allclose(far_forces, forces, atol=0.1)
+    assert np.abs(forces).max() > 1.0
+
+
 def test_periodic_triclinic_box_smaller_than_the_cutoff(model_path, molecule, platform):
     z, pos = molecule
     box = torch.tensor([[6.5, 0, 0], [1.0, 6.0, 0], [0.5, -0.8, 7.0]], dtype=torch.float64)

@@ -30,6 +30,13 @@ def lengths(values, pos, box=None):
     return elastic_lengths(values, pos, torch.zeros(len(pos), dtype=torch.long), box)
 
 
+def test_atoms_in_one_place_do_not_end_a_training():
+    pos = random_structure(9)
+    for distance in (1e-4, 0.0):
+        pos[1] = pos[0] + torch.tensor([distance, 0.0, 0.0])
+        assert torch.isfinite(lengths(torch.ones(9, 3, dtype=torch.float64), pos)).all()
+
+
 def test_is_how_much_a_force_moves_a_network_of_springs():
     pos = random_structure(9)
     distances = torch.pdist(pos)

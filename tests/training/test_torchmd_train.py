@@ -6,9 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import ase
+import ase.io
+import numpy as np
 import pytest
 import torch
 import yaml
+from ase.calculators.singlepoint import SinglePointCalculator
 
 from dkmp_plugin.config import REVISIONS
 
@@ -81,6 +85,16 @@ def test_other_losses_are_what_checkpoints_are_chosen_by(configuration, loss):
     assert named == {f"{float(value):.4f}" for value in losses if value}
 
 
+def test_another_loss_goes_on_from_a_checkpoint(configuration):
+    """hparams.yaml beside it names a monitor that the new training does not compute."""
+    path = configuration(train_loss="norm_loss", num_epochs=1)
+    assert torchmd_train("--conf", path).returncode == 0
+    path = configuration(train_loss="elastic_norm_loss", num_epochs=1, reset_trainer=True)
+    done = torchmd_train("--load-model", checkpoints(path)[-1], "--conf", path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert epochs_logged(path, "elastic_norm_loss") == {0.0}
+
+
 def test_torchmd_nets_own_models_train_with_our_losses(configuration):
     changes = {"model": "tensornet", "max_num_neighbors": 32, "equivariance_invariance_group": "O(3)"}
     path = configuration(train_loss="norm_loss", num_epochs=1, **changes)
@@ -118,6 +132,30 @@ def test_two_processes_with_gloo(configuration):
     assert torch.load(checkpoints(path)[-1], weights_only=True)["global_step"] == 2
 
 
+def diatomics(path):
+    """X-H of eight elements X, each in one structure alone."""
+    heavy = [3, 4, 5, 6, 7, 8, 9, 14]
+    frames = []
+    for number in heavy:
+        atoms = ase.Atoms([number, 1], [[0.0, 0.0, 0.0], [0.0, 0.0, 1.3]])
+        atoms.calc = SinglePointCalculator(atoms, energy=-1.0, forces=np.zeros((2, 3)))
+        frames.append(atoms)
+    ase.io.write(path, frames, format="extxyz")
+    return [1, *heavy]
+
+
+def test_every_process_knows_the_elements_that_any_of_them_has_seen(configuration, tmp_path):
+    elements = diatomics(tmp_path / "train.xyz")
+    diatomics(tmp_path / "val.xyz")
+    parts = {"train": "train.xyz", "val": "val.xyz", "energy_unit": "eV"}
+    own = {"dataset": "DKMPExtXYZ", "dataset_root": str(tmp_path), "dataset_arg": parts, "splits": None}
+    path = configuration(num_epochs=1, batch_size=2, test_interval=-1, **own)
+    done = torchmd_train("--conf", path, processes=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+    state = torch.load(checkpoints(path)[-1], weights_only=True)["state_dict"]
+    assert state["model.representation_model.trained_elements"].nonzero().flatten().tolist() == elements
+
+
 def test_double_precision_and_numbers_that_yaml_reads_as_text(configuration):
     path = configuration(num_epochs=1, precision=64)
     path.write_text(path.read_text().replace("lr: 0.001", "lr: 1e-3"))
@@ -135,6 +173,7 @@ def test_double_precision_and_numbers_that_yaml_reads_as_text(configuration):
         ({"energy_unit": "eV"}, "energy_unit: 'eV' was given"),
         ({"lr": "fast"}, "lr: 'fast' was given"),
         ({"num_shels": 3}, "Unknown argument in config file: num_shels"),
+        ({"max_z": 8}, "max_z: 8 was given, but the dataset has atoms of atomic number 8"),
     ],
 )
 def test_impossible_configurations_stop_before_training(configuration, changes, expected):

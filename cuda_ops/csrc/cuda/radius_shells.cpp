@@ -109,7 +109,7 @@ int64_t read_num_edges(const NeighborGrid& grid, double cutoff, int64_t max_neig
   TORCH_CHECK_VALUE(
       max_neighbors <= 0 || values[2] <= max_neighbors, kName, ": an atom has ", values[2],
       " neighbours within the cutoff of ", cutoff, ", more than max_neighbors = ", max_neighbors,
-      "; raise max_neighbors to at least ", values[2], " or reduce the cutoff");
+      "; raise max_neighbors to at least ", values[2], kTooManyNeighbors);
   TORCH_CHECK_VALUE(
       values[1] < (int64_t(1) << 31), kName, ": the cutoff gives ", values[1], " edges, which need ",
       double(values[1]) * 44 / 1e9, " GB of memory; use a smaller cutoff or fewer atoms");
