@@ -268,7 +268,7 @@ def _read_pdb(read: Callable[[TextIO], Any], structure: Union[str, Path], count:
 
 
 def _check_no_atom_is_dropped(structure: Union[str, Path], num_atoms: int) -> None:
-    """OpenMM takes the first of several atoms of a residue with one name; some programs name all C, H or O."""
+    """OpenMM takes the first of a residue's atoms of one name, and some programs call them all C, H or O."""
     num_records, alternatives = 0, set()
     for line in Path(structure).read_text().splitlines():
         if line.startswith("ENDMDL"):
@@ -281,8 +281,8 @@ def _check_no_atom_is_dropped(structure: Union[str, Path], num_atoms: int) -> No
     num_records += len(alternatives)
     if num_atoms < num_records:
         raise ValueError(
-            f"{structure} has {num_records} atoms, but OpenMM reads {num_atoms}, because names repeat within a "
-            "residue; give every atom of a residue a name of its own (C1, C2, H1, ...)"
+            f"{structure} has {num_records} atoms, but OpenMM reads {num_atoms}, because names repeat within "
+            "a residue; give every atom of a residue a name of its own (C1, C2, H1, ...)"
         )
 
 

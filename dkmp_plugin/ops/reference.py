@@ -196,8 +196,8 @@ def radius_shells(
             raise ValueError(
                 f"radius_shells: an atom has {most} neighbours within the cutoff of {cutoff}, more than "
                 f"max_neighbors = {max_neighbors}; raise max_neighbors to at least {most} or reduce the "
-                "cutoff (max_num_neighbors and cutoff_upper of the training's configuration; in a simulation, "
-                "the box is too small or atoms are too close)"
+                "cutoff (max_num_neighbors and cutoff_upper of the training's configuration; in a "
+                "simulation, the box is too small or atoms are too close)"
             )
     graph = _sort_into_shells(edge_index, cell_offsets, edge_distance, cutoff, num_shells, overlap)
     if max_edges is None:
