@@ -18,6 +18,7 @@ from openmm import app, unit
 from t4_lysozyme import complex_files
 
 from dkmp_plugin.labeling.extraction import complete_elements, residue_atoms
+from dkmp_plugin.labeling.molecule import read_positions
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,8 @@ def _read(files: LigandFiles) -> Tuple[app.AmberPrmtopFile, np.ndarray]:
     prmtop = app.AmberPrmtopFile(str(files.prmtop))
     # thrombin's prmtop has no atomic numbers, and OpenMM cannot guess all of them from the names.
     complete_elements(prmtop.topology, prmtop.createSystem())
-    reader = app.PDBFile if files.coordinates.suffix == ".pdb" else app.AmberInpcrdFile
-    positions = reader(str(files.coordinates)).getPositions(asNumpy=True)
-    return prmtop, np.array(positions.value_in_unit(unit.angstrom))
+    positions, _ = read_positions(files.coordinates, prmtop.topology, files.prmtop)
+    return prmtop, positions
 
 
 COMPLEXES: Dict[str, Tuple[Callable[[], LigandFiles], Callable[[LigandFiles, Setup], PreparedComplex]]] = {

@@ -284,10 +284,8 @@ def energies(protocol: Protocol, arguments: argparse.Namespace) -> None:
     row = protocol.rows[arguments.row]
     structures = load_structures(row)
     files = [*row.parts["train"], *row.parts["test"]]
-    parts = [
-        load_structures(dataclasses.replace(row, parts={**row.parts, "test": [file]}))["test"]
-        for file in files
-    ]
+    alone = [{"train": [file], "validation": [], "test": []} for file in files]
+    parts = [load_structures(dataclasses.replace(row, parts=part))["train"] for part in alone]
     errors: Dict[str, List[np.ndarray]] = {}
     for result, training in trained(row, structures, protocol, arguments):
         errors[result["model"]] = [(training.predict(part)[0] - part.energy).numpy() for part in parts]

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Dict, Union
 
 from dkmp_plugin.bespoke.settings import BespokeSettings
-from dkmp_plugin.bespoke.training import loss_weights, train, write_configuration
+from dkmp_plugin.bespoke.training import loss_weights, train, training_program, write_configuration
 from dkmp_plugin.files import replaced_on_success
-from dkmp_plugin.labeling.campaign import run_campaign
+from dkmp_plugin.labeling.campaign import remove_runs, run_campaign
 from dkmp_plugin.labeling.executors import TaskMap, in_this_process
 
 
@@ -34,7 +34,7 @@ def make_potential(
 
     Raises:
         ValueError: If the input is unreadable, or the folder was begun with other settings.
-        RuntimeError: If the training fails, or another process works in the folder.
+        RuntimeError: If the training cannot be started or fails, or another process works in the folder.
     """
     output = Path(output).absolute()
     with _only_here(output):
@@ -49,14 +49,24 @@ def make_potential(
 
 @contextmanager
 def _only_here(output: Path) -> Iterator[None]:
-    """Keeps a second process out of the folder; the lock ends with the process, however that ends."""
+    """Keeps a second process out of the folder; the lock ends with the process, however that ends.
+
+    A folder that this makes is removed where nothing but the lock has come into it.
+    """
+    made = not output.exists()
     output.mkdir(parents=True, exist_ok=True)
-    with open(output / ".lock", "w") as lock:
+    path = output / ".lock"
+    with open(path, "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise RuntimeError(f"another process works in {output}; wait for it, or end it") from error
-        yield
+        try:
+            yield
+        finally:
+            if made and list(output.iterdir()) == [path]:
+                path.unlink()
+                output.rmdir()
 
 
 def _begin(step: str, output: Path) -> bool:
@@ -71,9 +81,13 @@ def _label(settings: BespokeSettings, output: Path, task_map: TaskMap) -> None:
 
     labels = output / "labels.h5"
     if _begin("sample and label", labels):
+        # Not after hours of labelling.
+        training_program()
         molecule = settings.read_molecule()
         print(f"{molecule.source}; {len(molecule.atomic_numbers)} atoms, charge {molecule.charge:+d}")
         run_campaign(molecule, settings.plan_runs(), labels, task_map=task_map)
+    else:
+        remove_runs(labels)
     if not (output / "splits.npz").exists():
         write_splits(output / "splits.npz", read_label_file(labels))
 

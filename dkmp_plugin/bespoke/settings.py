@@ -8,7 +8,13 @@ from typing import Any, Dict, List, Optional, Tuple
 from dkmp_plugin.bespoke.training import width_divisor
 from dkmp_plugin.files import replaced_on_success, sha256_of
 from dkmp_plugin.labeling.campaign import SamplingRun, plan_runs
-from dkmp_plugin.labeling.molecule import Molecule, coordinates_beside, read_amber, read_sdf
+from dkmp_plugin.labeling.molecule import (
+    Molecule,
+    check_prmtop,
+    coordinates_beside,
+    read_amber,
+    read_sdf,
+)
 
 _SDF_SUFFIXES = (".sdf", ".mol")
 
@@ -105,8 +111,8 @@ class BespokeSettings:
     def claim(self, folder: Path) -> None:
         """Record the settings in a folder, or make sure that it was made with the same ones.
 
-        Input files are told apart by their content: they may be moved. Settings of the training alone may
-        change until it has begun.
+        Input files are told apart by their content: they may be moved. Settings of the training may change
+        until it has begun, those of the sampling until the labels are finished.
 
         Raises:
             ValueError: If the folder was made with other settings, or the input cannot be used.
@@ -132,19 +138,23 @@ class BespokeSettings:
         if not details:
             return
         remedy = "give another --output, or remove it"
-        if len(details) == len(changed) and set(changed) <= _TRAINING_ALONE:
-            trained = [name for name in _TRAINED if (folder / name).exists()]
-            if not trained:
+        if len(details) == len(changed) and set(changed) <= _SAMPLING | _TRAINING_ALONE:
+            sampled = set(changed) & _SAMPLING
+            made = [name for name in (_LABELLED if sampled else ()) + _TRAINED if (folder / name).exists()]
+            if not made:
                 _write_record(record, {**found, **{name: asked[name] for name in changed}})
                 return
-            remedy += f"; or remove {', '.join(trained)} in it to train anew with its labels"
+            remedy += f"; or remove {', '.join(made)} in it to "
+            remedy += "sample and train anew" if sampled else "train anew with its labels"
         raise ValueError(f"{folder} was begun with other settings ({', '.join(details)}); {remedy}")
 
     def _input_files(self) -> Dict[str, Path]:
         files = {"ligand": Path(self.ligand)}
-        if not files["ligand"].is_file():
-            raise ValueError(f"{self.ligand}: no such file; an Amber prmtop or an SDF file is expected")
-        if not self.from_sdf:
+        if self.from_sdf:
+            if not files["ligand"].is_file():
+                raise ValueError(f"{self.ligand}: no such file; an Amber prmtop or an SDF file is expected")
+        else:
+            check_prmtop(files["ligand"])
             files["coordinates"] = Path(self.coordinates or coordinates_beside(files["ligand"]))
             if not files["coordinates"].is_file():
                 raise ValueError(f"{self.coordinates}: no such file; coordinates of the prmtop are expected")
@@ -154,6 +164,9 @@ class BespokeSettings:
 # The record's key of the input files' SHA-256.
 _CONTENT = "sha256"
 _TRAINING_ALONE = {"epochs", "width"}
+# Runs that are planned otherwise are done again, all others are kept.
+_SAMPLING = {"temperatures", "train_runs", "train_frames", "val_frames", "test_frames"}
+_LABELLED = ("labels.h5", "splits.npz")
 # What a training leaves in the folder, and what is made from it.
 _TRAINED = ("training", "training_finished", "best.ckpt", "evaluation.json", "model.pt", "report.html")
 

@@ -75,6 +75,21 @@ def _is_cut_short(path: Path) -> bool:
     return False
 
 
+def training_program() -> Path:
+    """``torchmd-train`` of this Python.
+
+    Raises:
+        RuntimeError: If it is not there, or cannot be executed.
+    """
+    program = Path(sys.executable).with_name("torchmd-train")
+    if not os.access(program, os.X_OK):
+        raise RuntimeError(
+            f"{program} is needed for the training, but there is no such program; install torchmd-net for "
+            f"this Python: {sys.executable} -m pip install --force-reinstall --no-deps torchmd-net"
+        )
+    return program
+
+
 def train(folder: Path, configuration: Path, num_epochs: int) -> None:
     """Run ``torchmd-train`` in ``folder`` until ``num_epochs`` are done; nothing where they are.
 
@@ -84,14 +99,14 @@ def train(folder: Path, configuration: Path, num_epochs: int) -> None:
         num_epochs: Its ``num_epochs``.
 
     Raises:
-        RuntimeError: If the training fails.
+        RuntimeError: If the training fails, or ``torchmd-train`` is not there.
         ValueError: If its newest checkpoint cannot be loaded.
     """
     log_dir = folder / yaml.safe_load(configuration.read_text())["log_dir"]
     newest = newest_checkpoint(log_dir)
     if newest is not None and newest[0] >= num_epochs - 1:
         return
-    command = [str(Path(sys.executable).with_name("torchmd-train"))]
+    command = [str(training_program())]
     if newest is not None:
         command += ["--load-model", str(newest[1].relative_to(folder))]
     command += ["--conf", str(configuration.relative_to(folder))]

@@ -6,7 +6,7 @@ from typing import Any, List, Sequence, Tuple, Union
 
 from dkmp_plugin.datasets.frame_pairs import FramePairs
 from dkmp_plugin.datasets.sampling import Sampling
-from dkmp_plugin.datasets.trajectory import superpose_runs, without_drift
+from dkmp_plugin.datasets.trajectory import refuse_shared_runs, superpose_runs, without_drift
 from dkmp_plugin.datasets.trajectory_files import Run, load_runs, load_topology
 
 PROTOCOLS = ("dims", "equilibrium")
@@ -106,10 +106,13 @@ def _dims_runs(folder: Path, selection: str, val: Tuple[str, ...], test: Tuple[s
     packaged = {"run1": first, "run2": second}
     held_out = [packaged.get(name, folder / name) for name in (*val, *test)]
     train = [path for path in packaged.values() if path not in held_out]
-    return [
-        [run for path in paths for run in load_runs(path, topology, selection)]
-        for paths in (train, held_out[: len(val)], held_out[len(val) :])
-    ]
+    files = {"train": train, "val": held_out[: len(val)], "test": held_out[len(val) :]}
+    parts = {
+        part: [(path, run) for path in paths for run in load_runs(path, topology, selection)]
+        for part, paths in files.items()
+    }
+    refuse_shared_runs(parts)
+    return [[run for _, run in runs] for runs in parts.values()]
 
 
 def _equilibrium_runs(folder: Path, selection: str) -> List[List[Run]]:

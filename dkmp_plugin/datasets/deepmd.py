@@ -17,8 +17,8 @@ from dkmp_plugin.datasets.labelled_structures import (
 _MIXED_TYPES = "real_atom_types"
 
 
-def _read_types(system: Path) -> Tuple[np.ndarray, np.ndarray]:
-    """Types (N,) of a system's atoms from type.raw, and atomic numbers of the types from type_map.raw."""
+def _read_types(system: Path) -> Tuple[np.ndarray, List[str]]:
+    """Types (N,) of a system's atoms from type.raw, and names of the types from type_map.raw."""
     for name in ("type.raw", "type_map.raw"):
         if not (system / name).is_file():
             raise ValueError(
@@ -26,17 +26,40 @@ def _read_types(system: Path) -> Tuple[np.ndarray, np.ndarray]:
                 "type_map.raw (one element per type) and folders set.*"
             )
     symbols = (system / "type_map.raw").read_text().split()
-    types = [int(text) for text in (system / "type.raw").read_text().split()]
-    unknown = sorted(set(symbols) - set(ATOMIC_NUMBERS))
-    if unknown or max(types, default=0) >= len(symbols):
+    types = [_whole_number(text, system / "type.raw") for text in (system / "type.raw").read_text().split()]
+    if min(types, default=0) < 0 or max(types, default=0) >= len(symbols):
         raise ValueError(
-            f"{system}: type_map.raw lists {', '.join(symbols)} for the types up to {max(types, default=0)}; "
-            "one element symbol per type is expected"
+            f"{system}: type_map.raw lists {', '.join(symbols)} for types from {min(types)} to {max(types)}; "
+            "types count from 0, and one element symbol per type is expected"
         )
-    return np.array(types, dtype=np.int64), np.array([ATOMIC_NUMBERS[symbol] for symbol in symbols])
+    return np.array(types, dtype=np.int64), symbols
 
 
-def _read_set(folder: Path, types: np.ndarray, elements: np.ndarray, periodic: bool) -> LabelledStructures:
+def _whole_number(text: str, path: Path) -> int:
+    """Some programs write types as floats."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not number.is_integer():
+        raise ValueError(f"{path} holds {text!r}, whole numbers that count the types from 0 are expected")
+    return int(number)
+
+
+def _elements(types: np.ndarray, symbols: List[str], system: Path) -> np.ndarray:
+    """Atomic numbers of atoms; types that none of them has may be called anything."""
+    unknown = sorted({symbols[number] for number in np.unique(types)} - set(ATOMIC_NUMBERS))
+    if unknown:
+        raise ValueError(
+            f"{system / 'type_map.raw'} names {', '.join(unknown)} for a type that occurs; an element symbol "
+            "is expected"
+        )
+    return np.array([ATOMIC_NUMBERS.get(symbol, 0) for symbol in symbols], dtype=np.int64)[types]
+
+
+def _read_set(
+    folder: Path, system: Path, types: np.ndarray, symbols: List[str], periodic: bool
+) -> LabelledStructures:
     names = ["coord", "energy", "force"] + (["box"] if periodic else [])
     missing = [f"{name}.npy" for name in names if not (folder / f"{name}.npy").is_file()]
     if missing:
@@ -56,17 +79,18 @@ def _read_set(folder: Path, types: np.ndarray, elements: np.ndarray, periodic: b
     energies = arrays["energy"].astype(np.float64)
     boxes = arrays["box"].reshape(count, 3, 3) if periodic else None
     if not mixed:
-        return structures_of_one_molecule(elements[types], positions, energies, forces, "eV", boxes)
+        elements = _elements(types, symbols, system)
+        return structures_of_one_molecule(elements, positions, energies, forces, "eV", boxes)
     of_frames = arrays[_MIXED_TYPES].reshape(count, -1).astype(np.int64)
-    if of_frames.min() < -1 or of_frames.max() >= len(elements):
+    if of_frames.min() < -1 or of_frames.max() >= len(symbols):
         raise ValueError(
             f"{folder / _MIXED_TYPES}.npy holds types from {of_frames.min()} to {of_frames.max()}; -1 (no "
-            f"atom) to {len(elements) - 1} are expected, because type_map.raw lists {len(elements)} elements"
+            f"atom) to {len(symbols) - 1} are expected, because type_map.raw lists {len(symbols)} elements"
         )
     there = of_frames >= 0
     return LabelledStructures(
         atom_counts=there.sum(axis=1),
-        atomic_numbers=elements[of_frames[there]],
+        atomic_numbers=_elements(of_frames[there], symbols, system),
         positions=positions[there],
         energies=energies.reshape(-1),
         forces=forces[there],
@@ -82,17 +106,17 @@ def read_deepmd(path: Path) -> LabelledStructures:
     has a file ``real_atom_types.npy`` (``deepmd/npy/mixed``), frames differ in their elements.
 
     Raises:
-        ValueError: missing files, arrays that disagree, boxes that are not 3 x 3, NaN.
+        ValueError: missing files, arrays that disagree, atoms of no element, boxes that are not 3 x 3, NaN.
     """
     system = path.parent if path.name.startswith("set.") else path
     if not path.is_dir():
         raise ValueError(f"there is no folder {path}; correct dataset_root or the name of the system")
-    types, elements = _read_types(system)
+    types, symbols = _read_types(system)
     folders: List[Path] = [path] if system != path else sorted(path.glob("set.*"))
     if not folders:
         raise ValueError(f"{path} has no folders set.*; energies and forces are expected there")
     periodic = not (system / "nopbc").exists()
-    return join_structures([_read_set(folder, types, elements, periodic) for folder in folders])
+    return join_structures([_read_set(folder, system, types, symbols, periodic) for folder in folders])
 
 
 class DKMPDeePMD(EnergyForces):
@@ -109,7 +133,7 @@ class DKMPDeePMD(EnergyForces):
         val: for validation,
         test: and for test. Each name may carry a selection: ``FOLDER@start:stop:step``.
         level_of_theory: where the labels come from.
-        total_charge: of every structure.
+        total_charge: of every structure; unknown by default.
         reference_energies: see :class:`EnergyForces`.
 
     Raises:
@@ -124,7 +148,7 @@ class DKMPDeePMD(EnergyForces):
         val: Files = (),
         test: Files = (),
         level_of_theory: str = "",
-        total_charge: int = 0,
+        total_charge: Optional[int] = None,
         reference_energies: Optional[Mapping[int, float]] = None,
     ) -> None:
         structures, split = read_splits(root, files, train, val, test, read_deepmd)

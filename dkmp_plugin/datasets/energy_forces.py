@@ -1,16 +1,19 @@
 """The part that all energy-and-force datasets share: items, splits, reference energies, metadata."""
 
+from itertools import combinations
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, NoReturn, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.data import Data, Dataset
 
+from dkmp_plugin.datasets.arguments import refuse_unknown_arguments
 from dkmp_plugin.datasets.labelled_structures import (
     LabelledStructures,
     check_reference_energies,
+    check_total_charge,
     join_structures,
     least_squares_reference_energies,
 )
@@ -18,6 +21,8 @@ from dkmp_plugin.datasets.labelled_structures import (
 # One name or several, each with an optional selection as ASE writes it: FILE@start:stop:step
 Files = Union[str, Sequence[str]]
 SplitIndices = Tuple[np.ndarray, np.ndarray, np.ndarray]
+# A name as it was given, its file, and which of its structures
+_Frames = Tuple[str, Path, np.ndarray]
 
 
 class EnergyForces(Dataset):
@@ -41,20 +46,24 @@ class EnergyForces(Dataset):
         structures: All structures.
         split_indices: See above; None leaves splitting to torchmd-net.
         level_of_theory: Where the labels come from.
-        total_charge: Of every structure, in elementary charges.
+        total_charge: Of every structure, in elementary charges; None for what the structures declare.
         reference_energies: Atomic number -> energy; an empty one for total energies; None for a fit.
         transform: Applied to each item.
 
     Raises:
-        ValueError: reference energies that lack an element.
+        ValueError: reference energies that lack an element, or a charge other than the structures'.
     """
+
+    def __new__(cls, *_: Any, **arguments: Any) -> "EnergyForces":
+        refuse_unknown_arguments(cls, arguments)
+        return super().__new__(cls)
 
     def __init__(
         self,
         structures: LabelledStructures,
         split_indices: Optional[SplitIndices] = None,
         level_of_theory: str = "",
-        total_charge: int = 0,
+        total_charge: Optional[int] = None,
         reference_energies: Optional[Mapping[int, float]] = None,
         transform: Optional[Callable] = None,
     ) -> None:
@@ -67,16 +76,16 @@ class EnergyForces(Dataset):
         self.metadata: Dict[str, Any] = {
             "energy_unit": structures.energy_unit,
             "level_of_theory": level_of_theory,
-            "total_charge": int(total_charge),
+            "total_charge": _agreed_charge(total_charge, structures.total_charge),
             "elements": structures.elements,
         }
         self._fits = reference_energies is None
         if reference_energies is None:
             self.fit_reference_energies(None if split_indices is None else split_indices[0])
-        elif reference_energies:
-            self._set_references(check_reference_energies(structures.elements, reference_energies))
-        else:
+        elif reference_energies == {}:
             self._set_references({})
+        else:
+            self._set_references(check_reference_energies(structures.elements, reference_energies))
 
     def fit_reference_energies(self, training: Union[Sequence[int], np.ndarray, None] = None) -> None:
         """Fits the reference energies to the items ``training`` (None: all), unless they were given."""
@@ -107,6 +116,18 @@ class EnergyForces(Dataset):
         """
         return y.double() + float(self._reference_energies[idx])
 
+    def get_atomref(self, *_: Any) -> NoReturn:
+        """What torchmd-net's prior ``Atomref`` asks a dataset for.
+
+        Raises:
+            ValueError: always, because training would subtract the energies of the atoms twice.
+        """
+        raise ValueError(
+            f"prior_model: Atomref and remove_ref_energy: true were asked for, but {type(self).__name__} "
+            "subtracts energies of the atoms already (reference_energies) and the checkpoint records them; "
+            "remove prior_model and remove_ref_energy from the configuration"
+        )
+
     def len(self) -> int:
         return len(self.structures)
 
@@ -124,6 +145,18 @@ class EnergyForces(Dataset):
         if self.structures.stresses is not None:
             item.stress = _double(self.structures.stresses[idx]).unsqueeze(0)
         return item
+
+
+def _agreed_charge(given: Optional[int], declared: Optional[int]) -> Optional[int]:
+    if given is None:
+        return declared
+    charge = check_total_charge(given)
+    if declared is not None and declared != charge:
+        raise ValueError(
+            f"total_charge: {charge} was given, but the files declare {declared}; remove total_charge from "
+            "dataset_arg or correct it"
+        )
+    return charge
 
 
 def _double(values: np.ndarray) -> Tensor:
@@ -152,7 +185,8 @@ def read_splits(
         All structures, and the indices of each part, or None.
 
     Raises:
-        ValueError: neither or both ways were used, a selection that cannot be read, or what ``read`` raises.
+        ValueError: neither or both ways were used, a selection that cannot be read, parts that overlap, or
+            what ``read`` raises.
     """
     parts = [[names] if isinstance(names, str) else list(names) for names in (files, train, val, test)]
     if bool(parts[0]) == bool(parts[1]) or (parts[0] and (parts[2] or parts[3])):
@@ -162,20 +196,45 @@ def read_splits(
     whole: Dict[str, LabelledStructures] = {}
     structures: List[LabelledStructures] = []
     sizes = []
+    chosen: List[List[_Frames]] = []
     for names in parts:
         size = 0
+        chosen.append([])
         for name in names:
             file, selection = _split_selection(name)
+            path = Path(root).expanduser() / file
             if file not in whole:
-                whole[file] = read(Path(root).expanduser() / file)
+                whole[file] = read(path)
             structures.append(whole[file][selection])
+            chosen[-1].append((file, path.resolve(), np.arange(len(whole[file]))[selection]))
             size += len(structures[-1])
         sizes.append(size)
+    _refuse_overlap(dict(zip(("train", "val", "test"), chosen[1:], strict=True)))
     joined = join_structures(structures)
     if parts[0]:
         return joined, None
     training, validation, test_part = np.split(np.arange(len(joined)), np.cumsum(sizes[1:])[:-1])
     return joined, (training, validation, test_part)
+
+
+def _refuse_overlap(parts: Dict[str, List[_Frames]]) -> None:
+    """Errors on structures that training has seen say nothing about others."""
+    for first, second in combinations(parts, 2):
+        both = f"dataset_arg: {first} and {second}"
+        for name, path, frames in parts[first]:
+            shared = [other for _, other_path, other in parts[second] if other_path == path]
+            count = np.isin(frames, np.concatenate(shared)).sum() if shared else 0
+            if count:
+                raise ValueError(
+                    f"{both} share {count} frame{'s' if count > 1 else ''} of {name}; select others, as in "
+                    "FILE@:450 and FILE@450:"
+                )
+            for other_name, other_path, _ in parts[second]:
+                if path in other_path.parents or other_path in path.parents:
+                    raise ValueError(
+                        f"{both} overlap: they name {name} and {other_name}, one of which is a part of the "
+                        "other; instead of the whole system name its folders set.*"
+                    )
 
 
 def _split_selection(name: str) -> Tuple[str, slice]:

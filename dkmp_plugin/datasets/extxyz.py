@@ -1,12 +1,15 @@
 """Extended XYZ files through ASE: ``dataset: DKMPExtXYZ``."""
 
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 
 from dkmp_plugin.datasets.energy_forces import EnergyForces, Files, read_splits
-from dkmp_plugin.datasets.labelled_structures import LabelledStructures
+from dkmp_plugin.datasets.labelled_structures import LabelledStructures, check_total_charge
+
+# What a structure's total charge is called in its comment line.
+_CHARGE_KEYS = ("charge", "total_charge")
 
 
 def _read_frames(path: Path) -> List[Any]:
@@ -34,12 +37,57 @@ def _property(frame: Any, key: str, path: Path, index: int) -> np.ndarray:
         stores.insert(0, frame.calc.results)
     for store in stores:
         if key in store:
-            return np.asarray(store[key], dtype=np.float64)
+            return _numbers(store[key], f"{path}: frame {index}: {key}")
     known = sorted({name for store in stores for name in store})
+    remedy = "name the right one with energy_key, forces_key or stress_key"
+    if len(frame) == 1 or frame.info.get("config_type") == "IsolatedAtom":
+        remedy = (
+            "move such frames of one atom into a file of their own, for isolated_atoms in dataset_arg, or "
+            + remedy
+        )
+    raise ValueError(f"{path}: frame {index} has no {key!r} (it has {', '.join(known)}); {remedy}")
+
+
+def _numbers(values: Any, name: str) -> np.ndarray:
+    try:
+        # A name without a value is read as True.
+        if np.asarray(values).dtype != bool:
+            return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        pass
     raise ValueError(
-        f"{path}: frame {index} has no {key!r} (it has {', '.join(known)}); name the right one with "
-        "energy_key, forces_key or stress_key"
+        f"{name} is {str(values)[:60]!r}, numbers are expected; write them without a unit, and leave out "
+        "structures without labels"
     )
+
+
+def _declared_charge(frame: Any, path: Path, index: int) -> Optional[int]:
+    name = f"{path}: frame {index}"
+    charges = [
+        check_total_charge(frame.info[key], f"{name}: {key}") for key in _CHARGE_KEYS if key in frame.info
+    ]
+    if len(set(charges)) > 1:
+        both, said = " and ".join(_CHARGE_KEYS), " and ".join(map(str, charges))
+        raise ValueError(f"{name}: {both} are {said}; one charge is expected, leave out the wrong one")
+    return charges[0] if charges else None
+
+
+def _common_charge(frames: Sequence[Any], path: Path, undeclared: Optional[int]) -> Optional[int]:
+    """The charge of all frames; ``undeclared`` is that of frames that say nothing."""
+    first_frames: Dict[Optional[int], int] = {}
+    for index, frame in enumerate(frames):
+        declared = _declared_charge(frame, path, index)
+        first_frames.setdefault(undeclared if declared is None else declared, index)
+    if len(first_frames) > 1:
+        said = [
+            f"frame {index} declares none" if charge is None else f"frame {index} has charge {charge}"
+            for charge, index in first_frames.items()
+        ]
+        raise ValueError(
+            f"{path}: {', '.join(said[:2])}; models do not see the charge, so all frames must have the "
+            "same. Keep those of one charge; total_charge in dataset_arg is that of frames that declare none"
+        )
+    return next(iter(first_frames))
 
 
 def read_extxyz(
@@ -48,8 +96,9 @@ def read_extxyz(
     energy_key: str = "energy",
     forces_key: str = "forces",
     stress_key: Optional[str] = None,
+    total_charge: Optional[int] = None,
 ) -> LabelledStructures:
-    """Reads all frames of a file; they may differ in size and composition.
+    """Reads all frames of a file; they may differ in size and composition, but not in their charge.
 
     Args:
         path: The file.
@@ -57,10 +106,12 @@ def read_extxyz(
         energy_key: Name of the energies in the comment lines.
         forces_key: Name of the force columns.
         stress_key: Name of the stresses (six numbers in Voigt order or nine), or None.
+        total_charge: Of frames that declare none as ``charge`` or ``total_charge`` in their comment lines;
+            None if unknown.
 
     Raises:
         ValueError: a missing or damaged file, a frame without energy or forces, frames of which some are
-            periodic and others not, periodicity along some directions only, NaN.
+            periodic and others not, periodicity along some directions only, differing charges, NaN.
     """
     frames = _read_frames(path)
     periodic = [bool(frame.pbc.all()) for frame in frames]
@@ -79,6 +130,7 @@ def read_extxyz(
         stresses = np.array(
             [voigt_6_to_full_3x3_stress(s) if s.shape == (6,) else s.reshape(3, 3) for s in read]
         )
+    charge = _common_charge(frames, path, total_charge)
     try:
         return LabelledStructures(
             atom_counts=np.array([len(frame) for frame in frames], dtype=np.int64),
@@ -89,6 +141,7 @@ def read_extxyz(
             energy_unit=energy_unit,
             boxes=np.array([frame.cell.array for frame in frames]) if periodic[0] else None,
             stresses=stresses,
+            total_charge=charge,
         )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
@@ -125,7 +178,8 @@ class DKMPExtXYZ(EnergyForces):
         stress_key: name of the stresses, or None to leave them.
         isolated_atoms: file with one frame per element: its energies become the reference energies.
         level_of_theory: where the labels come from.
-        total_charge: of every structure.
+        total_charge: of every structure; by default what the comment lines declare as ``charge`` or
+            ``total_charge``, or unknown.
         reference_energies: see :class:`EnergyForces`.
 
     Raises:
@@ -146,7 +200,7 @@ class DKMPExtXYZ(EnergyForces):
         stress_key: Optional[str] = None,
         isolated_atoms: Optional[str] = None,
         level_of_theory: str = "",
-        total_charge: int = 0,
+        total_charge: Optional[int] = None,
         reference_energies: Optional[Mapping[int, float]] = None,
     ) -> None:
         if isolated_atoms is not None:
@@ -154,8 +208,10 @@ class DKMPExtXYZ(EnergyForces):
                 raise ValueError("isolated_atoms and reference_energies were both given; give one")
             reference_energies = read_isolated_atoms(Path(root).expanduser() / isolated_atoms, energy_key)
 
+        charge = None if total_charge is None else check_total_charge(total_charge)
+
         def read(path: Path) -> LabelledStructures:
-            return read_extxyz(path, energy_unit, energy_key, forces_key, stress_key)
+            return read_extxyz(path, energy_unit, energy_key, forces_key, stress_key, charge)
 
         structures, split = read_splits(root, files, train, val, test, read)
         super().__init__(structures, split, level_of_theory, total_charge, reference_energies)

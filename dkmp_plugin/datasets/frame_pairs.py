@@ -1,5 +1,6 @@
 """Structure-to-structure samples: a frame, and the displacement to the frame ``lag`` later in its run."""
 
+from dataclasses import fields
 from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data, Dataset
 
+from dkmp_plugin.datasets.arguments import refuse_unknown_arguments
 from dkmp_plugin.datasets.crossing import Crossing
 from dkmp_plugin.datasets.sampling import Sampling
 from dkmp_plugin.datasets.trajectory_files import Run, mean_structure
@@ -37,6 +39,10 @@ class FramePairs(Dataset):
         ValueError: no training run, a lag that does not fit into a run, runs that cannot be crossed, or
             augmentation that turns periodic structures.
     """
+
+    def __new__(cls, *_: Any, **arguments: Any) -> "FramePairs":
+        refuse_unknown_arguments(cls, arguments, [option.name for option in fields(Sampling)])
+        return super().__new__(cls)
 
     def __init__(
         self,

@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 
 from dkmp_plugin.config import ENERGY_UNITS
-from dkmp_plugin.datasets.labelled_structures import least_squares_reference_energies
+from dkmp_plugin.datasets.labelled_structures import check_total_charge, least_squares_reference_energies
 from dkmp_plugin.files import replaced_on_success
 
 FORMAT = "dkmp-labels"
@@ -226,7 +226,7 @@ def _read_open_file(file: h5py.File) -> LabelledConformations:
         **{name: file[name][()] for name in _REQUIRED_DATASETS},
         energy_unit=str(attributes["energy_unit"]),
         level_of_theory=str(attributes["level_of_theory"]),
-        total_charge=int(attributes["total_charge"]),
+        total_charge=check_total_charge(attributes["total_charge"]),
         sampling=json.loads(attributes["sampling"]),
         reference_energies={
             int(k): float(v) for k, v in json.loads(attributes["reference_energies"]).items()

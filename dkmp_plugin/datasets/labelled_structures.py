@@ -1,7 +1,7 @@
 """Structures with energies and forces, whatever file they come from: arrays, checks, reference energies."""
 
 from dataclasses import dataclass
-from typing import Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 
@@ -21,6 +21,7 @@ class LabelledStructures:
         energy_unit: one of ``dkmp_plugin.config.ENERGY_UNITS``.
         boxes: (M, 3, 3) box vectors as rows in Å, or None for open boundaries.
         stresses: (M, 3, 3) in ``energy_unit`` per Å^3, or None.
+        total_charge: of every structure, in elementary charges; None if unknown.
 
     Raises:
         ValueError: no structures, shapes that disagree, NaN or infinity, unknown elements or unit.
@@ -34,6 +35,7 @@ class LabelledStructures:
     energy_unit: str
     boxes: Optional[np.ndarray] = None
     stresses: Optional[np.ndarray] = None
+    total_charge: Optional[int] = None
 
     def __post_init__(self) -> None:
         if self.energy_unit not in ENERGY_UNITS:
@@ -112,6 +114,7 @@ class LabelledStructures:
             energy_unit=self.energy_unit,
             boxes=None if self.boxes is None else self.boxes[indices],
             stresses=None if self.stresses is None else self.stresses[indices],
+            total_charge=self.total_charge,
         )
 
 
@@ -163,7 +166,7 @@ def join_structures(parts: Sequence[LabelledStructures]) -> LabelledStructures:
     """Structures of several files one after the other.
 
     Raises:
-        ValueError: different units, or a mixture of periodic and open structures.
+        ValueError: different units or charges, or a mixture of periodic and open structures.
     """
     units = sorted({part.energy_unit for part in parts})
     if len(units) != 1:
@@ -181,8 +184,44 @@ def join_structures(parts: Sequence[LabelledStructures]) -> LabelledStructures:
         energies=np.concatenate([part.energies for part in parts]),
         forces=np.concatenate([part.forces for part in parts]),
         energy_unit=units[0],
+        total_charge=_common_charge(parts),
         **joined,
     )
+
+
+def _common_charge(parts: Sequence[LabelledStructures]) -> Optional[int]:
+    charges = {part.total_charge for part in parts}
+    if len(charges) > 1:
+        known = [str(charge) for charge in sorted(charge for charge in charges if charge is not None)]
+        said = known + (["unknown"] if None in charges else [])
+        raise ValueError(
+            f"total charges {' and '.join(said)} cannot be joined, because models do not see the charge; use "
+            "files of one charge, and give total_charge in dataset_arg for those that do not declare theirs"
+        )
+    return charges.pop()
+
+
+def check_total_charge(given: Any, name: str = "total_charge") -> int:
+    """A total charge that a user or a file gave, as a plain integer.
+
+    Args:
+        given: The value.
+        name: What to call it in the error.
+
+    Raises:
+        ValueError: it is no whole number.
+    """
+    try:
+        # float(True) is 1.
+        number = float("nan") if isinstance(given, (bool, np.bool_)) else float(given)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not number.is_integer():
+        plain = given.item() if isinstance(given, np.generic) else given
+        raise ValueError(
+            f"{name}: {plain!r} was given, a whole number of elementary charges is expected, such as 0 or -1"
+        )
+    return int(number)
 
 
 def least_squares_reference_energies(
@@ -210,8 +249,13 @@ def check_reference_energies(elements: Sequence[int], given: Mapping[int, float]
 
     Raises:
         ValueError: an element of the data has none, keys that are no atomic numbers, values that are no
-            energies.
+            energies, or anything else than a mapping.
     """
+    if not isinstance(given, Mapping):
+        raise ValueError(
+            f"reference_energies: {given!r} was given, an energy for each atomic number is expected, such as "
+            "{1: -13.6, 8: -2040.3}; leave it out for a fit, or give {} for total energies"
+        )
     references: Dict[int, float] = {}
     for element, energy in given.items():
         try:

@@ -2,8 +2,13 @@
 
 from typing import Any, Optional
 
-from dkmp_plugin.datasets.energy_forces import EnergyForces
-from dkmp_plugin.datasets.label_file import read_label_file
+from dkmp_plugin.datasets.energy_forces import EnergyForces, SplitIndices
+from dkmp_plugin.datasets.label_file import (
+    SPLITS,
+    LabelledConformations,
+    read_label_file,
+    split_indices,
+)
 from dkmp_plugin.datasets.labelled_structures import structures_of_one_molecule
 
 
@@ -11,7 +16,8 @@ class DKMPHDF5(EnergyForces):
     """Energies and forces of one label file (see ``dkmp_plugin.datasets.label_file``).
 
     Items as in :class:`EnergyForces`; ``y`` is relative to the file's per-element reference energies, or the
-    total energy where it has none.
+    total energy where it has none. Where every run has its split and no split is empty, training uses them,
+    unless the configuration names ``splits``.
 
     Args:
         root: the label file (torchmd-train's ``dataset_root``).
@@ -33,8 +39,17 @@ class DKMPHDF5(EnergyForces):
         )
         super().__init__(
             structures,
+            _splits_of_runs(labels),
             level_of_theory=labels.level_of_theory,
             total_charge=labels.total_charge,
             reference_energies=labels.reference_energies,
             transform=transform,
         )
+
+
+def _splits_of_runs(labels: LabelledConformations) -> Optional[SplitIndices]:
+    split_of_run = {entry["index"]: entry["split"] for entry in labels.sampling.get("runs", [])}
+    if {split_of_run.get(run) for run in labels.run.tolist()} != set(SPLITS):
+        return None
+    indices = split_indices(labels)
+    return indices["train"], indices["val"], indices["test"]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Mapping, Optional, Sequence
 
 import numpy as np
+from torchmdnet.utils import ATOMIC_NUMBERS
 
 from dkmp_plugin.datasets.energy_forces import EnergyForces, Files, read_splits
 from dkmp_plugin.datasets.labelled_structures import LabelledStructures, structures_of_one_molecule
@@ -47,6 +48,21 @@ def open_archive(path: Path, names: Sequence[str], hint: str = "") -> Dict[str, 
     return arrays
 
 
+def _atomic_number(symbol: str) -> float:
+    return float(ATOMIC_NUMBERS.get(symbol, np.nan))
+
+
+def _atomic_numbers(values: np.ndarray, name: str) -> np.ndarray:
+    """Atomic numbers, which may be written as floats or as element symbols."""
+    symbols = values.astype(str) if values.dtype.kind in "SU" else None
+    numbers = values if symbols is None else np.vectorize(_atomic_number)(symbols)
+    whole = np.asarray(numbers) % 1 == 0
+    if not whole.all():
+        bad = (values if symbols is None else symbols)[~whole].flat[0].item()
+        raise ValueError(f"{name} holds {bad!r}, element symbols or atomic numbers are expected")
+    return numbers.astype(np.int64)
+
+
 def read_npz(
     path: Path, energy_unit: Optional[str], keys: Mapping[str, str], hint: str = ""
 ) -> LabelledStructures:
@@ -55,9 +71,9 @@ def read_npz(
     Args:
         path: The file.
         energy_unit: Unit of its energies; forces are in it per Å.
-        keys: Names of the arrays for ``numbers`` (N,) or the same for each structure (M, N),
-            ``positions`` (M, N, 3) in Å, ``energies`` (M,) or (M, 1), ``forces`` (M, N, 3), and optionally
-            ``boxes`` (M, 3, 3) or (3, 3) in Å.
+        keys: Names of the arrays for ``numbers`` (N,) or the same for each structure (M, N), which may be
+            element symbols, ``positions`` (M, N, 3) in Å, ``energies`` (M,) or (M, 1), ``forces`` (M, N, 3),
+            and optionally ``boxes`` (M, 3, 3) or (3, 3) in Å.
         hint: Where to get the file.
 
     Raises:
@@ -71,7 +87,7 @@ def read_npz(
     if unknown:
         raise ValueError(f"keys: {', '.join(unknown)} unknown; expected {', '.join(SGDML_KEYS)}, boxes")
     arrays = open_archive(path, list(keys.values()), hint)
-    numbers = arrays[keys["numbers"]]
+    numbers = _atomic_numbers(arrays[keys["numbers"]], f"{path}: {keys['numbers']}")
     if numbers.ndim == 2 and len(numbers) > 0:
         others = np.flatnonzero((numbers != numbers[0]).any(axis=1))
         if len(others) > 0:
@@ -106,7 +122,7 @@ class DKMPNPZ(EnergyForces):
         test: and for test. Each name may carry a selection: ``FILE@start:stop:step``.
         keys: names of the arrays where they differ; see :func:`read_npz`.
         level_of_theory: where the labels come from.
-        total_charge: of the molecule.
+        total_charge: of the molecule; unknown by default.
         reference_energies: see :class:`EnergyForces`.
 
     Raises:
@@ -123,7 +139,7 @@ class DKMPNPZ(EnergyForces):
         test: Files = (),
         keys: Optional[Mapping[str, str]] = None,
         level_of_theory: str = "",
-        total_charge: int = 0,
+        total_charge: Optional[int] = None,
         reference_energies: Optional[Mapping[int, float]] = None,
     ) -> None:
         names = {**SGDML_KEYS, **(keys or {})}

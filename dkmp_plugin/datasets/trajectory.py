@@ -1,8 +1,9 @@
 """torchmd-net dataset over any trajectory that mdtraj reads: ``dataset: DKMPTrajectory``."""
 
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
-from typing import Any, List, Sequence
+from typing import Any, List, Mapping, Sequence, Tuple
 
 from dkmp_plugin.datasets import trajectory_files
 from dkmp_plugin.datasets.frame_pairs import FramePairs, refuse_with_boxes
@@ -12,6 +13,7 @@ from dkmp_plugin.datasets.trajectory_files import (
     load_runs,
     load_topology,
     same_atoms,
+    split_run,
     superpose,
 )
 
@@ -45,6 +47,28 @@ def without_drift(runs: Sequence[Run]) -> List[Run]:
     return [replace(run, positions=trajectory_files.remove_drift(run.positions)) for run in runs]
 
 
+def refuse_shared_runs(parts: Mapping[str, Sequence[Tuple[Path, Run]]]) -> None:
+    """Refuses runs in two parts: errors on a run that training has seen say nothing about others.
+
+    Args:
+        parts: Of each part the files, perhaps with ``#`` and a number, and the runs read from them.
+
+    Raises:
+        ValueError: naming the parts and the run.
+    """
+    places = {
+        part: {(Path(split_run(path)[0]).resolve(), run.name): run for path, run in runs}
+        for part, runs in parts.items()
+    }
+    for first, second in combinations(places, 2):
+        for place, run in places[first].items():
+            if place in places[second]:
+                raise ValueError(
+                    f"{first} and {second} share {len(run.positions)} frames of {run.name}; name "
+                    "other files, or other runs of this one (FILE#0, FILE#1)"
+                )
+
+
 class DKMPTrajectory(FramePairs):
     """Frame pairs of trajectories of one or several systems with one topology.
 
@@ -69,9 +93,9 @@ class DKMPTrajectory(FramePairs):
         **sampling: see :class:`dkmp_plugin.datasets.sampling.Sampling` (``lag``, ``augment_...``, ...).
 
     Raises:
-        ValueError: files that are missing, damaged or do not belong together, a selection that matches
-            nothing, a lag longer than a run, NaN positions, molecules cut by the box, nm taken for Å, or
-            options that turn periodic structures.
+        ValueError: files that are missing, damaged or do not belong together, a run in two parts, a selection
+            that matches nothing, a lag longer than a run, NaN positions, molecules cut by the box, nm taken
+            for Å, or options that turn periodic structures.
     """
 
     def __init__(
@@ -93,11 +117,18 @@ class DKMPTrajectory(FramePairs):
             refuse_with_boxes(superpose=superpose, remove_drift=remove_drift)
         folder = Path(root).expanduser()
         chemistry = load_topology(folder / topology)
+        found = {
+            part: [
+                (folder / name, run)
+                for name in ([files] if isinstance(files, str) else files)
+                for run in load_runs(folder / name, chemistry, selection, stride, periodic)
+            ]
+            for part, files in (("train", train), ("val", val), ("test", test))
+        }
+        refuse_shared_runs(found)
         parts: List[List[Run]] = []
-        for files in (train, val, test):
-            names = [files] if isinstance(files, str) else files
-            found = [load_runs(folder / name, chemistry, selection, stride, periodic) for name in names]
-            runs = [run for of_file in found for run in of_file]
+        for of_part in found.values():
+            runs = [run for _, run in of_part]
             if runs:
                 runs = superpose_runs(runs, parts[0][0] if parts and parts[0] else runs[0], superpose)
             parts.append(runs)

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import List, Optional, Sequence, Tuple, Union
+from typing import Dict, List, Optional, Sequence, Set, Tuple, Union
 
 import numpy as np
 import torch
@@ -11,9 +11,9 @@ from torch_geometric.loader import DataLoader
 
 from dkmp_plugin.simulation.checkpoint import read_contents
 
-# ModelCheckpoint of torchmd-train: epoch=12-val_loss=0.1234-test_loss=0.0000.ckpt
+# ModelCheckpoint of torchmd-train: epoch=12-val_loss=0.1234-test_loss=0.0000.ckpt, or with train_loss
 _EPOCH = re.compile(r"epoch=(\d+)-")
-_VALIDATION_LOSS = re.compile(r"val_loss=([0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?|nan|inf)")
+_LOSS = re.compile(r"(val|train)_loss=([0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?|nan|inf)")
 
 
 def checkpoints_by_epoch(log_dir: Union[str, Path]) -> List[Tuple[int, Path]]:
@@ -25,20 +25,17 @@ def checkpoints_by_epoch(log_dir: Union[str, Path]) -> List[Tuple[int, Path]]:
 def best_checkpoint(log_dir: Union[str, Path]) -> Path:
     """The checkpoint with the lowest validation loss among those that torchmd-train left in its log_dir.
 
+    Where no name has one, because ``checkpoint_monitor`` was the training loss, the training loss counts.
     Where the names of several have the same, what the files say decides, and else the newest is taken.
 
     Raises:
         ValueError: there is none, or one of several is unreadable.
     """
-    losses = {
-        path: float(match.group(1))
-        for _, path in checkpoints_by_epoch(log_dir)
-        if (match := _VALIDATION_LOSS.search(path.name)) and np.isfinite(float(match.group(1)))
-    }
+    losses = _finite_losses(log_dir, "val") or _finite_losses(log_dir, "train")
     if not losses:
         raise ValueError(
-            f"{log_dir} holds no checkpoint of torchmd-train (epoch=...-val_loss=....ckpt); "
-            "train first, or name the checkpoint itself"
+            f"{log_dir} holds no checkpoint of torchmd-train with a finite loss "
+            "(epoch=...-val_loss=....ckpt, or train_loss); train first, or name the checkpoint itself"
         )
     least = min(losses.values())
     lowest = [path for path, loss in losses.items() if loss == least]
@@ -47,6 +44,17 @@ def best_checkpoint(log_dir: Union[str, Path]) -> Path:
     # Names have four decimals. Of equal ones the first is the newest.
     exact = {path: loss for path in lowest if (loss := _exact_loss(path)) is not None}
     return min(exact, key=exact.__getitem__) if len(exact) == len(lowest) else lowest[0]
+
+
+def _finite_losses(log_dir: Union[str, Path], stage: str) -> Dict[Path, float]:
+    """Losses of a stage (``val`` or ``train``) that names of checkpoints have, the newest first."""
+    return {
+        path: float(match.group(2))
+        for _, path in checkpoints_by_epoch(log_dir)
+        if (match := _LOSS.search(path.name))
+        and match.group(1) == stage
+        and np.isfinite(float(match.group(2)))
+    }
 
 
 def _exact_loss(checkpoint: Path) -> Optional[float]:
@@ -70,10 +78,21 @@ def predict(
 
     Returns:
         Energies (M,) and forces (M, N, 3), float64, in the unit the model was trained in.
+
+    Raises:
+        ValueError: items of different sizes.
     """
     parameter = next(model.parameters())
     energies, forces = [], []
+    sizes: Set[int] = set()
     for batch in DataLoader(dataset[np.asarray(indices)], batch_size=batch_size):
+        sizes.update(torch.bincount(batch.batch).tolist())
+        if len(sizes) > 1:
+            counts = " and ".join(map(str, sorted(sizes)))
+            raise ValueError(
+                f"items of {counts} atoms were given, conformations of one molecule are expected; "
+                "predict those of each size by themselves"
+            )
         batch = batch.to(parameter.device)
         box = batch.box.to(parameter.dtype) if "box" in batch else None
         energy, force = model(batch.z, batch.pos.to(parameter.dtype), batch.batch, box)

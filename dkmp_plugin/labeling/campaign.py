@@ -109,7 +109,8 @@ def sample_run(molecule: Molecule, run: SamplingRun) -> np.ndarray:
         "equilibration_steps": run.equilibration_steps,
     }
     if molecule.force_field is None:
-        frames = sample_gfn2(molecule.atomic_numbers.tolist(), start, charge=molecule.charge, **dynamics)
+        dynamics.update(charge=molecule.charge, bonds=molecule.bonds)
+        frames = sample_gfn2(molecule.atomic_numbers.tolist(), start, **dynamics)
     else:
         frames = sample_langevin(openmm.XmlSerializer.deserialize(molecule.force_field), start, **dynamics)
     return strain(frames, np.random.default_rng(run.seed)) if run.strained else frames
@@ -146,7 +147,7 @@ def run_campaign(
         ValueError: the dynamics failed, or too many conformations have no converged labels.
     """
     output = Path(output)
-    folder = output.with_name(output.name + ".runs")
+    folder = _runs_folder(output)
     folders = {run.index: _run_folder(folder, molecule, run) for run in runs}
     total = sum(run.num_frames for run in runs)
     with tqdm(total=total, desc="sampling", unit="frame", disable=not progress) as bar:
@@ -156,8 +157,22 @@ def run_campaign(
     labels = merge_runs([_finished_run(molecule, run, folders[run.index]) for run in runs])
     labels.sampling["description"] = molecule.source
     write_label_file(output, labels)
-    shutil.rmtree(folder)
+    remove_runs(output)
     return labels
+
+
+def _runs_folder(output: Path) -> Path:
+    return output.with_name(output.name + ".runs")
+
+
+def remove_runs(output: Path) -> None:
+    """Remove the runs of a finished campaign, which one that was killed at its very end left behind.
+
+    Args:
+        output: the label file.
+    """
+    if _runs_folder(output).is_dir():
+        shutil.rmtree(_runs_folder(output))
 
 
 def _run_folder(folder: Path, molecule: Molecule, run: SamplingRun) -> Path:

@@ -1,6 +1,6 @@
 """Conformations of one molecule: Langevin dynamics (force field or GFN2-xTB), and strained copies."""
 
-from typing import Sequence
+from typing import Sequence, Tuple
 
 import numpy as np
 import openmm
@@ -80,6 +80,7 @@ def sample_gfn2(
     equilibration_steps: int = 500,
     time_step: float = 0.5,
     friction: float = 5.0,
+    bonds: Sequence[Tuple[int, int]] = (),
 ) -> np.ndarray:
     """Frames of one Langevin trajectory with GFN2-xTB forces (ASE, tblite), for want of a force field.
 
@@ -94,12 +95,14 @@ def sample_gfn2(
         equilibration_steps: before the first frame.
         time_step: in femtoseconds.
         friction: in 1/ps.
+        bonds: pairs of atoms that must stay bonded, all of the molecule's; none: nothing is checked.
 
     Returns:
         (M, N, 3) in Å, centred on their centroids.
 
     Raises:
-        ValueError: the dynamics left finite numbers, or GFN2-xTB did not converge on the way.
+        ValueError: the bonds changed, the dynamics left finite numbers, or GFN2-xTB did not converge on the
+            way.
     """
     from ase import Atoms, units
     from ase.calculators.calculator import CalculationFailed, InputError
@@ -113,6 +116,7 @@ def sample_gfn2(
     frames = []
     try:
         BFGS(atoms, logfile=None).run(fmax=0.2, steps=30)
+        _check_bonds(atomic_numbers, bonds, atoms.positions, "the minimisation", _STABLE_INPUT)
         # ASE's own function for this was renamed between the versions that we support.
         width = np.sqrt(units.kB * temperature * atoms.get_masses())
         atoms.set_momenta(width[:, None] * generator.standard_normal(atoms.positions.shape))
@@ -125,8 +129,12 @@ def sample_gfn2(
             fixcm=False,  # the correct ensemble; frames are centred below
         )
         dynamics.run(equilibration_steps)
-        for _ in range(num_frames):
+        for index in range(num_frames):
             dynamics.run(steps_between_frames)
+            # Coordinates that are not finite have no bonds; they are refused below.
+            if np.isfinite(atoms.positions).all():
+                where = f"frame {index + 1} of {num_frames} at {temperature:g} K"
+                _check_bonds(atomic_numbers, bonds, atoms.positions, where, _STABLE_OR_COLDER)
             frames.append(atoms.positions - atoms.positions.mean(axis=0))
     except (CalculationFailed, InputError, RuntimeError) as error:
         raise ValueError(
@@ -137,6 +145,30 @@ def sample_gfn2(
     if not np.isfinite(trajectory).all():
         raise ValueError(f"the dynamics at {temperature} K became unstable; use a shorter time_step")
     return trajectory
+
+
+_STABLE_INPUT = (
+    "give a form that is stable in vacuum, such as the neutral one of a zwitterion, or an Amber prmtop, "
+    "whose force field keeps the bonds"
+)
+_STABLE_OR_COLDER = f"lower the temperature if it is heat that breaks them; otherwise {_STABLE_INPUT}"
+
+
+def _check_bonds(
+    atomic_numbers: Sequence[int],
+    bonds: Sequence[Tuple[int, int]],
+    positions: np.ndarray,
+    where: str,
+    remedy: str,
+) -> None:
+    from dkmp_plugin.labeling.connectivity import changed_bonds
+
+    changes = changed_bonds(atomic_numbers, bonds, positions) if len(bonds) else ""
+    if changes:
+        raise ValueError(
+            f"GFN2-xTB in vacuum changes the bonds of the molecule: in {where}, {changes} (atoms counted "
+            f"from 1), and the potential would be of another molecule; {remedy}"
+        )
 
 
 def strain(

@@ -199,10 +199,10 @@ def extend_data_module(module: Any) -> None:
             # the earlier run, and Lightning refuses to log two versions: the final test would not start.
             self._log_hyperparams = False
             metadata = getattr(self.dataset, "metadata", None) or {}
-            largest = max(metadata.get("elements") or [0])
-            if largest >= self.hparams["max_z"]:
+            largest, max_z = max(metadata.get("elements") or [0]), self.hparams.get("max_z")
+            if max_z is not None and largest >= max_z:
                 raise ValueError(
-                    f"max_z: {self.hparams['max_z']} was given, but the dataset has atoms of atomic number "
+                    f"max_z: {max_z} was given, but the dataset has atoms of atomic number "
                     f"{largest}; give max_z: {largest + 1} or more"
                 )
             declared, asked = metadata.get("energy_unit"), self.hparams.get("energy_unit")

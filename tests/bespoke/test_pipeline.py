@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -215,6 +216,23 @@ def test_ligand_without_force_field(methane):
     assert settings.plan_runs()[0].steps_between_frames < with_force_field.plan_runs()[0].steps_between_frames
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("ligand.mol2", b"@<TRIPOS>MOLECULE\n"),
+        ("ligand.sdf.gz", b"\x1f\x8b\x08\x00"),
+        ("ligand.xyz", b"5\n\nC 0 0 0\n"),
+        ("ligand.pdb", b"HETATM    1  C1  LIG\n"),
+    ],
+)
+def test_other_kinds_of_files_are_refused(tmp_path, capfd, name, content):
+    (tmp_path / name).write_bytes(content)
+    status, _, errors = run_here(capfd, tmp_path / name, tmp_path / "out")
+    assert status == 2, errors
+    assert f"{name} is neither an Amber prmtop nor an SDF file" in errors and "convert it" in errors
+    assert not (tmp_path / "out").exists()
+
+
 def test_bad_input(methane, tmp_path, capfd):
     for arguments, changes, message in (
         ((tmp_path / "none.sdf", tmp_path / "out"), {}, "no such file"),
@@ -277,6 +295,7 @@ def test_a_refused_ligand_does_not_claim_the_folder(files, tmp_path, capfd):
     ):
         status, _, errors = run_here(capfd, files / ligand, output, *arguments)
         assert status == 2 and re.search(message, errors), errors
+        assert not output.exists()
     BespokeSettings(str(files / "ligand.prmtop")).claim(output)
     assert json.loads((output / "settings.json").read_text())["residue"] is None
 
@@ -302,6 +321,37 @@ def test_training_may_change_until_it_has_begun(files, tmp_path):
     with pytest.raises(ValueError, match="seed 1, now 2") as error:
         dataclasses.replace(longer, seed=2).claim(tmp_path)
     assert "train anew" not in str(error.value)
+
+
+def test_sampling_may_change_until_the_labels_are_finished(files, tmp_path):
+    settings = BespokeSettings(str(files / "ligand.sdf"))
+    settings.claim(tmp_path)
+    colder = dataclasses.replace(settings, temperatures=(300.0, 400.0), train_runs=4, test_frames=9)
+    colder.claim(tmp_path)
+    assert json.loads((tmp_path / "settings.json").read_text())["temperatures"] == [300.0, 400.0]
+    (tmp_path / "labels.h5").touch()
+    (tmp_path / "training").mkdir()
+    colder.claim(tmp_path)
+    with pytest.raises(ValueError, match=r"remove labels.h5, training in it to sample and train anew"):
+        settings.claim(tmp_path)
+    with pytest.raises(ValueError, match="seed 1, now 2"):
+        dataclasses.replace(colder, seed=2).claim(tmp_path)
+
+
+def test_what_a_kill_after_the_last_label_left_is_removed(survivor, ligand, tmp_path, capfd):
+    output = tmp_path / "copy"
+    shutil.copytree(survivor[0], output)
+    (output / "labels.h5.runs" / "run_000").mkdir(parents=True)
+    status, _, errors = run_here(capfd, ligand, output)
+    assert status == 0, errors
+    assert not (output / "labels.h5.runs").exists()
+
+
+def test_a_missing_torchmd_train_is_told_before_anything_is_labelled(methane, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    status, _, errors = run_here(capfd, methane, tmp_path / "out")
+    assert status == 2 and "torchmd-train is needed for the training" in errors, errors
+    assert not list((tmp_path / "out").glob("labels.h5*"))
 
 
 def test_explicit_sizes_win_over_quick():

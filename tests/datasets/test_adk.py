@@ -43,6 +43,12 @@ def test_one_name_as_text_and_what_a_checkpoint_records():
     assert data.metadata["superpose"] == "runs"
 
 
+@needs_run_3
+def test_one_run_in_two_parts_is_refused():
+    with pytest.raises(ValueError, match=r"val and test share 102 frames of adk_dims2\.dcd"):
+        DKMPAdK(str(RUN_3.parent), selection="name CA", val="run2", test="run2")
+
+
 def test_equilibrium_says_where_the_files_are(tmp_path):
     with pytest.raises(ValueError, match=r"adk4AKE\.psf: no such file; download it from https://"):
         DKMPAdK(str(tmp_path), protocol="equilibrium")

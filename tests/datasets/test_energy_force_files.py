@@ -160,6 +160,27 @@ def test_given_reference_energies_stay(tmp_path):
     for wrong, said in (({"H": -10.0, 8: -1.0}, "'H': -10.0"), ({1: "low", 8: -1.0}, "1: 'low'")):
         with pytest.raises(ValueError, match=f"reference_energies: {said} was given, an atomic number"):
             DKMPNPZ(str(tmp_path), "eV", files="a.npz", reference_energies=wrong)
+    for wrong in ("average", False, [-10.0, -1980.0]):
+        with pytest.raises(ValueError, match=r"reference_energies: .* was given, .*leave it out for a fit"):
+            DKMPNPZ(str(tmp_path), "eV", files="a.npz", reference_energies=wrong)
+    assert DKMPNPZ(str(tmp_path), "eV", files="a.npz", reference_energies={})[0].y.item() < -1990
+
+
+def test_unknown_arguments_are_refused(tmp_path):
+    write_npz(tmp_path / "a.npz")
+    with pytest.raises(ValueError, match=r"'trian' .* DKMPNPZ.*energy_unit, files, train, val, test, keys"):
+        DKMPNPZ(str(tmp_path), "eV", trian="a.npz")
+
+
+@pytest.mark.parametrize("settings", [{"prior_model": "Atomref"}, {"prior_model": [{"Atomref": {}}]}])
+def test_atomic_energies_as_a_prior_are_refused(tmp_path, settings):
+    """``remove_ref_energy: true`` makes the same prior of it."""
+    from torchmdnet.models.model import create_prior_models
+
+    write_npz(tmp_path / "a.npz")
+    data = DKMPNPZ(str(tmp_path), "eV", files="a.npz")
+    with pytest.raises(ValueError, match=r"reference_energies.*remove prior_model and remove_ref_energy"):
+        create_prior_models(settings, data)
 
 
 def test_training_without_an_element_is_refused():
@@ -196,6 +217,7 @@ def set_up(data, log_dir, **changes):
 
     values = {
         "model": "dkmp-c",
+        "max_z": 100,
         "precision": 32,
         "train_size": 3,
         "val_size": 2,
@@ -208,6 +230,30 @@ def set_up(data, log_dir, **changes):
     module = DataModule({**values, **changes}, data)
     module.setup("fit")
     return module
+
+
+@pytest.mark.parametrize(
+    "parts, message",
+    [
+        (("a.npz", "a.npz@4:", "b.npz"), "train and val share 2 frames of a.npz"),
+        (("a.npz@::2", "b.npz", ["b.npz@:2", "a.npz@1:3"]), "train and test share 1 frame of a.npz"),
+        (("a.npz@:2", "a.npz@2:4", "./a.npz@3:"), r"val and test share 1 frame of (\./)?a\.npz"),
+        (("a.npz@:2", "a.npz@2:4", "link.npz@1:2"), r"train and test share 1 frame of \S+\.npz"),
+    ],
+)
+def test_parts_that_overlap_are_refused(tmp_path, parts, message):
+    write_npz(tmp_path / "a.npz")
+    write_npz(tmp_path / "b.npz")
+    (tmp_path / "link.npz").symlink_to("a.npz")
+    train, val, test = parts
+    with pytest.raises(ValueError, match=message):
+        DKMPNPZ(str(tmp_path), "eV", train=train, val=val, test=test)
+
+
+def test_frames_may_come_twice_in_one_part(tmp_path):
+    write_npz(tmp_path / "a.npz")
+    data = DKMPNPZ(str(tmp_path), "eV", train=["a.npz@:4", "a.npz@:2"], val="a.npz@4:")
+    assert [len(part) for part in data.split_indices] == [6, 2, 0]
 
 
 @pytest.mark.parametrize("name", ["my@file.npz", "run@1/a.npz"])
@@ -337,6 +383,27 @@ def test_bad_npz_is_refused(tmp_path, changes, unit, message):
     write_npz(tmp_path / "a.npz", **changes)
     with pytest.raises(ValueError, match=message):
         DKMPNPZ(str(tmp_path), unit, files="a.npz")
+
+
+def test_npz_with_element_symbols(tmp_path):
+    for symbols in (np.array(["O", "H", "H"]), np.array([b"O", b"H", b"H"]), np.array([8.0, 1.0, 1.0])):
+        write_npz(tmp_path / "a.npz", z=symbols)
+        data = DKMPNPZ(str(tmp_path), "eV", files="a.npz")
+        assert data[0].z.tolist() == [8, 1, 1] and data.metadata["elements"] == [1, 8]
+
+
+@pytest.mark.parametrize(
+    "numbers, message",
+    [
+        (np.array(["O", "Hx", "H"]), r"a\.npz: z holds 'Hx', element symbols or atomic numbers are expected"),
+        (np.array([8.5, 1, 1]), r"a\.npz: z holds 8\.5, "),
+        (np.array([8, np.nan, 1]), r"a\.npz: z holds nan, "),
+    ],
+)
+def test_npz_with_what_is_no_element_is_refused(tmp_path, numbers, message):
+    write_npz(tmp_path / "a.npz", z=numbers)
+    with pytest.raises(ValueError, match=message):
+        DKMPNPZ(str(tmp_path), "eV", files="a.npz")
 
 
 def test_damaged_npz_is_refused(tmp_path):
@@ -486,6 +553,29 @@ def test_bad_extxyz_is_refused(tmp_path):
         DKMPExtXYZ(str(tmp_path), files=["open.xyz", "periodic.xyz"])
 
 
+@pytest.mark.parametrize("energy, said", [("-1 eV", "-1 eV"), ("None", "None"), (None, "True")])
+def test_extxyz_energies_that_are_no_numbers_are_refused(tmp_path, energy, said):
+    """ASE writes None as a name without a value, and reads that as True."""
+    frames, _ = water_frames(3)
+    for frame in frames:
+        frame.info["U"] = frame.get_potential_energy()
+    frames[1].info["U"] = energy
+    write_extxyz(tmp_path / "a.xyz", frames)
+    with pytest.raises(ValueError, match=rf"a\.xyz: frame 1: U is '{said}', .*number.*without a unit"):
+        DKMPExtXYZ(str(tmp_path), files="a.xyz", energy_key="U")
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_isolated_atoms_among_the_structures_are_named(tmp_path, marked):
+    """MACE's training files hold them; they often have no forces."""
+    frames, _ = water_frames(2)
+    atom = ase.Atoms("H", info={"config_type": "IsolatedAtom"} if marked else {})
+    atom.calc = SinglePointCalculator(atom, energy=-13.6)
+    write_extxyz(tmp_path / "a.xyz", [frames[0], atom, frames[1]])
+    with pytest.raises(ValueError, match=r"frame 1 has no 'forces'.*file of their own.*isolated_atoms"):
+        DKMPExtXYZ(str(tmp_path), files="a.xyz")
+
+
 # --- DeePMD-kit's folders ----------------------------------------------------------------------------------
 
 
@@ -549,6 +639,45 @@ def test_deepmd_without_elements_is_refused(tmp_path):
         DKMPDeePMD(str(tmp_path), files="water/set.000")
     with pytest.raises(ValueError, match="there is no folder"):
         DKMPDeePMD(str(tmp_path), files="nothing")
+
+
+def test_deepmd_types_written_as_floats(tmp_path):
+    write_deepmd(tmp_path / "water")
+    np.savetxt(tmp_path / "water/type.raw", [0, 1, 1])
+    assert DKMPDeePMD(str(tmp_path), files="water")[0].z.tolist() == [8, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "types, message",
+    [
+        ("0 1 -1", r"water.*types from -1 to 1.*one element symbol per type"),
+        ("0 1 0.5", r"type\.raw holds '0\.5'"),
+        ("0 1 H", r"type\.raw holds 'H'"),
+    ],
+)
+def test_bad_deepmd_types_are_refused(tmp_path, types, message):
+    write_deepmd(tmp_path / "water")
+    (tmp_path / "water/type.raw").write_text(types)
+    with pytest.raises(ValueError, match=message):
+        DKMPDeePMD(str(tmp_path), files="water")
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_only_deepmd_types_that_occur_must_be_elements(tmp_path, mixed):
+    kinds = np.tile([1, 2, 2], (COUNT, 1))
+    write_deepmd(tmp_path / "water", **({"real_atom_types": kinds} if mixed else {}))
+    (tmp_path / "water/type.raw").write_text("0 0 0" if mixed else "1 2 2")
+    (tmp_path / "water/type_map.raw").write_text("X O H")
+    assert DKMPDeePMD(str(tmp_path), files="water")[0].z.tolist() == [8, 1, 1]
+    (tmp_path / "water/type_map.raw").write_text("H O X")
+    with pytest.raises(ValueError, match=r"type_map\.raw names X for a type that occurs"):
+        DKMPDeePMD(str(tmp_path), files="water")
+
+
+def test_a_deepmd_system_and_its_own_folder_overlap(tmp_path):
+    write_deepmd(tmp_path / "water")
+    with pytest.raises(ValueError, match=r"train and val.*water/set\.001.*name its folders set\."):
+        DKMPDeePMD(str(tmp_path), train="water", val="water/set.001")
 
 
 # --- Real files --------------------------------------------------------------------------------------------

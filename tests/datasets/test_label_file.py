@@ -202,3 +202,40 @@ def test_file_without_reference_energies_gives_total_energies(tmp_path):
     labels = replace(three_runs(), reference_energies={})
     write_label_file(tmp_path / "labels.h5", labels)
     assert DKMPHDF5(str(tmp_path / "labels.h5"))[0].y.item() == labels.energies[0]
+
+
+def test_training_splits_by_the_runs_of_the_file(tmp_path):
+    """Without ``splits`` too: torchmd-net's own split would mix conformations of one run."""
+    from torchmdnet.data import DataModule
+
+    labels = three_runs()
+    write_label_file(tmp_path / "labels.h5", labels)
+    settings = {"model": "dkmp-c", "max_z": 100, "seed": 1, "log_dir": str(tmp_path), "standardize": False}
+    sizes = {"train_size": None, "val_size": 1, "test_size": 1, "splits": None}
+    module = DataModule({**settings, **sizes}, DKMPHDF5(str(tmp_path / "labels.h5")))
+    module.setup("fit")
+    for part, indices in split_indices(labels).items():
+        assert np.asarray(getattr(module, f"idx_{part}")).tolist() == indices.tolist()
+    # A split that the configuration names counts.
+    other = {"idx_train": [0, 11], "idx_val": [5], "idx_test": [6]}
+    np.savez(tmp_path / "other.npz", **other)
+    sizes["splits"] = str(tmp_path / "other.npz")
+    module = DataModule({**settings, **sizes}, DKMPHDF5(str(tmp_path / "labels.h5")))
+    module.setup("fit")
+    assert np.asarray(module.idx_train).tolist() == [0, 11]
+
+
+def test_files_that_name_no_whole_split_leave_it_to_torchmd_net(tmp_path):
+    unlisted = replace(three_runs(), sampling={})
+    for name, labels in (("one.h5", merge_runs([make_labels(0)])), ("unlisted.h5", unlisted)):
+        write_label_file(tmp_path / name, labels)
+        assert DKMPHDF5(str(tmp_path / name)).split_indices is None
+
+
+def test_fractional_charges_are_refused(tmp_path):
+    path = tmp_path / "labels.h5"
+    write_label_file(path, three_runs())
+    with h5py.File(path, "r+") as file:
+        file.attrs["total_charge"] = 0.5
+    with pytest.raises(ValueError, match=r"labels\.h5: total_charge: 0\.5 was given, a whole number"):
+        read_label_file(path)

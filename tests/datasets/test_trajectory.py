@@ -79,6 +79,29 @@ def test_replicas_in_one_file_are_never_paired(folder):
         pairs(folder, train=["all.xtc#3"])
 
 
+@pytest.mark.parametrize(
+    "parts, message",
+    [
+        ({"train": ["first.dcd"], "val": ["first.dcd"]}, "train and val share 12 frames of first.dcd"),
+        ({"train": ["all.xtc"], "test": ["./all.xtc#1"]}, "train and test share 5 frames of all.xtc#1"),
+        (
+            {"val": "all.xtc#0", "test": ["all.xtc#1", "all.xtc#0"]},
+            "val and test share 6 frames of all.xtc#0",
+        ),
+        ({"val": ["first.dcd#0"]}, "train and val share 12 frames of first.dcd"),
+    ],
+)
+def test_runs_in_two_parts_are_refused(folder, parts, message):
+    write(folder / "all.xtc", np.concatenate([walk(6, 1), walk(5, 2, shift=30.0)]))
+    with pytest.raises(ValueError, match=message):
+        pairs(folder, **parts)
+
+
+def test_unknown_arguments_are_refused(folder):
+    with pytest.raises(ValueError, match=r"'lagg' .* DKMPTrajectory.* topology, train, .*stride.*, lag, "):
+        pairs(folder, lagg=3)
+
+
 def test_number_signs_in_names_of_files_and_folders(folder):
     (folder / "run#1").mkdir()
     frames = np.concatenate([walk(6, 1), walk(5, 2, shift=30.0)])
@@ -130,9 +153,9 @@ def test_drift_is_removed_from_training_runs_only(folder):
         frame @ np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]]) + a
         for a, frame in zip(turns, walk(12, 1), strict=True)
     ]
-    write(folder / "tumbling.dcd", np.array(tumbling))
-    data = pairs(folder, train=["tumbling.dcd"], val=["tumbling.dcd"], remove_drift=True)
-    plain = pairs(folder, train=["tumbling.dcd"], val=["tumbling.dcd"])
+    runs = {part: [write(folder / f"{part}.dcd", np.array(tumbling))] for part in ("train", "val")}
+    data = pairs(folder, **runs, remove_drift=True)
+    plain = pairs(folder, **runs)
     still = np.mean([float(data[i].y.square().mean()) for i in range(11)])
     assert still < 0.1 * np.mean([float(plain[i].y.square().mean()) for i in range(11)])
     assert torch.allclose(data[0].pos, plain[0].pos)
@@ -316,5 +339,5 @@ def test_crossing_is_for_training_items(folder):
     for wrong in ({"augment_crossing": 1.5}, {"lag": 0}, {"num_neighbors": -1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             pairs(folder, **wrong)
-    with pytest.raises(TypeError, match="pushforwards"):
+    with pytest.raises(ValueError, match="pushforwards"):
         pairs(folder, pushforwards=True)

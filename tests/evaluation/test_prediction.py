@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from torch_geometric.data import Data
+from torch_geometric.data import Data, InMemoryDataset
 
 from dkmp_plugin.evaluation.prediction import best_checkpoint, predict
 
@@ -20,6 +20,15 @@ def test_best_checkpoint_has_the_lowest_validation_loss(tmp_path):
     ):
         (tmp_path / name).touch()
     assert best_checkpoint(tmp_path).name.startswith("epoch=8")
+
+
+def test_the_training_loss_counts_where_it_was_watched(tmp_path):
+    """Names of ``checkpoint_monitor: train_total_mse_loss``."""
+    for name in ("epoch=3-train_loss=2.5000.ckpt", "epoch=7-train_loss=1.5000-test_loss=0.0000.ckpt"):
+        (tmp_path / name).touch()
+    assert best_checkpoint(tmp_path).name.startswith("epoch=7")
+    (tmp_path / "epoch=1-val_loss=9.0000.ckpt").touch()
+    assert best_checkpoint(tmp_path).name.startswith("epoch=1")
 
 
 def test_losses_that_look_alike_in_the_names_are_told_apart(tmp_path):
@@ -79,15 +88,27 @@ class Springs(torch.nn.Module):
         return energy[:, None], -strength[:, None] * pos
 
 
-def test_predictions_come_in_the_order_of_the_indices():
-    from torch_geometric.data import InMemoryDataset
-
-    generator = np.random.default_rng(0)
-    positions = generator.standard_normal((7, 3, 3))
+def dataset_of(molecules):
+    """Items of atomic numbers and positions."""
     dataset = InMemoryDataset()
     dataset.data, dataset.slices = InMemoryDataset.collate(
-        [Data(z=torch.tensor([8, 1, 1]), pos=torch.from_numpy(frame)) for frame in positions]
+        [Data(z=torch.tensor(numbers), pos=torch.from_numpy(pos)) for numbers, pos in molecules]
     )
+    return dataset
+
+
+@pytest.mark.parametrize("batch_size", [2, 1])
+def test_molecules_of_different_sizes_are_refused(batch_size):
+    generator = np.random.default_rng(0)
+    molecules = [([1] * count, generator.standard_normal((count, 3))) for count in (4, 6)]
+    with pytest.raises(ValueError, match=r"items of 4 and 6 atoms .*one molecule"):
+        predict(Springs(), dataset_of(molecules), [0, 1], batch_size)
+
+
+def test_predictions_come_in_the_order_of_the_indices():
+    generator = np.random.default_rng(0)
+    positions = generator.standard_normal((7, 3, 3))
+    dataset = dataset_of([([8, 1, 1], frame) for frame in positions])
     indices = np.array([5, 0, 3, 6, 1])
     energies, forces = predict(Springs(), dataset, indices, batch_size=2)
     constants = np.array([8.0, 1.0, 1.0])

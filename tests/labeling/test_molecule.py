@@ -1,5 +1,6 @@
 """Ligands from files: Amber systems and SDF."""
 
+import dataclasses
 import re
 from typing import ClassVar
 
@@ -128,9 +129,79 @@ class TestAmber:
         alone.write_bytes(prmtop.read_bytes())
         with pytest.raises(ValueError, match=r"no coordinates beside .*alone\.pdb"):
             read_amber(alone, residue="TMP")
+        alone.write_text("@<TRIPOS>MOLECULE\n")
+        with pytest.raises(ValueError, match=r"neither an Amber prmtop nor an SDF file .*convert it"):
+            read_amber(alone, coordinates, "TMP")
         alone.write_bytes(prmtop.read_bytes()[:2000])
         with pytest.raises(ValueError, match="cannot be read as an Amber prmtop"):
             read_amber(alone, coordinates, "TMP")
+
+
+@pytest.fixture
+def pdb(p_xylene_files, tmp_path):
+    """``write(order, names)``: a PDB file of p-xylene with atoms in another order, or named otherwise."""
+    prmtop = p_xylene_files[0].with_name("ligand.prmtop")
+    positions = read_amber(prmtop).conformers[0]
+
+    def write(order=None, rename=None):
+        atoms = list(app.AmberPrmtopFile(str(prmtop)).topology.atoms())
+        order = list(range(len(atoms))) if order is None else order
+        topology = app.Topology()
+        residue = topology.addResidue("TMP", topology.addChain())
+        for index in order:
+            name = (rename or {}).get(index, atoms[index].name)
+            topology.addAtom(name, atoms[index].element, residue)
+        path = tmp_path / "ligand.pdb"
+        with open(path, "w") as file:
+            app.PDBFile.writeFile(topology, positions[order] * unit.angstrom, file)
+        return prmtop, path
+
+    return write
+
+
+def swapped(first, second, size=18):
+    order = list(range(size))
+    order[first], order[second] = second, first
+    return order
+
+
+class TestPdbOfAPrmtop:
+    def atoms_of(self, prmtop, element):
+        atoms = app.AmberPrmtopFile(str(prmtop)).topology.atoms()
+        return [atom.index for atom in atoms if atom.element.symbol == element]
+
+    def test_its_own_file_and_other_names(self, pdb):
+        prmtop, path = pdb()
+        expected = read_amber(prmtop).conformers
+        np.testing.assert_allclose(read_amber(prmtop, path).conformers, expected, atol=1e-3)
+        # Names of another convention, as other programs write them: the elements agree.
+        carbon, hydrogen = (self.atoms_of(prmtop, element)[0] for element in "CH")
+        prmtop, path = pdb(rename={carbon: "C99", hydrogen: "H99"})
+        read_amber(prmtop, path)
+
+    def test_other_elements_are_refused(self, pdb):
+        prmtop, _ = pdb()
+        carbon, hydrogen = (self.atoms_of(prmtop, element)[0] for element in "CH")
+        prmtop, path = pdb(swapped(carbon, hydrogen))
+        first = min(carbon, hydrogen) + 1
+        with pytest.raises(ValueError, match=rf"different atoms: atom {first} is .* of residue TMP.*order"):
+            read_amber(prmtop, path)
+
+    def test_the_same_names_in_another_order_are_refused(self, pdb):
+        prmtop, _ = pdb()
+        first, second = self.atoms_of(prmtop, "C")[:2]
+        prmtop, path = pdb(swapped(first, second))
+        with pytest.raises(ValueError, match=rf"different atoms: atom {first + 1} is "):
+            read_amber(prmtop, path)
+
+    def test_elements_that_openmm_guesses_do_not_count(self, pdb):
+        """Without a column of elements, as CL1 of a ligand, which it takes for carbon."""
+        prmtop, path = pdb()
+        first = self.atoms_of(prmtop, "C")[0]
+        lines = path.read_text().splitlines()
+        lines = [line[:76] + " O" if line[6:11].strip() == str(first + 1) else line for line in lines]
+        path.write_text("\n".join(lines) + "\n")
+        read_amber(prmtop, path)
 
 
 class TestSdf:
@@ -161,9 +232,14 @@ class TestSdf:
     @pytest.mark.parametrize(
         ("smiles", "message"),
         [
-            (("C", "O"), "holds 2 molecules"),
+            (("C", "O"), "holds 2 molecules, one is expected"),
             (("C.O",), "several fragments"),
-            (("[CH3]",), "odd number of electrons"),
+            (("[CH3]",), r"unpaired electrons at C1 .*closed shell"),
+            (("[O][O]",), r"unpaired electrons at O1, O2 "),
+            (("[CH2]",), r"unpaired electrons at C1 "),
+            (("[CH2]CC[CH2]",), r"unpaired electrons at C1, C4 "),
+            (("C*",), r"elements H \(1\) to Rn .*atoms 2 \(atomic number 0\)"),
+            (("F[U](F)(F)(F)(F)F",), r"atoms 2 \(atomic number 92\)"),
         ],
     )
     def test_bad_molecules(self, sdf, smiles, message):
@@ -225,8 +301,27 @@ class TestSdf:
         with pytest.raises(ValueError, match="no such file; an SDF"):
             read_sdf(tmp_path / "none.sdf")
         (tmp_path / "broken.sdf").write_text("nothing\n")
-        with pytest.raises(ValueError, match=r"0 molecules|1 molecules .1 of them"):
+        with pytest.raises(ValueError, match=r"0 molecules|does not follow the mol format"):
             read_sdf(tmp_path / "broken.sdf")
+
+    def test_the_reason_is_told(self, tmp_path):
+        """Five bonds of a carbon atom."""
+        Chem = pytest.importorskip("rdkit.Chem", reason="RDKit is not installed (extra `bespoke`)")
+        (tmp_path / "ligand.sdf").write_text(
+            Chem.MolToMolBlock(Chem.MolFromSmiles("CC(F)(F)(F)F", sanitize=False))
+        )
+        with pytest.raises(
+            ValueError, match=r"valence for atom # 1 C, 5, is greater than permitted"
+        ) as error:
+            read_sdf(tmp_path / "ligand.sdf")
+        assert "file of its own" not in str(error.value)
+
+    def test_bonds_of_the_file_are_kept(self, sdf):
+        molecule = read_sdf(sdf("CO"), num_conformers=1)
+        assert set(molecule.bonds) == {(0, 1), (0, 2), (0, 3), (0, 4), (1, 5)}
+        # Runs that were sampled before bonds were checked must not be taken for checked ones.
+        unchecked = dataclasses.replace(molecule, bonds=())
+        assert unchecked.fingerprint != molecule.fingerprint
 
 
 def test_shapes_that_disagree():

@@ -184,13 +184,14 @@ def test_data_must_bring_what_the_model_asks_for(displacement_configuration, mod
 
 def test_learns_to_relax_towards_the_mean_structure(displacement_configuration, tmp_path):
     """Frames that scatter independently: the mean structure leaves half of the error."""
-    noise = 0.3 * np.random.default_rng(3).normal(size=(60, *GLYCINES.shape))
-    write(tmp_path / "scatter.dcd", GLYCINES + noise)
+    for seed, name in ((3, "scatter.dcd"), (5, "more.dcd")):
+        noise = 0.3 * np.random.default_rng(seed).normal(size=(60, *GLYCINES.shape))
+        write(tmp_path / name, GLYCINES + noise)
     path = displacement_configuration(
         dataset_arg={
             "topology": "top.pdb",
             "train": ["scatter.dcd"],
-            "val": ["scatter.dcd"],
+            "val": ["more.dcd"],
             "num_neighbors": 4,
             "reference": "mean",
             "previous": True,

@@ -12,9 +12,11 @@ import yaml
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from dkmp_plugin.datasets.label_file import read_label_file, split_indices
+from tests.conftest import ROOT
 
 
-def test_trains_on_extended_xyz(label_folder, configuration, tmp_path):
+def test_trains_on_extended_xyz(label_folder, tmp_path):
+    """By the example for a user's own data, smaller."""
     labels = read_label_file(label_folder / "ethanol.h5")
     frames = []
     for pos, energy, forces in zip(labels.positions, labels.energies, labels.forces, strict=True):
@@ -22,10 +24,12 @@ def test_trains_on_extended_xyz(label_folder, configuration, tmp_path):
         frame.calc = SinglePointCalculator(frame, energy=energy, forces=forces)
         frames.append(frame)
     ase.io.write(tmp_path / "ethanol.xyz", frames, format="extxyz")
-    values = yaml.safe_load(configuration(num_epochs=1).read_text())
-    values.update(dataset="DKMPExtXYZ", dataset_root=str(tmp_path), splits=None)
+    values = yaml.safe_load((ROOT / "examples" / "dkmp_own_data.yaml").read_text())
+    assert values["splits"] is None
+    sizes = {"num_epochs": 1, "embedding_dimension": 16}
+    values.update(sizes, dataset_root=str(tmp_path), log_dir=str(tmp_path / "log"))
     parts = {"train": "ethanol.xyz@:24", "val": "ethanol.xyz@24:32", "test": "ethanol.xyz@32:"}
-    values["dataset_arg"] = {**parts, "energy_unit": "kcal/mol", "level_of_theory": labels.level_of_theory}
+    values["dataset_arg"].update(parts, energy_unit="kcal/mol", level_of_theory=labels.level_of_theory)
     path = tmp_path / "extxyz.yaml"
     path.write_text(yaml.safe_dump(values))
 
@@ -36,8 +40,14 @@ def test_trains_on_extended_xyz(label_folder, configuration, tmp_path):
     (checkpoint,) = Path(values["log_dir"]).glob("epoch=*.ckpt")
     recorded = torch.load(checkpoint, weights_only=True)["dkmp_plugin"]["dataset"]
     assert recorded["energy_unit"] == "kcal/mol"
+    assert recorded["total_charge"] == 0
     assert recorded["level_of_theory"] == labels.level_of_theory
     assert recorded["elements"] == [1, 6, 8]
+    # A split named twice is refused, not one of the two taken.
+    path.write_text(yaml.safe_dump({**values, "splits": str(label_folder / "splits.npz")}))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode != 0
+    assert "dataset_arg names the parts too (train, val, test)" in done.stderr
     # Ethanol: the references add up to the mean energy of the training structures.
     reference = sum(recorded["reference_energies"][int(number)] for number in labels.atomic_numbers)
     training = labels.energies[split_indices(labels)["train"]]
