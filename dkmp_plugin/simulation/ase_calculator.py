@@ -16,6 +16,7 @@ from dkmp_plugin.simulation import torchscript
 from dkmp_plugin.simulation.force_options import ForceOptions
 from dkmp_plugin.simulation.model_source import load_model
 from dkmp_plugin.simulation.neighbor_reuse import ReusingModel
+from dkmp_plugin.simulation.periodic_box import refuse_placeholder
 from dkmp_plugin.simulation.total_charge import check_charge, check_charge_of_atoms
 from dkmp_plugin.simulation.units import kilojoule_per_mole
 
@@ -122,6 +123,8 @@ class DKMPCalculator(Calculator):
                 f"cell: {atoms.cell.tolist()} was given with pbc, three vectors that span a volume are "
                 "expected; set the cell, or pbc=False"
             )
+        if atoms.pbc.any():
+            refuse_placeholder(atoms.cell.array, "atoms.pbc = False leaves it out")
         if not np.isfinite(atoms.positions).all():
             raise ValueError("positions hold NaN or infinity; the dynamics or the input file is broken")
         # Forces are derivatives, also for a caller who wants none.

@@ -4,8 +4,9 @@ import pickle
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any, Dict, Tuple, Union
+from typing import Any, Dict, List, Tuple, Union
 
+import numpy as np
 import torch
 from torchmdnet.models.model import TorchMD_Net
 
@@ -22,6 +23,15 @@ _UNREADABLE = (
     ValueError,
     KeyError,
 )
+
+
+# Hyper-parameters that scripts give instead of texts and Python's numbers: harmless to read.
+_PLAIN_TYPES: List[Any] = [
+    type(Path()),
+    np.float64(0.0).__reduce__()[0],
+    np.dtype,
+    *(type(np.dtype(number)) for number in (np.float32, np.float64, np.int32, np.int64, np.bool_)),
+]
 
 
 def trained_dtype(hyper_parameters: Dict[str, Any]) -> str:
@@ -91,12 +101,12 @@ def read_contents(path: Path) -> Any:
         raise ValueError(f"{path}: no such file; a checkpoint (.ckpt) written by torchmd-train is expected")
     # weights_only: a checkpoint from a stranger must not be able to run code.
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_PLAIN_TYPES):
             # torch's remarks about pickle protocols are of no use to somebody loading a model.
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
         raise ValueError(
-            f"{path} cannot be read as a checkpoint (corrupt, or it holds more than weights and plain "
-            f"values): {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            f"{path} cannot be read as a checkpoint: it is damaged, or holds more than weights and plain "
+            f"values ({type(error).__name__})"
         ) from error

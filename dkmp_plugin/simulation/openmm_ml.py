@@ -126,6 +126,7 @@ class DKMPPotentialImpl(MLPotentialImpl):
         from dkmp_plugin.models.elements import check_elements
         from dkmp_plugin.simulation.model_source import load_model
         from dkmp_plugin.simulation.modelled_atoms import modelled_atoms
+        from dkmp_plugin.simulation.periodic_box import refuse_placeholder
         from dkmp_plugin.simulation.total_charge import check_charge, check_force_field_charge
 
         model, info = load_model(self.model_path)
@@ -139,6 +140,8 @@ class DKMPPotentialImpl(MLPotentialImpl):
         periodic = box is not None
         if periodic and indices is not None:
             _check_box(box, source, info)
+        elif periodic:
+            refuse_placeholder(_in_angstrom(box), "topology.setPeriodicBoxVectors(None) leaves it out")
         model = self.options.prepare(
             model, info, len(atomic_numbers), periodic and indices is None, self.model_path.name
         )
@@ -223,17 +226,21 @@ def _periodic_box(topology: Any, system: Any, is_subset: bool) -> Tuple[str, Any
     return "topology's", box
 
 
-def _check_box(box: Any, source: str, info: Any) -> None:
-    """A molecule alone in the ML region must not meet its own periodic image: no training data has it."""
+def _in_angstrom(box: Any) -> Any:
     import numpy as np
     from openmm import unit
 
-    vectors = np.array([[component.value_in_unit(unit.angstrom) for component in row] for row in box])
-    volume = abs(np.linalg.det(vectors))
-    widths = [volume / np.linalg.norm(np.cross(vectors[i - 2], vectors[i - 1])) for i in range(3)]
-    if min(widths) < 2 * info.cutoff:
+    return np.array([[component.value_in_unit(unit.angstrom) for component in row] for row in box])
+
+
+def _check_box(box: Any, source: str, info: Any) -> None:
+    """A molecule alone in the ML region must not meet its own periodic image: no training data has it."""
+    from dkmp_plugin.simulation.periodic_box import box_width
+
+    width = box_width(_in_angstrom(box))
+    if width < 2 * info.cutoff:
         raise ValueError(
-            f"the {source} periodic box is {min(widths):.1f} Å wide, at least twice the model's cutoff = "
+            f"the {source} periodic box is {width:.1f} Å wide, at least twice the model's cutoff = "
             f"{2 * info.cutoff:.1f} Å is expected for a molecule in a mixed system; use a larger box, or "
             "none: NoCutoff and topology.setPeriodicBoxVectors(None)"
         )

@@ -127,6 +127,9 @@ def test_bad_input(model_path, molecule, tmp_path):
         flat = Atoms(z.numpy(), pos.numpy(), cell=cell, pbc=True, calculator=calculator)
         with pytest.raises(ValueError, match=r"cell: .* was given with pbc"):
             flat.get_potential_energy()
+    placeholder = Atoms(z.numpy(), pos.numpy(), cell=[1, 1, 1], pbc=True, calculator=calculator)
+    with pytest.raises(ValueError, match=r"box is 1\.00 Å wide"):
+        placeholder.get_potential_energy()
     broken = pos.clone()
     broken[3, 1] = torch.nan
     with pytest.raises(ValueError, match="NaN"):

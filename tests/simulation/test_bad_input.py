@@ -4,7 +4,9 @@ import json
 import pickle
 import zipfile
 from importlib import metadata
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -107,6 +109,11 @@ class TestFiles:
         with pytest.raises(ValueError, match=rf"model\.ckpt.*{key}: {changes[key]}"):
             export_model(tmp_path / "model.ckpt", tmp_path / "model.pt")
         assert not (tmp_path / "model.pt").exists()
+
+    def test_hyper_parameters_of_a_script(self, tmp_path):
+        """A Path and numbers of NumPy are no code."""
+        write_checkpoint(tmp_path / "model.ckpt", log_dir=Path("runs"), lr=np.float64(1e-3), seed=np.int64(1))
+        assert export_model(tmp_path / "model.ckpt", tmp_path / "model.pt").elements == [1, 6, 7, 8]
 
     @pytest.mark.parametrize("content", [b"lr: 1", b"<System/>", b"\x80\x81"])
     def test_file_that_is_no_system(self, tmp_path, content):

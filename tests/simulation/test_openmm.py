@@ -111,6 +111,13 @@ def test_periodic_triclinic_box_smaller_than_the_cutoff(model_path, molecule, pl
     assert_close(energy_and_forces(system, moved, platform), expected, platform)
 
 
+def test_the_box_of_a_file_without_one(model_path, molecule):
+    z, _ = molecule
+    potential = MLPotential("dkmp", modelPath=str(model_path))
+    with pytest.raises(ValueError, match=r"box is 1\.00 Å wide.*setPeriodicBoxVectors\(None\)"):
+        potential.createSystem(topology_of(z, torch.eye(3)))
+
+
 def test_subset_in_unsorted_order(model_path, host_guest, platform):
     topology, mm_system, positions, subset = host_guest
     mixed = MLPotential("dkmp", modelPath=str(model_path)).createMixedSystem(topology, mm_system, subset)
