@@ -6,7 +6,7 @@ import pytest
 
 from dkmp_plugin import cli
 from dkmp_plugin.simulation import stack
-from tests.simulation.conftest import write_checkpoint
+from tests.simulation.conftest import DATASET, write_checkpoint
 
 
 def test_export_then_info(tmp_path, capsys):
@@ -17,7 +17,7 @@ def test_export_then_info(tmp_path, capsys):
     described = json.loads(capsys.readouterr().out)
     assert described["elements"] == [1, 6, 7, 8]
     assert described["cutoff"] == 6.0
-    assert described["reference_energies"] == {"1": -0.5, "6": -38.0}
+    assert described["reference_energies"] == DATASET["reference_energies"]
 
 
 def test_info_describes_a_checkpoint_as_it_would_be_exported(tmp_path, capsys):

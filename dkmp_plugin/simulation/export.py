@@ -127,7 +127,10 @@ def _describe(
             "configuration, or with a dataset that declares it"
         )
     kilojoule_per_mole(energy_unit)
+    references = {int(z): energy for z, energy in (dataset.get("reference_energies") or {}).items()}
     elements = model.representation_model.trained_elements.nonzero().flatten().tolist()
+    # A training that went on with other data knows the references of its own elements alone.
+    elements = [z for z in elements if not references or z in references]
     if not elements:
         raise ValueError(f"{checkpoint_path}: the model has not been trained (it has seen no element)")
     num_shells, shell_overlap = shell_settings(hyper_parameters)
@@ -144,7 +147,7 @@ def _describe(
         dtype=dtype,
         total_charge=dataset.get("total_charge"),
         level_of_theory=dataset.get("level_of_theory"),
-        reference_energies={str(z): e for z, e in (dataset.get("reference_energies") or {}).items()},
+        reference_energies={str(z): energy for z, energy in references.items()},
         versions=_package_versions(),
     )
 

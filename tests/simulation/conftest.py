@@ -16,7 +16,7 @@ DATASET = {
     "energy_unit": "kcal/mol",
     "level_of_theory": "none (random weights)",
     "total_charge": 0,
-    "reference_energies": {"1": -0.5, "6": -38.0},
+    "reference_energies": {"1": -0.5, "6": -38.0, "7": -54.0, "8": -75.0},
 }
 
 

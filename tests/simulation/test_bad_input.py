@@ -89,6 +89,14 @@ class TestFiles:
         with pytest.raises(ValueError, match="energy_unit"):
             export_model(tmp_path / "model.ckpt", tmp_path / "model.pt")
 
+    def test_elements_of_an_earlier_training(self, tmp_path):
+        """Fine-tuned on methane: what energies of water would be relative to is no longer known."""
+        dataset = {"energy_unit": "eV", "reference_energies": {1: -13.6, 6: -1027.0}}
+        write_checkpoint(tmp_path / "model.ckpt", trained_elements=(1, 6, 8), dataset=dataset)
+        info = export_model(tmp_path / "model.ckpt", tmp_path / "model.pt")
+        assert info.elements == [1, 6]
+        assert info.reference_energies == {"1": -13.6, "6": -1027.0}
+
     def test_prior_that_torchscript_cannot_compile(self, tmp_path):
         scales = {"distance_scale": 1e-10, "energy_scale": 1.6e-19, "atomic_number": list(range(20))}
         prior = {"ZBL": {"cutoff_distance": 3.0, "max_num_neighbors": 50, **scales}}
