@@ -16,7 +16,7 @@ class ForceOptions:
             to ``MAX_STATIC_ATOMS`` atoms that do not meet their periodic images and have no skin, and of
             models without a box of their own (``box_vecs``).
         skin: Neighbours are searched up to this many Å beyond the cutoff and used again until an atom has
-            moved by half of it; 0 searches at every step.
+            moved by half of it, seen from the first; 0 searches at every step.
         cuda_graphs: Whether the model becomes a CUDA graph on GPUs, captured by openmm-torch or by
             ``python_force``.
 

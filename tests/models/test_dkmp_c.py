@@ -94,8 +94,6 @@ def test_revision_six_has_one_hidden_layer_in_its_energy_head():
     )
     assert len(five) == 2 and len(six) == 1
     assert isinstance(six[0], EnergyBlock)
-    dipole = create_model(hyper_parameters(output_model="DipoleMoment", derivative=False)).output_model
-    assert len(dipole.output_network) == 2  # made of gated vectors, which the energy's head does not have
 
 
 def test_trainings_and_the_class_itself_have_the_newest_revision():

@@ -61,11 +61,12 @@ def test_atoms_at_rest_are_searched_once(model, molecule):
     z, pos = molecule
     calculator = DKMPCalculator(model, skin=0.5)
     atoms = Atoms(z.numpy(), pos.numpy())
-    for shift in (0.0, 0.2, -0.2):
-        atoms.positions = pos.numpy() + shift / np.sqrt(3)
+    for shift in (0.0, 0.2, -40.0):  # a molecule that moves as a whole is at rest
+        atoms.positions = pos.numpy() + shift
+        atoms.positions[2] += 0.2 / np.sqrt(3)
         calculator.get_property("energy", atoms)
     assert calculator.model.neighbors.num_searches == 1
-    atoms.positions += 0.4
+    atoms.positions[2] += 0.3
     calculator.get_property("energy", atoms)
     assert calculator.model.neighbors.num_searches == 2
     del atoms[-1]
