@@ -34,8 +34,9 @@ class DKMPCalculator(Calculator):
     Args:
         model_path: A model exported with ``dkmp export`` (``.pt``) or a training checkpoint (``.ckpt``).
         skin: Neighbours are searched up to this many Å beyond the cutoff and used again until an atom has
-            moved by half of it, seen from the first; 0 searches at every step. The results are the same. The search is a few per
-            cent of a step, so that this saves next to nothing (166 atoms: no difference measured).
+            moved by half of it, seen from the first; 0 searches at every step. The results are the same. The
+            search is a few per cent of a step, so that this saves next to nothing (166 atoms: no difference
+            measured).
         device: ``cpu``, ``cuda`` or ``cuda:N``; None for a GPU where there is one.
         charge: Total charge of the atoms; must be the one the model was trained at. Without it
             ``atoms.info["charge"]`` counts, or the atoms' initial charges, where they say anything.

@@ -39,7 +39,8 @@ class DKMPPotentialImplFactory(MLPotentialImplFactory):
                 that do not meet their periodic images, and models trained without ``box_vecs``. None: for
                 such molecules of up to ``force_options.MAX_STATIC_ATOMS`` atoms where there is no skin.
             skin: Neighbours are searched up to this many Å beyond the cutoff and used again until an atom
-                has moved by half of it, seen from the first; 0 searches at every step. The forces are the same.
+                has moved by half of it, seen from the first; 0 searches at every step. The forces are the
+                same.
             useCUDAGraphs: openmm-torch's property of this name: on a GPU (TorchForce: the CUDA platform;
                 PythonForce: the ``device`` of ``createSystem``) the model is captured in a CUDA graph, and
                 small molecules are computed many times faster. Fixes the shapes.
