@@ -197,9 +197,6 @@ def validate(args: Mapping[str, Any]) -> None:
     _require(atom_filter in (None, -1), "atom_filter", atom_filter, "-1 (all atoms count)")
     _require_box(args.get("box_vecs"))
     if args["model"] == "dkmp-c":
-        head = args["output_model"]
-        heads = "Scalar or ElectronicSpatialExtent (features of degree 2 are no vectors)"
-        _require(head in ("Scalar", "ElectronicSpatialExtent"), "output_model", head, heads)
         _validate_shells(args)
     else:
         _validate_displacements(args)
@@ -238,6 +235,9 @@ def _require_box(box: Any) -> None:
 
 
 def _validate_shells(args: Mapping[str, Any]) -> None:
+    head = args["output_model"]
+    heads = "Scalar or ElectronicSpatialExtent (features of degree 2 are no vectors)"
+    _require(head in ("Scalar", "ElectronicSpatialExtent"), "output_model", head, heads)
     revision = args.get("revision", 1)
     _require(revision in REVISIONS, "revision", revision, f"one of {REVISIONS}")
     cutoff = float(args["cutoff_upper"])

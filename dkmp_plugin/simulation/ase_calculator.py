@@ -1,6 +1,5 @@
 """DKMP^C models as a calculator of ASE."""
 
-import io
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Union
 
@@ -72,9 +71,7 @@ class DKMPCalculator(Calculator):
         skin = ForceOptions(skin=skin).skin
         if skin > 0.0:
             model = torchscript.script(ReusingModel(model, self.info, skin).eval())
-        buffer = io.BytesIO()
-        torchscript.save(model, buffer)
-        self._saved, self._asked = buffer.getvalue(), device
+        self._saved, self._asked = torchscript.to_bytes(model), device
         self._start(model, chosen)
 
     def _start(self, model: torch.jit.ScriptModule, device: torch.device) -> None:
@@ -92,7 +89,7 @@ class DKMPCalculator(Calculator):
 
     def __setstate__(self, state: Dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._start(torchscript.load(io.BytesIO(self._saved)), available_device(self._asked))
+        self._start(torchscript.from_bytes(self._saved), available_device(self._asked))
 
     def calculate(
         self,

@@ -1,6 +1,5 @@
 """The TorchScript module that OpenMM evaluates: an exported model bound to the atoms of one System."""
 
-import io
 from typing import Any, Optional
 
 import torch
@@ -91,7 +90,4 @@ def scripted(module: nn.Module) -> torch.jit.ScriptModule:
     """
     script = torchscript.script(module.eval())
     torch._C._jit_pass_inline(script.graph)
-    buffer = io.BytesIO()
-    torchscript.save(script, buffer)
-    buffer.seek(0)
-    return torchscript.load(buffer)
+    return torchscript.from_bytes(torchscript.to_bytes(script))

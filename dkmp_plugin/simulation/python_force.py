@@ -1,6 +1,5 @@
 """What OpenMM's PythonForce calls: DKMP^C on stacks on which TorchForce cannot run."""
 
-import io
 import math
 from typing import Any, Dict, Optional, Tuple, Union
 
@@ -50,9 +49,8 @@ class PythonForceComputation:
                 f"useCUDAGraphs: True was given, but the model runs on the CPU ({asked}); leave it out, or "
                 "give device='cuda'"
             )
-        buffer = io.BytesIO()
-        torchscript.save(module, buffer)
-        self._start(buffer.getvalue(), periodic, None if device is None else str(device), cuda_graphs, chosen)
+        asked_for = None if device is None else str(device)
+        self._start(torchscript.to_bytes(module), periodic, asked_for, cuda_graphs, chosen)
 
     def _start(
         self, saved: bytes, periodic: bool, asked: Optional[str], cuda_graphs: bool, device: torch.device
@@ -61,7 +59,7 @@ class PythonForceComputation:
         self.periodic, self.cuda_graphs, self.device = periodic, cuda_graphs, device
         # Freezing computes once what depends on the weights alone, the radial filters of every layer, and
         # binds all to the device: the module must be there before.
-        module = torchscript.load(io.BytesIO(saved), device)
+        module = torchscript.from_bytes(saved, device)
         # What an earlier version pickled is frozen already, which takes this attribute away.
         self.module = torchscript.freeze(module) if hasattr(module, "training") else module
         self._captured: Optional[CapturedGradient] = None

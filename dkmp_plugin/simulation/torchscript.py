@@ -1,5 +1,6 @@
 """TorchScript without the advice of newer torch to leave it: OpenMM's TorchForce takes nothing else."""
 
+import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,3 +45,15 @@ def load(
     """As ``torch.jit.load``, onto a device, wherever the module was when it was saved."""
     with _without_advice():
         return torch.jit.load(str(file) if isinstance(file, Path) else file, map_location=device)
+
+
+def to_bytes(module: torch.jit.ScriptModule) -> bytes:
+    """What :func:`save` writes."""
+    buffer = io.BytesIO()
+    save(module, buffer)
+    return buffer.getvalue()
+
+
+def from_bytes(saved: bytes, device: Union[str, torch.device] = "cpu") -> torch.jit.ScriptModule:
+    """The module that :func:`to_bytes` was given, on a device."""
+    return load(io.BytesIO(saved), device)
