@@ -61,7 +61,7 @@ def t4_lysozyme_files() -> LigandFiles:
 
 def thrombin_files() -> LigandFiles:
     beside_the_repository = Path(__file__).resolve().parents[2] / "shared" / "data"
-    folder = Path(os.environ.get("DKMP_DATA", beside_the_repository)) / "thrombin"
+    folder = Path(os.environ.get("DKMP_DATA") or beside_the_repository) / "thrombin"
     if not folder.is_dir():
         raise SystemExit(
             f"{folder} is absent; set DKMP_DATA to the folder that holds thrombin/ (structure.prmtop and "

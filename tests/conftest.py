@@ -47,7 +47,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 def shared_data() -> Path:
     """Folder of the shared data sets: ``DKMP_DATA``, or ``../shared/data`` beside the repository."""
-    return Path(os.environ.get("DKMP_DATA", ROOT.parent / "shared" / "data"))
+    return Path(os.environ.get("DKMP_DATA") or ROOT.parent / "shared" / "data")
 
 
 def hyper_parameters(**changes: Any) -> Dict[str, Any]:

@@ -93,8 +93,10 @@ def source_folder() -> Path:
 
 def cache_folder() -> Path:
     """Folder that holds the built libraries; see the module's documentation."""
-    if "DKMP_PLUGIN_CACHE" in os.environ:
-        return Path(os.environ["DKMP_PLUGIN_CACHE"])
+    # An empty variable is one that is not set, as everywhere in a shell.
+    folder = os.environ.get("DKMP_PLUGIN_CACHE")
+    if folder:
+        return Path(folder)
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "dkmp_plugin"
 

@@ -39,8 +39,9 @@ class Usage:
 @functools.cache
 def _library_path() -> Optional[Path]:
     """libnvrtc of the wheels that a CUDA build of torch installs, or ``$DKMP_NVRTC_LIBRARY``."""
-    if "DKMP_NVRTC_LIBRARY" in os.environ:
-        return Path(os.environ["DKMP_NVRTC_LIBRARY"])
+    library = os.environ.get("DKMP_NVRTC_LIBRARY")
+    if library:
+        return Path(library)
     spec = importlib.util.find_spec("nvidia")
     for folder in spec.submodule_search_locations or [] if spec else []:
         found = [path for path in Path(folder).glob("*/lib/libnvrtc.so.*") if "builtins" not in path.name]

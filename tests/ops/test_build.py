@@ -144,3 +144,10 @@ def test_command_finds_the_library(native) -> None:
     process = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert process.returncode == 0, process.stderr
     assert Path(process.stdout.splitlines()[0]).exists()
+
+
+def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DKMP_PLUGIN_CACHE", raising=False)
+    usual = builder.cache_folder()
+    monkeypatch.setenv("DKMP_PLUGIN_CACHE", "")
+    assert builder.cache_folder() == usual
