@@ -6,7 +6,7 @@ holds only the keys that torchmd-net does not know.
 """
 
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 
@@ -142,6 +142,22 @@ HYPERPARAMETERS: Tuple[Hyperparameter, ...] = (
         ENERGY_UNITS,
     ),
 )
+
+
+# torchmd-net's keys for parts that only its own models have, with its defaults.
+_KEYS_OF_OTHER_MODELS: Dict[str, Any] = {
+    "neighbor_embedding": False,
+    "aggr": "add",
+    "distance_influence": "both",
+    "vector_cutoff": False,
+    "equivariance_invariance_group": "O(3)",
+    "output_mlp_num_layers": 0,
+}
+
+
+def ignored_keys(args: Mapping[str, Any]) -> List[str]:
+    """torchmd-net's keys that are set, not as by default, though DKMP models have no part they belong to."""
+    return [key for key, default in _KEYS_OF_OTHER_MODELS.items() if args.get(key, default) != default]
 
 
 def shell_settings(args: Mapping[str, Any]) -> Tuple[int, float]:

@@ -9,12 +9,13 @@ import argparse
 import functools
 import math
 import re
+import warnings
 from pathlib import Path
 from typing import Any, Callable, Dict
 
 import numpy as np
 
-from dkmp_plugin.config import DKMP_MODELS, add_arguments, defaults
+from dkmp_plugin.config import DKMP_MODELS, add_arguments, defaults, ignored_keys
 from dkmp_plugin.files import replaced_on_success
 
 
@@ -335,6 +336,9 @@ def extend_command_line(module: Any) -> None:
 
         if _is_dkmp(args) or args.train_loss in LOSSES:
             _monitor_training_loss(args)
+        ignored = ignored_keys(vars(args)) if _is_dkmp(args) else []
+        if ignored:
+            warnings.warn(f"{args.model} has no use for {', '.join(ignored)}: ignored", stacklevel=2)
         return args
 
     module.get_argparse = get_argparse

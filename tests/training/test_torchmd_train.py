@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from ase.calculators.singlepoint import SinglePointCalculator
+from torchmdnet.scripts import train
 
 from dkmp_plugin.config import REVISIONS
 
@@ -83,6 +84,15 @@ def test_other_losses_are_what_checkpoints_are_chosen_by(configuration, loss):
         losses = [row[f"val_total_{loss}"] for row in csv.DictReader(file)]
     named = {path.name.split("val_loss=")[1].split("-")[0] for path in checkpoints(path)}
     assert named == {f"{float(value):.4f}" for value in losses if value}
+
+
+# torchmd-net's save_argparse leaves the file open.
+@pytest.mark.filterwarnings("ignore:unclosed file.*input.yaml:ResourceWarning")
+def test_keys_without_a_meaning_are_named(configuration, monkeypatch):
+    path = configuration(neighbor_embedding=True, aggr="mean")
+    monkeypatch.setattr(sys, "argv", ["torchmd-train", "--conf", str(path)])
+    with pytest.warns(UserWarning, match="dkmp-c has no use for neighbor_embedding, aggr: ignored"):
+        train.get_args()
 
 
 def test_another_loss_goes_on_from_a_checkpoint(configuration):
