@@ -94,6 +94,13 @@ def extend_lightning_module(module: Any) -> None:
 
     module.LNNP.on_save_checkpoint = on_save_checkpoint
 
+    def on_load_checkpoint(self, checkpoint):
+        # Without a trainer only the weights are taken over.
+        if _is_dkmp(self.hparams) and self._trainer is not None:
+            _refuse_other_optimization(self.hparams, checkpoint["hyper_parameters"])
+
+    module.LNNP.on_load_checkpoint = on_load_checkpoint
+
     def on_train_batch_end(self, *_):
         if _is_dkmp(self.hparams) and self.trainer.world_size > 1:
             _share_trained_elements(self.model.representation_model.trained_elements)
@@ -128,6 +135,18 @@ def extend_lightning_module(module: Any) -> None:
         return optimizers, schedulers
 
     module.LNNP.configure_optimizers = configure_optimizers
+
+
+def _refuse_other_optimization(given: Any, of_checkpoint: Any) -> None:
+    """A training goes on with the optimiser and the schedule whose states its checkpoint holds."""
+    for key in ("optimizer", "lr_schedule"):
+        # Checkpoints older than the keys were trained as torchmd-net does by itself.
+        before = of_checkpoint.get(key, defaults()[key])
+        if given[key] != before:
+            raise ValueError(
+                f"{key}: {given[key]!r} was given, but the checkpoint to go on from was trained with "
+                f"{before!r}; give that, or reset_trainer: true to start anew with its weights"
+            )
 
 
 def _share_trained_elements(trained_elements: Any) -> None:

@@ -73,6 +73,18 @@ def test_trains_with_muon_and_resumes(configuration, schedule):
     assert torch.load(checkpoints(path)[-1], weights_only=True)["global_step"] == 6
 
 
+@pytest.mark.parametrize("changes", [{"optimizer": "adamw"}, {"lr_schedule": "plateau"}])
+def test_another_optimization_does_not_go_on_from_a_checkpoint(configuration, changes):
+    own = {"optimizer": "muon", "lr_schedule": "linear"}
+    path = configuration(num_epochs=1, **own)
+    assert torchmd_train("--conf", path).returncode == 0
+    path = configuration(num_epochs=2, **{**own, **changes})
+    refused = torchmd_train("--load-model", checkpoints(path)[-1], "--conf", path)
+    [(key, other)] = changes.items()
+    expected = f"ValueError: {key}: {other!r} was given, but the checkpoint to go on from was trained with"
+    assert expected in refused.stderr
+
+
 @pytest.mark.parametrize("loss", ["norm_loss", "neighborhood_norm_loss", "elastic_norm_loss", "l1_loss"])
 def test_other_losses_are_what_checkpoints_are_chosen_by(configuration, loss):
     path = configuration(train_loss=loss)
