@@ -5,24 +5,28 @@
 
 #include "order_free_sum.cuh"
 
+DKMP_INLINE bool is_index(Offset index, Offset size) { return index >= 0 && index < size; }
+
 // An edge of the atoms (-1, -1) pads the list to its capacity: its vector is zero.
 // An offset of the smallest integer, which radius_shells writes into a graph that cannot be trusted, makes it NaN.
-// box: 9 values per system (one system when single_box), or null for open boundaries. offsets: (E, 3), rows
+// So do other indices outside num_atoms, and a system outside num_boxes: an error would have to wait for the device.
+// box: 9 values per system (num_boxes 1: of all systems), or null for open boundaries. offsets: (E, 3), rows
 // offset_stride apart, or null.
 extern "C" __global__ void edge_vectors_forward(
     const Scalar* pos, const long long* edge_index, const int* offsets, const Scalar* box, const long long* batch,
-    int single_box, long long offset_stride, long long num_edges, Scalar* vector) {
+    long long num_atoms, long long num_boxes, long long offset_stride, long long num_edges, Scalar* vector) {
   const Offset e = (Offset)blockIdx.x * blockDim.x + threadIdx.x;
   if (e >= num_edges) return;
   const Offset i = edge_index[e], j = edge_index[num_edges + e];
   Scalar out[3] = {0, 0, 0};
-  if (i >= 0 && j >= 0) {
+  if (i != -1 || j != -1) {
     const int* n = offsets ? offsets + offset_stride * e : nullptr;
-    for (int k = 0; k < 3; ++k) out[k] = pos[3 * j + k] - pos[3 * i + k];
-    if (n && n[0] == -2147483647 - 1) {
-      for (int k = 0; k < 3; ++k) out[k] = Scalar(NAN);
-    } else if (box) {
-      const Scalar* cell = box + (single_box ? 0 : 9 * batch[i]);
+    bool known = is_index(i, num_atoms) && is_index(j, num_atoms) && !(n && n[0] == -2147483647 - 1);
+    const Offset system = known && num_boxes > 1 ? batch[i] : 0;
+    if (box) known = known && is_index(system, num_boxes);
+    for (int k = 0; k < 3; ++k) out[k] = known ? pos[3 * j + k] - pos[3 * i + k] : Scalar(NAN);
+    if (known && box) {
+      const Scalar* cell = box + 9 * system;
       const Scalar a = (Scalar)n[0], b = (Scalar)n[1], c = (Scalar)n[2];
       for (int k = 0; k < 3; ++k) out[k] = out[k] + (a * cell[k] + b * cell[3 + k] + c * cell[6 + k]);
     }

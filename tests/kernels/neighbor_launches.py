@@ -140,9 +140,9 @@ class Launcher:
     def edge_vectors(self, pos, edge_index, offsets, box, batch) -> Tensor:
         size = edge_index.shape[1]
         vector = torch.full((size, 3), -9, dtype=pos.dtype)
-        single = int(box is not None and box.numel() == 9)
+        num_boxes = 0 if box is None else box.numel() // 9
         rows = offsets.contiguous()
-        args = (pos, edge_index, rows, box, batch, single, 3, size, vector)
+        args = (pos, edge_index, rows, box, batch, len(pos), num_boxes, 3, size, vector)
         self._launch("edge_vectors.cu", "edge_vectors_forward", pos, _blocks(size), args)
         return vector
 
@@ -151,9 +151,10 @@ class Launcher:
         n, size = len(batch), edge_index.shape[1]
         counts, entries = torch.zeros(n, dtype=torch.int32), torch.full((2 * size,), -9, dtype=torch.int32)
         flat = edge_index.flatten()
-        self._launch("edge_groups.cu", "edge_groups_count", grad, _blocks(2 * size), (flat, 2 * size, counts))
+        count = (flat, 2 * size, n, counts)
+        self._launch("edge_groups.cu", "edge_groups_count", grad, _blocks(2 * size), count)
         start = _starts(counts, torch.int64)
-        fill = (flat, 2 * size, start, counts, entries)
+        fill = (flat, 2 * size, n, start, counts, entries)
         self._launch("edge_groups.cu", "edge_groups_fill", grad, _blocks(2 * size), fill)
         assert not counts.any()
         by_pos = torch.full((n, 3), -9, dtype=grad.dtype)

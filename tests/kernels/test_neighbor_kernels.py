@@ -165,6 +165,22 @@ def test_edge_vectors_and_their_transpose(systems, dtype):
 
 
 @needs_emulator
+def test_edges_of_atoms_that_do_not_exist():
+    """The CPU raises an error, for which a GPU would have to wait: vectors are NaN, nothing else is touched."""
+    pos, batch = system(4, torch.float32)
+    edge_index = torch.tensor([[0, 4, -1, 1, -2, -1], [1, 2, 2, 99, -2, -1]])
+    offsets = torch.zeros(6, 3, dtype=torch.int32)
+    for box in (None, TRICLINIC):
+        vector = launcher().edge_vectors(pos, edge_index, offsets, box, batch)
+        assert torch.equal(vector[0], pos[1] - pos[0]) and vector[1:5].isnan().all() and not vector[5].any()
+        by_pos, _ = launcher().edge_vectors_backward(vector, edge_index, offsets, batch, int(box is not None))
+        assert by_pos.isfinite().tolist() == [[True] * 3, [False] * 3, [False] * 3, [True] * 3]
+    boxes = TRICLINIC.expand(2, 3, 3).contiguous()
+    vector = launcher().edge_vectors(pos, edge_index, offsets, boxes, torch.tensor([0, 2, 2, 2]))
+    assert vector[0].isfinite().all() and vector[3].isnan().all()
+
+
+@needs_emulator
 def test_gradients_of_padding_and_of_huge_and_broken_values():
     edge_index, batch = torch.tensor([[0, 1, -1, -1], [1, 2, -1, -1]]), torch.zeros(3, dtype=torch.int64)
     grad = torch.tensor([[1e-38, 3e38, 1.0], [0.0, -3e37, 2.0], [7.0, 7.0, 7.0], [7.0, 7.0, 7.0]])

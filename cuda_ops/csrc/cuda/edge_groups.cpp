@@ -18,11 +18,12 @@ EdgeGroups group_edges(const at::Tensor& index, int64_t num_atoms) {
   const Shape shape{blocks_for(num_entries, kThreads), kThreads};
   const int64_t* indices = index.const_data_ptr<int64_t>();
   // Counted one place to the right, so that the running sum starts with zero.
-  launch(index, {"edge_groups.cu", "edge_groups_count", {}}, shape, indices, num_entries, counts.data_ptr<int>() + 1);
+  launch(index, {"edge_groups.cu", "edge_groups_count", {}}, shape, indices, num_entries, num_atoms,
+      counts.data_ptr<int>() + 1);
   const at::Tensor start = counts.cumsum(0, at::kLong);
   launch(
-      index, {"edge_groups.cu", "edge_groups_fill", {}}, shape, indices, num_entries, start.const_data_ptr<int64_t>(),
-      counts.data_ptr<int>() + 1, entry.data_ptr<int>());
+      index, {"edge_groups.cu", "edge_groups_fill", {}}, shape, indices, num_entries, num_atoms,
+      start.const_data_ptr<int64_t>(), counts.data_ptr<int>() + 1, entry.data_ptr<int>());
   return {start, entry};
 }
 

@@ -11,7 +11,7 @@ struct EdgeGroups {
   at::Tensor entry;  // (E,) int32 places in the list, in no particular order within an atom
 };
 
-// index: (E,) int64, contiguous, E < 2^31; entries below zero are left out. Indices must be below num_atoms.
+// index: (E,) int64, contiguous, E < 2^31; entries outside [0, num_atoms) are left out.
 EdgeGroups group_edges(const at::Tensor& index, int64_t num_atoms);
 
 }  // namespace cuda

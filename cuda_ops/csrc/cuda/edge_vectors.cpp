@@ -43,14 +43,14 @@ Tensor edge_vectors(
   if (readable && (offsets.stride(1) != 1 || (offsets.stride(0) != 0 && offsets.stride(0) != 3)))
     offsets = offsets.contiguous();
   const Tensor cells = box ? box->contiguous() : Tensor();
-  const int single_box = box && box->numel() == 9;
+  const int64_t num_boxes = box ? box->numel() / 9 : 0, row_stride = readable ? offsets.stride(0) : 0;
   const Kernel kernel{"edge_vectors.cu", "edge_vectors_forward", {scalar_option(pos), "--fmad=false"}};
   AT_DISPATCH_FLOATING_TYPES(pos.scalar_type(), kName, [&] {
     launch(
         pos, kernel, {blocks_for(num_edges, kThreads), kThreads}, positions.const_data_ptr<scalar_t>(),
         edges.const_data_ptr<int64_t>(), readable ? offsets.const_data_ptr<int>() : nullptr,
-        box ? cells.const_data_ptr<scalar_t>() : nullptr, systems.const_data_ptr<int64_t>(), single_box, int64_t(readable ? offsets.stride(0) : 0),
-        num_edges, vector.data_ptr<scalar_t>());
+        box ? cells.const_data_ptr<scalar_t>() : nullptr, systems.const_data_ptr<int64_t>(), pos.size(0), num_boxes,
+        row_stride, num_edges, vector.data_ptr<scalar_t>());
   });
   return vector;
 }
