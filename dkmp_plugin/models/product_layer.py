@@ -11,8 +11,7 @@ from dkmp_plugin.models.linear_map import LinearMap
 from dkmp_plugin.models.radius_shell import RadiusShell
 from dkmp_plugin.models.spherical import DegreeNorm
 from dkmp_plugin.models.stretched_activation import StretchedActivation
-from dkmp_plugin.ops import degree_features, degree_gates, degree_products, degree_update
-from dkmp_plugin.ops.native import has_kernels
+from dkmp_plugin.ops import degree_features, degree_gates, degree_products, degree_update, has_kernels
 
 
 class ProductUpdateLayer(DilatedMessages):

@@ -28,6 +28,7 @@ __all__ = [
     "dilated_message",
     "distance_ranks",
     "edge_vectors",
+    "has_kernels",
     "linear",
     "radius_shells",
     "status",
@@ -60,6 +61,11 @@ def why_no_cuda() -> Optional[str]:
 def status() -> OpsStatus:
     """Says whether the native library is loaded, from where, and if not, why."""
     return _STATUS
+
+
+def has_kernels(tensor: Tensor) -> bool:
+    """Whether native kernels run where a tensor is: nowhere unless the native library is loaded."""
+    return _implementation.has_kernels(tensor)
 
 
 def radius_shells(

@@ -11,6 +11,11 @@ import torch
 from torch import Tensor
 
 
+def has_kernels(tensor: Tensor) -> bool:
+    """Whether native kernels run where a tensor is: the library is not loaded."""
+    return False
+
+
 # TorchScript cannot read module constants, so limits are functions.
 def _block_pairs() -> int:
     """Pairs held at once while searching: bounds the memory of the search."""

@@ -1,4 +1,4 @@
-"""The two ways to compute an update: on CPUs and on GPUs."""
+"""The two ways to compute an update: by native ops, and where there are none."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ WIDTH = 12
 
 
 @pytest.mark.parametrize("attention", [True, False])
-def test_update_of_cpus_is_that_of_gpus(attention):
+def test_fused_update_is_the_update_in_parts(attention):
     torch.manual_seed(0)
     shell = RadiusShell(0, 1, 6.0, 1.0, 5)
     settings = LayerSettings(WIDTH, 16, "expnorm", False, "silu", 6.0, 2, torch.float64)

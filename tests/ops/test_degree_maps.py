@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dkmp_plugin import ops
-from dkmp_plugin.ops import degrees_reference, fallback
+from dkmp_plugin.ops import degrees_reference
 from dkmp_plugin.ops.degrees_reference import from_matrices, to_matrices
 from dkmp_plugin.ops.reference import spherical_harmonics
 
@@ -235,7 +235,3 @@ def test_gradient_of_features_does_not_need_that_of_weights(native):
 
     for a, b in zip(gradient(weight), gradient(weight.clone().requires_grad_()), strict=True):
         assert torch.equal(a, b)
-
-
-def test_the_fallback_knows_them():
-    assert {case.split()[0] for case in CASES} <= set(fallback._SCHEMAS)

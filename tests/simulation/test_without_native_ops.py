@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from dkmp_plugin import ops
 from dkmp_plugin.ops import fallback
 from dkmp_plugin.ops import native as native_ops
 from dkmp_plugin.simulation import export_propagator
@@ -68,3 +70,11 @@ def test_propagator_exported_with_native_ops(tmp_path):
 def test_every_op_of_the_native_library_has_a_stand_in():
     called = re.findall(r"torch\.ops\.dkmp_plugin\.(\w+)\(", Path(native_ops.__file__).read_text())
     assert called and set(called) <= set(fallback._SCHEMAS)
+
+
+@pytest.mark.skipif(not ops.status().native, reason="compares with the native library")
+@pytest.mark.parametrize("name", fallback._SCHEMAS)
+def test_stand_ins_have_the_schemas_of_the_native_library(name):
+    # Symbolic sizes are for torch.export, which the stand-ins do not serve.
+    schema = str(getattr(torch.ops.dkmp_plugin, name).default._schema).replace("SymInt", "int")
+    assert schema == f"dkmp_plugin::{name}{fallback._SCHEMAS[name]}"
