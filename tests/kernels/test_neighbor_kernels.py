@@ -166,7 +166,7 @@ def test_edge_vectors_and_their_transpose(systems, dtype):
 
 @needs_emulator
 def test_edges_of_atoms_that_do_not_exist():
-    """The CPU raises an error, for which a GPU would have to wait: vectors are NaN, nothing else is touched."""
+    """The CPU raises an error, for which a GPU would have to wait: vectors are NaN, no more is touched."""
     pos, batch = system(4, torch.float32)
     edge_index = torch.tensor([[0, 4, -1, 1, -2, -1], [1, 2, 2, 99, -2, -1]])
     offsets = torch.zeros(6, 3, dtype=torch.int32)
