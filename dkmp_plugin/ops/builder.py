@@ -174,7 +174,10 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _run(command: List[str]) -> None:
-    answer = subprocess.run(command, capture_output=True, text=True)
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True)
+    except OSError as error:
+        raise BuildError(f"the compiler could not be started: {error}; set CXX to one that can") from error
     if answer.returncode != 0:
         lines = [line for line in answer.stderr.splitlines() if "error" in line] or answer.stderr.splitlines()
         shown = "\n".join(lines[:12])
@@ -203,7 +206,7 @@ def _embed_kernels(sources: Path, target: Path) -> None:
     target.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _compile_all(compiler: str, version: str, sources: Path, work: Path, jobs: int) -> List[str]:
+def _compile_all(compiler: str, version: str, sources: Path, work: Path, jobs: int, force: bool) -> List[str]:
     base = [compiler, *_COMMON_FLAGS, *_torch_flags(), f"-I{sources / 'csrc'}"]
     commands: List[List[str]] = []
     # Kernels first: they take longest, so that the last job to end is a short one.
@@ -217,11 +220,14 @@ def _compile_all(compiler: str, version: str, sources: Path, work: Path, jobs: i
             variants = [(*_KERNEL_FLAGS, f"-DDKMP_ISA={name}", *flags) for name, flags in _levels().items()]
         commands += [[*base, *flags, "-c", str(path)] for flags in variants]
     with ThreadPoolExecutor(jobs) as pool:
-        return list(pool.map(lambda command: _compile(command, version, sources), commands))
+        return list(pool.map(lambda command: _compile(command, version, sources, force), commands))
 
 
-def _compile(command: List[str], version: str, sources: Path) -> str:
-    """Object file of a command that ends with its source, from the cache where nothing has changed."""
+def _compile(command: List[str], version: str, sources: Path, force: bool) -> str:
+    """Object file of a command that ends with its source, from the cache where nothing has changed.
+
+    With ``force`` it is compiled whatever the cache holds.
+    """
     source = Path(command[-1])
     # Where the sources lie does not matter: another checkout shares the cache.
     flags = [word.replace(str(sources), "") for word in command[1:-1]]
@@ -230,7 +236,7 @@ def _compile(command: List[str], version: str, sources: Path) -> str:
     for header in sorted({*(sources / "csrc").glob("*.h"), *source.parent.glob("*.h"), *shared}):
         digest.update(header.name.encode() + b"\0" + header.read_bytes())
     target = cache_folder() / "objects" / f"{source.stem}-{digest.hexdigest()[:20]}.o"
-    if not target.exists():
+    if force or not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as work:
             finished = Path(work) / "object.o"
@@ -296,7 +302,7 @@ def build(jobs: Optional[int] = None, force: bool = False) -> Build:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(folder / "lock"):
             if not target.exists() or force:
-                _build_into(compiler, version, sources, target, jobs)
+                _build_into(compiler, version, sources, target, jobs, force)
     except OSError as error:
         raise BuildError(
             f"cannot write the build cache {folder}: {error}; set DKMP_PLUGIN_CACHE to a folder you can write"
@@ -304,14 +310,16 @@ def build(jobs: Optional[int] = None, force: bool = False) -> Build:
     return Build(target, version)
 
 
-def _build_into(compiler: str, version: str, sources: Path, target: Path, jobs: Optional[int]) -> None:
+def _build_into(
+    compiler: str, version: str, sources: Path, target: Path, jobs: Optional[int], force: bool
+) -> None:
     count = jobs if jobs is not None else min(4, os.cpu_count() or 1)
     # A silent minute at the first import would look like a hang.
     print(
         "dkmp_plugin: building its native ops, once; this takes about a minute", file=sys.stderr, flush=True
     )
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="building-") as work:
-        objects = _compile_all(compiler, version, sources, Path(work), count)
+        objects = _compile_all(compiler, version, sources, Path(work), count, force)
         finished = Path(work) / _LIBRARY_NAME
         _link(compiler, objects, finished)
         target.with_name(_COMPILER_NOTE).write_text(version + "\n")

@@ -226,6 +226,21 @@ def _pad(
     return torch.cat([edge_index, nobody], 1), torch.cat([cell_offsets, nowhere]), ptr
 
 
+def in_shell(distance: Tensor, shell: int, cutoff: float, num_shells: int, overlap: float) -> Tensor:
+    """Whether distances (E,), all below the cutoff, are in a shell, overlaps included; bool (E,).
+
+    The borders are rounded to the distances' type, as in the native ops.
+    """
+    inside = torch.ones_like(distance, dtype=torch.bool)
+    if shell > 0:
+        lower = torch.tensor(cutoff * shell / num_shells - 0.5 * overlap, dtype=distance.dtype)
+        inside = inside & (distance >= lower.to(distance.device))
+    if shell + 1 < num_shells:
+        upper = torch.tensor(cutoff * (shell + 1) / num_shells + 0.5 * overlap, dtype=distance.dtype)
+        inside = inside & (distance < upper.to(distance.device))
+    return inside
+
+
 def _sort_into_shells(
     edge_index: Tensor, cell_offsets: Tensor, distance: Tensor, cutoff: float, num_shells: int, overlap: float
 ) -> Tuple[Tensor, Tensor, Tensor]:
@@ -233,14 +248,7 @@ def _sort_into_shells(
     ends: List[int] = [0]
     total = 0
     for shell in range(num_shells):
-        lower = torch.tensor(cutoff * shell / num_shells - 0.5 * overlap, dtype=distance.dtype)
-        upper = torch.tensor(cutoff * (shell + 1) / num_shells + 0.5 * overlap, dtype=distance.dtype)
-        inside = torch.ones_like(distance, dtype=torch.bool)
-        if shell > 0:
-            inside = inside & (distance >= lower.to(distance.device))
-        if shell + 1 < num_shells:
-            inside = inside & (distance < upper.to(distance.device))
-        members = torch.nonzero(inside).squeeze(1)
+        members = torch.nonzero(in_shell(distance, shell, cutoff, num_shells, overlap)).squeeze(1)
         chosen.append(members)
         total += members.size(0)
         ends.append(total)

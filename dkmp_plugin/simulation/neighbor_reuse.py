@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dkmp_plugin.ops import edge_vectors, radius_shells
+from dkmp_plugin.ops.reference import in_shell
 from dkmp_plugin.simulation.model_file import constant_box
 
 
@@ -81,9 +82,15 @@ class NeighborList(nn.Module):
             self.num_searches = self.num_searches + 1
         edge_index, cell_offsets = self._edge_index, self._cell_offsets
         vector = edge_vectors(positions, edge_index, cell_offsets, box, batch)
-        distance = torch.linalg.vector_norm(vector, dim=1)
+        # As the op's: a root of a sum of squares, so that an edge at a border is in the same shell.
+        distance = torch.sqrt((vector * vector).sum(dim=1))
         self._check_number_of_neighbors(edge_index[0], distance)
-        chosen = [torch.nonzero(self._in_shell(distance, shell)).view(-1) for shell in range(self.num_shells)]
+        near = torch.nonzero(distance < self.cutoff).view(-1)
+        distance = distance.index_select(0, near)
+        chosen = [
+            near[in_shell(distance, shell, self.cutoff, self.num_shells, self.overlap)]
+            for shell in range(self.num_shells)
+        ]
         edges = torch.cat(chosen)
         counts = torch.tensor([0] + [shell.size(0) for shell in chosen], device=positions.device)
         return (
@@ -113,16 +120,6 @@ class NeighborList(nn.Module):
                     f"an atom has {most} neighbours within the cutoff of {self.cutoff} Å, more than "
                     f"max_num_neighbors = {self.max_num_neighbors} of the model; train it with a larger one"
                 )
-
-    def _in_shell(self, distance: Tensor, shell: int) -> Tensor:
-        """As ``dkmp_plugin.ops.radius_shells`` decides it."""
-        inside = distance < self.cutoff
-        width = self.cutoff / self.num_shells
-        if shell > 0:
-            inside = inside & (distance >= width * shell - 0.5 * self.overlap)
-        if shell + 1 < self.num_shells:
-            inside = inside & (distance < width * (shell + 1) + 0.5 * self.overlap)
-        return inside
 
 
 class ReusingModel(nn.Module):

@@ -23,8 +23,8 @@ import sys
 from pathlib import Path
 from dkmp_plugin.ops import builder
 builder.source_folder = lambda: Path(sys.argv[1])
-builder._run = lambda command, run=builder._run: (print("run", flush=True), run(command))
-print(builder.build().library)
+builder._run = lambda command, run=builder._run: (sys.stdout.write("run\\n"), run(command))
+print(builder.build(force=len(sys.argv) > 2).library)
 """
 ANSWER = "import sys, torch; torch.ops.load_library(sys.argv[1]); print(torch.ops.dkmp_build_test.answer())"
 
@@ -81,6 +81,10 @@ def test_two_builders_at_once_then_the_cache(compiler: str, sources: Path, tmp_p
         "compiler.txt",
         Path(library).name,
     ]
+
+    # Asked to build whatever the cache holds, it compiles every file again.
+    forced = _start(BUILD, str(sources), "force", environment=environment)
+    assert forced.communicate(timeout=300)[0].split() == outputs[[len(w) > 1 for w in outputs].index(True)]
 
     # Without a compiler the finished library is still found; changed sources are another library.
     without = _environment(tmp_path / "cache", CXX="no-such-compiler")
