@@ -2,7 +2,7 @@
 //
 // Spherical features x are (N, 8, d): three components of degree 1, five of degree 2. With the mean square length
 // P = sum x^2 / d of an atom's features of one degree and f = 1 / sqrt(P + offset), the norm is y = f w x, w being a
-// factor per degree and channel (dkmp_plugin/ops/degrees_reference.py).
+// factor per degree and channel (dkmp_plugin/ops/reference/degrees.py).
 #pragma once
 
 #include <cstdint>

@@ -12,6 +12,7 @@
 #include <limits>
 #include <vector>
 
+#include "../kernels/neighbor_grid_plan.cuh"
 #include "checks.h"
 #include "keys.h"
 
@@ -35,9 +36,6 @@ void check_edges(const Tensor& edge_index, const Tensor& cell_offsets, bool peri
 
 // radius_shells pads a graph of fixed size with edges of the atoms -1 and -1: their vectors are zero.
 bool is_padding(int64_t receiver, int64_t sender) { return receiver == -1 && sender == -1; }
-
-// radius_shells on a GPU marks a graph that cannot be trusted by this offset: vectors are NaN.
-constexpr int kBrokenOffset = std::numeric_limits<int>::min();
 
 [[noreturn]] void refuse_index(int64_t index, int64_t size, const char* what) {
   TORCH_CHECK_INDEX(false, kName, ": ", what, " ", index, " is outside [0, ", size, ")");

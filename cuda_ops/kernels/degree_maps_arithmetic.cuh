@@ -5,7 +5,7 @@
 // 100 arctan(beyond). Scalar is float or double; Wide is what is computed with: Scalar, a lane vector, or Dual of one.
 //
 // Components of degree 2, in the order of the harmonics, stand for symmetric traceless matrices of the same length:
-// T(c) = sum_k c_k B_k with orthonormal B_k (dkmp_plugin/ops/degrees_reference.py). The way back, components_of, is the
+// T(c) = sum_k c_k B_k with orthonormal B_k (dkmp_plugin/ops/reference/degrees.py). The way back, components_of, is the
 // transpose of T and keeps the symmetric traceless part of any matrix.
 #pragma once
 
@@ -112,7 +112,7 @@ DKMP_INLINE void multiply_degrees(const Pair<Wide>& first, const Pair<Wide>& sec
   components_of<Scalar>(m, product + 3);
 }
 
-// An invariant up to the limit, levelling off beyond it (dkmp_plugin/ops/degrees_reference.py), with its derivatives.
+// An invariant up to the limit, levelling off beyond it (dkmp_plugin/ops/reference/degrees.py), with its derivatives.
 template <class Value>
 struct Bend {
   Value value, slope, curvature;

@@ -8,11 +8,7 @@
 // results: one pass over memory instead of three. They may be absent.
 #pragma once
 
-#ifdef __CUDACC_RTC__
-#define DKMP_TABLE __device__ constexpr
-#else
-#define DKMP_TABLE constexpr
-#endif
+#include "common_plan.cuh"
 
 namespace dkmp {
 
@@ -46,7 +42,7 @@ struct DegreeMapShape {
 // kProductGates: gates, invariants, pairs, products -> changes.
 // kFeatures: pairs; gates of messages, messages, scalars -> gated messages, invariants of pairs and products, scalars.
 // kUpdate: gates, pairs; scalars and spherical features -> these with the changes of kProductGates.
-DKMP_TABLE DegreeMapShape kDegreeMaps[kNumMaps] = {
+DKMP_PLAN DegreeMapShape kDegreeMaps[kNumMaps] = {
     {"degree_invariants", 2, 1, {6, 10}, {2}},
     {"degree_invariants", 3, 2, {6, 10, 2}, {6, 10}},
     {"degree_gates", 4, 2, {5, 2, 6, 10}, {1, 8}},
@@ -61,15 +57,15 @@ DKMP_TABLE DegreeMapShape kDegreeMaps[kNumMaps] = {
     {"degree_update", 5, 3, {9, 6, 10, 1, 8}, {9, 6, 10}},
 };
 
-DKMP_TABLE bool is_backward(long long map) { return map % 2 == 1; }
+DKMP_PLAN bool is_backward(long long map) { return map % 2 == 1; }
 
 // Inputs of a map that have gradients, and how many of a map's or backward's inputs are not there to be added.
-DKMP_TABLE int num_primal(long long map) { return kDegreeMaps[is_backward(map) ? map : map + 1].num_results; }
-DKMP_TABLE int num_needed(long long map) {
+DKMP_PLAN int num_primal(long long map) { return kDegreeMaps[is_backward(map) ? map : map + 1].num_results; }
+DKMP_PLAN int num_needed(long long map) {
   return num_primal(map) + (is_backward(map) ? kDegreeMaps[map - 1].num_results : 0);
 }
 
-DKMP_TABLE int sum_of(const int* numbers, int count) {
+DKMP_PLAN int sum_of(const int* numbers, int count) {
   int sum = 0;
   for (int k = 0; k < count; ++k) sum += numbers[k];
   return sum;

@@ -12,6 +12,7 @@
 // Macros: DKMP_SCALAR, DKMP_DUAL, DKMP_HEAD_WIDTH (channels per head), DKMP_WIDE_NEIGHBORS (1: indices are 64 bits
 // wide). Arrays must be aligned to 16 bytes; N times the groups of heads and N K must be below 2^31.
 #include "common.cuh"
+#include "dilated_attention_plan.cuh"
 
 #if DKMP_WIDE_NEIGHBORS
 typedef long long Index;
@@ -20,31 +21,23 @@ typedef int Index;
 #endif
 
 DKMP_INLINE constexpr int divided_up(int a, int b) { return (a + b - 1) / b; }
-DKMP_INLINE constexpr int power_of_two_from(int count, int up_to) {
-  int power = 1;
-  while (power < count && power < up_to) power *= 2;
-  return power;
-}
 
 constexpr int kHeadWidth = DKMP_HEAD_WIDTH;
-constexpr int kWidestPack = 16 / int(sizeof(Scalar));
-constexpr int kPack = kHeadWidth % kWidestPack == 0 ? kWidestPack : kHeadWidth % 2 == 0 ? 2 : 1;
+constexpr int kPack = dkmp::attention_pack(kHeadWidth, sizeof(Scalar));
 constexpr int kPacksPerHead = kHeadWidth / kPack;
-constexpr int kHeadLanes = power_of_two_from(kPacksPerHead, kWarp);
+constexpr int kHeadLanes = dkmp::attention_head_lanes(kHeadWidth, sizeof(Scalar));
 constexpr int kPacksPerLane = divided_up(kPacksPerHead, kHeadLanes);
 constexpr bool kAllLanesUsed = kPacksPerLane * kHeadLanes == kPacksPerHead;
 constexpr int kChannels = kPacksPerLane * kPack;  // of a head in one lane
 constexpr int kHeads = kWarp / kHeadLanes;        // served by one warp
-constexpr int kThreads = 128;
+constexpr int kThreads = dkmp::kAttentionThreads;
 // Neighbours whose rows are asked for before the first is used; fewer where rows take many registers.
 constexpr int kLaneBytes = kChannels * int(sizeof(Number));
 constexpr int kTogether = kLaneBytes <= 16 ? 4 : kLaneBytes <= 32 ? 2 : 1;
 // Blocks that a multiprocessor must hold, so that registers are neither too few (spills) nor too many.
 constexpr int kBlocks = kLaneBytes <= 16 && sizeof(Scalar) == 4 ? 6 : kLaneBytes <= 32 ? 4 : 2;
-static_assert(kHeadWidth >= 1 && kHeadWidth <= 256, "wider heads take more registers than a thread has");
-// Per atom and head, from receivers to senders: largest logit, 1 / sum of exponentials, mean gradient, and the
-// tangents of the last two.
-constexpr int kStatistics = DKMP_DUAL ? 5 : 3;
+static_assert(kHeadWidth >= 1 && kHeadWidth <= dkmp::kWidestHead, "no such head");
+constexpr int kStatistics = dkmp::attention_statistics(DKMP_DUAL);
 
 // A lane's part of one head of one atom.
 template <class T>

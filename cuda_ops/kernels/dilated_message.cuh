@@ -2,7 +2,7 @@
 //
 // Macros besides those of common.cuh: DKMP_WIDTH, channels d, a multiple of 32; DKMP_HEADS, attention heads of a
 // power of two of channels (0: no attention); DKMP_VECTOR, whether senders carry vector features.
-// Mathematics and notation: dkmp_plugin/ops/reference.py and csrc/dilated_message.isa.cpp.
+// Mathematics and notation: dkmp_plugin/ops/reference/message.py and csrc/dilated_message.isa.cpp.
 #pragma once
 #include "common.cuh"
 #include "dilated_message_plan.cuh"

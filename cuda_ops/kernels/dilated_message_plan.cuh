@@ -1,13 +1,8 @@
 // How a row's channels and edges are laid out over a block. Plain C++: kernels, launcher and tests read this text.
 #pragma once
 
+#include "common_plan.cuh"
 #include "spline_plan.cuh"
-
-#ifdef __CUDACC_RTC__
-#define DKMP_PLAN __device__ constexpr
-#else
-#define DKMP_PLAN constexpr
-#endif
 
 namespace dkmp {
 

@@ -116,8 +116,7 @@ extern "C" __global__ void __launch_bounds__(128, 4) distance_ranks(
   const GridRecord& r = records[first[i]];
   const int count = smaller(num_neighbors, r.end - first[i] - 1);
   if (count < 1) return;
-  const int words = 8 / (int)sizeof(Scalar) * ((capacity + 2) / 2);  // scalars that the integers take
-  Scalar* squared = shared + threadIdx.x / kWarp * (capacity + words);
+  Scalar* squared = shared + threadIdx.x / kWarp * (rank_list_bytes(capacity, sizeof(Scalar)) / (int)sizeof(Scalar));
   int *atom = reinterpret_cast<int*>(squared + capacity), *found = atom + capacity;
 
   float low = 0.0f, high = INFINITY, radius = r.radius;

@@ -3,6 +3,7 @@
 // One thread per edge. Bytes: 16 (indices) + 12 (image, periodic systems) + 3 scalars written per edge; positions
 // are gathered from cache, since edges are sorted by receiver and neighbours in a file are neighbours in space.
 
+#include "neighbor_grid_plan.cuh"
 #include "order_free_sum.cuh"
 
 DKMP_INLINE bool is_index(Offset index, Offset size) { return index >= 0 && index < size; }
@@ -21,7 +22,7 @@ extern "C" __global__ void edge_vectors_forward(
   Scalar out[3] = {0, 0, 0};
   if (i != -1 || j != -1) {
     const int* n = offsets ? offsets + offset_stride * e : nullptr;
-    bool known = is_index(i, num_atoms) && is_index(j, num_atoms) && !(n && n[0] == -2147483647 - 1);
+    bool known = is_index(i, num_atoms) && is_index(j, num_atoms) && !(n && n[0] == dkmp::kBrokenOffset);
     const Offset system = known && num_boxes > 1 ? batch[i] : 0;
     if (box) known = known && is_index(system, num_boxes);
     for (int k = 0; k < 3; ++k) out[k] = known ? pos[3 * j + k] - pos[3 * i + k] : Scalar(NAN);

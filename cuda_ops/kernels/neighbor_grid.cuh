@@ -7,26 +7,25 @@
 #pragma once
 
 #include "common.cuh"
+#include "neighbor_grid_plan.cuh"
+
+using namespace dkmp;
 
 // Positions lie within so many angstrom, as csrc/checks.h says for the CPU.
 constexpr float kFarthest = 1e16f;
 // Boxes that would be searched for minutes are refused, as there.
 constexpr float kFlattest = 1e4f;
 
-// What can be wrong with the input; bits of the status word. csrc/cuda/neighbor_grid.h has the same list.
-constexpr unsigned long long kBadPositions = 1, kBadBatch = 2, kBadBox = 4, kTooManyImages = 8, kTooManyEdges = 16,
-                             kMissingBox = 32, kFlatBox = 64;
-
-constexpr int kCellsPerAtom = 8;
 constexpr int kImageLimit = 1 << 20;  // 21 bits per component of a packed cell offset
 
-// One system, kept at the place of its first atom; 36 words of 4 bytes.
+// One system, kept at the place of its first atom.
 struct GridRecord {
   float inverse[9], cell[9];  // columns of `inverse` are the reciprocal vectors
   float height[3], origin[3];
   float slack, radius, whole;  // radius: first guess for a rank search; whole: reaches every atom
   int divisions[3], orthogonal, end, box, unused[3];
 };
+static_assert(sizeof(GridRecord) == 4 * kRecordWords, "launchers allocate so many words");
 
 // Home position and, as bits, the atom: one load of 16 bytes.
 typedef Pack<float, 4> Site;

@@ -7,10 +7,6 @@
 
 // Status words: [0] flags, [1] edges found, [2] most neighbours of an atom.
 constexpr int kStatusFlags = 0, kStatusEdges = 1, kStatusMost = 2;
-// An offset that says: this edge's vector is NaN.
-constexpr int kBrokenOffset = -2147483647 - 1;
-// More shells than this are counted in device memory.
-constexpr int kSharedShells = 128;
 
 // Shell l holds from[l] <= r < to[l]; from = borders, to = borders + num_shells.
 extern "C" __global__ void shell_borders(double cutoff, int num_shells, double overlap, Scalar* borders) {

@@ -39,10 +39,6 @@ struct Call {
   Shape warps() const { return {blocks_for(num_atoms * kNumDegrees, kThreads / kWarp), kThreads}; }
 };
 
-template <class Scalar>
-const Scalar* pointer(const Tensor& x) {
-  return x.defined() ? x.const_data_ptr<Scalar>() : nullptr;
-}
 #define DKMP_VECTOR pointer<scalar_t>(call.vector), pointer<scalar_t>(call.vector_direction)
 #define DKMP_INPUTS                                                                                       \
   DKMP_VECTOR, pointer<scalar_t>(call.weight), pointer<scalar_t>(call.weight_direction), scalar_t(offset), \

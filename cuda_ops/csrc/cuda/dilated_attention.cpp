@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "../../kernels/dilated_attention_plan.cuh"
 #include "../dilated_attention_call.h"
 #include "../keys.h"
 #include "launch.h"
@@ -24,27 +25,9 @@ namespace {
 
 using at::Tensor;
 constexpr const char* kFile = "dilated_attention.cu";
-// As in the kernels.
-constexpr int kThreads = 128, kWarp = 32, kPackBytes = 16;
-constexpr int64_t kWidestHead = 256;
 
-// Contiguous, and aligned to the widest load: a view into a larger tensor may begin anywhere.
-Tensor aligned(const Tensor& x) {
-  if (!x.defined()) return x;
-  const Tensor whole = x.contiguous();
-  return reinterpret_cast<uintptr_t>(whole.const_data_ptr()) % kPackBytes == 0 ? whole : whole.clone();
-}
-AttentionFeatures aligned(const AttentionFeatures& x) {
+AttentionFeatures aligned_features(const AttentionFeatures& x) {
   return {aligned(x.query), aligned(x.key), aligned(x.value), aligned(x.bias)};
-}
-
-// Heads that one warp serves: a head takes as many lanes as it has packs, rounded up to a power of two.
-int64_t heads_per_warp(int64_t head_width, int64_t scalar_bytes) {
-  const int64_t widest = kPackBytes / scalar_bytes;
-  const int64_t pack = head_width % widest == 0 ? widest : head_width % 2 == 0 ? 2 : 1;
-  int64_t lanes = 1;
-  while (lanes < head_width / pack && lanes < kWarp) lanes *= 2;
-  return kWarp / lanes;
 }
 
 // A checked call with aligned inputs.
@@ -63,9 +46,9 @@ struct Call {
       check_like(directions->key, inputs.key, "the direction of key");
       check_like(directions->value, inputs.value, "the direction of value");
       check_like(directions->bias, inputs.bias, "the direction of bias");
-      p = aligned(*directions);
+      p = aligned_features(*directions);
     }
-    x = aligned(inputs);
+    x = aligned_features(inputs);
     neighbors = neighbors_.contiguous();
     num_atoms = x.query.size(0);
     num_heads = x.query.size(1);
@@ -74,17 +57,17 @@ struct Call {
     TORCH_CHECK_VALUE(
         head_width <= kWidestHead, kAttentionName, ": query has shape ", x.query.sizes(), ", expected at most ",
         kWidestHead, " channels per head on CUDA; use more heads");
-    const int64_t per_warp = heads_per_warp(head_width, x.query.element_size());
+    const int64_t per_warp = 32 / attention_head_lanes(int(head_width), int(x.query.element_size()));
     groups = (num_heads + per_warp - 1) / per_warp;
     constexpr int64_t limit = std::numeric_limits<int32_t>::max();
     TORCH_CHECK_VALUE(
-        num_atoms * groups < limit - kThreads && num_atoms * num_neighbors < limit, kAttentionName,
+        num_atoms * groups < limit - kAttentionThreads && num_atoms * num_neighbors < limit, kAttentionName,
         ": query has shape ", x.query.sizes(), " and neighbors ", neighbors.sizes(),
         "; fewer than 2^31 entries can be served, split the call");
   }
 
   bool nothing() const { return num_atoms == 0 || num_neighbors == 0; }
-  Shape shape() const { return {blocks_for(num_atoms * groups, kThreads / kWarp), kThreads}; }
+  Shape shape() const { return {blocks_for(num_atoms * groups, kAttentionThreads / 32), kAttentionThreads}; }
   Kernel kernel(const char* name) const {
     const bool wide = neighbors.scalar_type() == at::kLong;
     return {kFile,
@@ -94,10 +77,6 @@ struct Call {
   }
 };
 
-template <class Scalar>
-const Scalar* pointer(const Tensor& x) {
-  return x.defined() ? x.const_data_ptr<Scalar>() : nullptr;
-}
 // The inputs and directions as the kernels take them.
 #define DKMP_POINTERS(x, p)                                                                                \
   pointer<scalar_t>((x).query), pointer<scalar_t>((x).key), pointer<scalar_t>((x).value),                 \
@@ -139,7 +118,7 @@ AttentionGradients backward(
             with_bias ? at::zeros_like(call.x.bias) : no_bias};
   const Tensor upstream = aligned(grad), query = at::empty_like(like), key = at::empty_like(like),
                value = at::empty_like(like);
-  const Tensor statistics = at::empty({call.num_atoms, call.num_heads, call.dual ? 5 : 3}, like.options());
+  const Tensor statistics = at::empty({call.num_atoms, call.num_heads, attention_statistics(call.dual)}, like.options());
   const Tensor bias = with_bias
                           ? at::zeros({call.groups, call.num_atoms, call.num_neighbors}, like.options())
                           : Tensor();

@@ -34,12 +34,6 @@ constexpr int kThreads = 256;
 // The table's gradient: edges per block to aim for, and the most blocks.
 constexpr int64_t kPieceEdges = 256, kMostPieces = 2048;
 
-// Contiguous and aligned for 16-byte loads.
-Tensor aligned(const Tensor& x) {
-  const Tensor dense = x.contiguous();
-  return reinterpret_cast<uintptr_t>(dense.const_data_ptr()) % 16 == 0 ? dense : dense.clone();
-}
-
 // A checked, contiguous, padded call, ready for the kernels.
 template <class Scalar>
 struct Call {

@@ -6,6 +6,7 @@
 #include <torch/library.h>
 
 #include "../checks.h"
+#include "../../kernels/neighbor_grid_plan.cuh"
 #include "../keys.h"
 #include "launch.h"
 #include "neighbor_grid.h"
@@ -19,22 +20,17 @@ using OptionalTensor = std::optional<Tensor>;
 constexpr const char* kName = "distance_ranks";
 constexpr int64_t kSharedBytes = 48 * 1024;
 
-// Shared memory of one warp, as in kernels/distance_ranks.cu.
-int64_t bytes_per_warp(int64_t capacity, int64_t scalar_bytes) {
-  return capacity * scalar_bytes + (capacity + 2) / 2 * 8;
-}
-
 template <class Scalar>
 void launch_ranks(const NeighborGrid& g, int64_t num_neighbors, Tensor& ranks) {
   // Room for twice the ranks, so that a radius that holds enough atoms is found quickly.
   int64_t capacity = 64;
   while (capacity < 2 * num_neighbors) capacity *= 2;
-  if (bytes_per_warp(capacity, sizeof(Scalar)) > kSharedBytes) capacity = 0;
+  if (rank_list_bytes(capacity, sizeof(Scalar)) > kSharedBytes) capacity = 0;
   int64_t warps = 4;
-  while (warps > 1 && warps * bytes_per_warp(capacity, sizeof(Scalar)) > kSharedBytes / 2) warps /= 2;
+  while (warps > 1 && warps * rank_list_bytes(capacity, sizeof(Scalar)) > kSharedBytes / 2) warps /= 2;
   launch(
       g.pos, {"distance_ranks.cu", "distance_ranks", g.options},
-      {blocks_for(g.num_atoms, warps), int(32 * warps), warps * bytes_per_warp(capacity, sizeof(Scalar))},
+      {blocks_for(g.num_atoms, warps), int(32 * warps), warps * rank_list_bytes(capacity, sizeof(Scalar))},
       g.pos.const_data_ptr<Scalar>(), g.boxes.defined() ? g.boxes.const_data_ptr<Scalar>() : nullptr,
       g.first.const_data_ptr<int>(), g.records.const_data_ptr<float>(), g.fraction.const_data_ptr<float>(),
       g.wrap.const_data_ptr<int>(), g.cell_start.const_data_ptr<int>(), g.sorted.const_data_ptr<float>(), g.num_atoms,

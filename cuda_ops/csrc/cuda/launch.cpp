@@ -31,6 +31,12 @@ void allow_shared_bytes(const at::Tensor& on, const Kernel& kernel, Function& fu
 
 }  // namespace
 
+at::Tensor aligned(const at::Tensor& tensor) {
+  if (!tensor.defined()) return tensor;
+  const at::Tensor dense = tensor.contiguous();
+  return reinterpret_cast<uintptr_t>(dense.const_data_ptr()) % 16 == 0 ? dense : dense.clone();
+}
+
 std::string scalar_option(const at::Tensor& tensor) {
   TORCH_CHECK_TYPE(
       tensor.scalar_type() == at::kFloat || tensor.scalar_type() == at::kDouble, "dkmp_plugin: a tensor is ",

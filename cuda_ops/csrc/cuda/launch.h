@@ -28,6 +28,15 @@ struct Shape {
 
 inline int64_t blocks_for(int64_t items, int64_t per_block) { return (items + per_block - 1) / per_block; }
 
+// Contiguous, and aligned for loads of 16 bytes: a view into a larger tensor may begin anywhere. Undefined stays so.
+at::Tensor aligned(const at::Tensor& tensor);
+
+// Address of the first element; null for an undefined tensor.
+template <class Scalar>
+const Scalar* pointer(const at::Tensor& tensor) {
+  return tensor.defined() ? tensor.const_data_ptr<Scalar>() : nullptr;
+}
+
 // The option that compiles a kernel for the tensor's dtype: -DDKMP_SCALAR=float or double.
 std::string scalar_option(const at::Tensor& tensor);
 // -DNAME=value

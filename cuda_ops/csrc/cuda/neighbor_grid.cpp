@@ -5,6 +5,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
+#include "../../kernels/neighbor_grid_plan.cuh"
 #include "../checks.h"
 #include "launch.h"
 
@@ -13,10 +14,6 @@ namespace cuda {
 namespace {
 
 constexpr int kThreads = 128;
-// As in kernels/neighbor_grid.cuh.
-constexpr int64_t kCellsPerAtom = 8, kRecordWords = 36;
-constexpr int64_t kBadPositions = 1, kBadBatch = 2, kBadBox = 4, kTooManyImages = 8, kTooManyEdges = 16,
-                  kMissingBox = 32, kFlatBox = 64;
 
 template <class Scalar>
 void fill_grid(NeighborGrid& g, double radius, int64_t num_neighbors, double max_edges) {

@@ -10,7 +10,7 @@
 namespace dkmp {
 namespace cuda {
 
-// Arrays of a cell list; `status` collects what is wrong with the input, see check_status.
+// Arrays of a cell list; `status` collects what is wrong with the input, see check_flags.
 struct NeighborGrid {
   at::Tensor pos, boxes, batch;  // contiguous; boxes undefined for open systems
   at::Tensor first, records, fraction, wrap, cell_start, sorted;

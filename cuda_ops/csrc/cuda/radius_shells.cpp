@@ -12,6 +12,7 @@
 #include <algorithm>
 
 #include "../checks.h"
+#include "../../kernels/neighbor_grid_plan.cuh"
 #include "../keys.h"
 #include "launch.h"
 #include "neighbor_grid.h"
@@ -23,8 +24,7 @@ namespace {
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 constexpr const char* kName = "radius_shells";
-constexpr int kThreads = 128;        // four receivers
-constexpr int64_t kSharedShells = 128;  // as in kernels/radius_shells.cu
+constexpr int kThreads = 128;  // four receivers
 
 template <class Scalar>
 class ShellSearch {
