@@ -30,7 +30,7 @@ from benchmark_main import DATA, GRAPH_STRUCTURES, interleaved, load_structure, 
 
 from dkmp_plugin import ops
 from dkmp_plugin.config import REVISIONS, spline_degree
-from dkmp_plugin.ops import degrees_reference, reference
+from dkmp_plugin.ops import reference
 
 CUTOFF, NUM_SHELLS, OVERLAP = 12.0, 6, 1.0
 SPLINE_DEGREE = spline_degree(REVISIONS[-1])
@@ -279,7 +279,7 @@ def benchmark_degrees(rounds: int) -> None:
         for revision in (2, 4):
             problem = UpdateProblem(num_atoms, width, revision)
             print(f"\nupdate of one layer, revision {revision}: {num_atoms} atoms, d = {width}")
-            print_native_beside_reference(problem, ops, degrees_reference, rounds)
+            print_native_beside_reference(problem, ops, reference, rounds)
 
 
 # --- distance_ranks --------------------------------------------------------------------------------------

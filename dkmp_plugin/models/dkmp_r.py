@@ -30,7 +30,7 @@ from dkmp_plugin.models.partition import rank_columns
 from dkmp_plugin.models.reference_structure import ReferenceStructure
 from dkmp_plugin.models.spatial_order import spatial_order
 from dkmp_plugin.ops import distance_ranks
-from dkmp_plugin.ops.ranks_reference import minimum_image, reduced_lattice
+from dkmp_plugin.ops.reference.ranks import minimum_image, reduced_lattice
 
 # Wave lengths of the coordinate embedding are drawn around 2 pi / 0.3 Å: about the size of a residue.
 _FREQUENCY_SCALE = 0.3

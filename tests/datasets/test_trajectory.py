@@ -19,7 +19,7 @@ from dkmp_plugin.datasets.trajectory_files import (
     select_atoms,
     superpose,
 )
-from dkmp_plugin.ops.ranks_reference import distance_ranks
+from dkmp_plugin.ops.reference.ranks import distance_ranks
 from tests.datasets.trajectory_fixtures import GLYCINES, topology, walk, write
 
 
