@@ -40,7 +40,7 @@ from dkmp_plugin.evaluation.rollout import (
 )
 from dkmp_plugin.evaluation.trajectory_metrics import js_tic, next_mse
 from dkmp_plugin.files import replaced_on_success
-from dkmp_plugin.simulation.checkpoint import load_checkpoint
+from dkmp_plugin.training.checkpoint import load_checkpoint
 
 
 def rotation_test(predictor: FramePredictor, positions: np.ndarray, lag: int) -> float:

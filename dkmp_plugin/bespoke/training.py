@@ -14,7 +14,7 @@ import yaml
 
 from dkmp_plugin.evaluation.prediction import checkpoints_by_epoch
 from dkmp_plugin.files import replaced_on_success
-from dkmp_plugin.simulation.checkpoint import load_checkpoint
+from dkmp_plugin.training.checkpoint import load_checkpoint
 
 TEMPLATE = Path(__file__).with_name("training.yaml")
 # An energy sums over all atoms, and so does its gradient. The best of two weights was 0.2 for the 18 atoms of

@@ -9,7 +9,7 @@ import torch
 from torch_geometric.data import Dataset
 from torch_geometric.loader import DataLoader
 
-from dkmp_plugin.simulation.checkpoint import read_contents
+from dkmp_plugin.training.checkpoint import read_contents
 
 # ModelCheckpoint of torchmd-train: epoch=12-val_loss=0.1234-test_loss=0.0000.ckpt, or with train_loss
 _EPOCH = re.compile(r"epoch=(\d+)-")
