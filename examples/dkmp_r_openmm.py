@@ -13,8 +13,8 @@ from openmm.app import DCDReporter, PDBFile
 
 from dkmp_plugin.datasets.adk import dims_test_files
 from dkmp_plugin.datasets.trajectory_files import load_runs, load_topology
-from dkmp_plugin.evaluation.prediction import best_checkpoint
 from dkmp_plugin.simulation import DKMPPropagator, export_propagator
+from dkmp_plugin.training.log_dir import best_checkpoint
 
 
 def main(log_dir: str, num_steps: int) -> None:

@@ -31,7 +31,6 @@ from dkmp_plugin.datasets.trajectory_files import (
     superpose,
 )
 from dkmp_plugin.evaluation.egnn_baseline import EGNNPredictor, train_egnn
-from dkmp_plugin.evaluation.prediction import checkpoints_by_epoch
 from dkmp_plugin.evaluation.rollout import (
     FramePredictor,
     evaluate_run,
@@ -41,6 +40,7 @@ from dkmp_plugin.evaluation.rollout import (
 from dkmp_plugin.evaluation.trajectory_metrics import js_tic, next_mse
 from dkmp_plugin.files import replaced_on_success
 from dkmp_plugin.training.checkpoint import load_checkpoint
+from dkmp_plugin.training.log_dir import checkpoints_by_epoch
 
 
 def rotation_test(predictor: FramePredictor, positions: np.ndarray, lag: int) -> float:
