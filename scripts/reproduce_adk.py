@@ -87,7 +87,8 @@ def draw(path: Path, true: np.ndarray, rollout: np.ndarray, alpha_carbons: np.nd
     axes[0][0].set_ylabel("true")
     axes[1][0].set_ylabel("DKMP$^R$ rollout")
     figure.colorbar(points, ax=axes, shrink=0.6, label="error of C$_\\alpha$ (Å)")
-    figure.savefig(path, dpi=100)
+    with replaced_on_success(path) as temporary:
+        figure.savefig(temporary, dpi=100)
     plt.close(figure)
 
 
