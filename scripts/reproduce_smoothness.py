@@ -210,8 +210,7 @@ def main() -> None:
     rows: List[Dict[str, Any]] = []
     for title, scan in scans_of(labels.atomic_numbers, relaxed).items():
         reference = reference_scan(scan)
-        known = reference[np.isfinite(reference)]
-        minima = count_minima(known, PROMINENCE)
+        minima = count_minima(reference, PROMINENCE)
         curves: Dict[str, Scan] = {}
         for name, checkpoint in checkpoints.items():
             energy = energy_function(checkpoint, scan["numbers"])
