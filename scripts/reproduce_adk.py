@@ -31,7 +31,6 @@ from dkmp_plugin.datasets.trajectory_files import (
     superpose,
 )
 from dkmp_plugin.evaluation.egnn_baseline import EGNNPredictor, train_egnn
-from dkmp_plugin.evaluation.prediction import checkpoints_by_epoch
 from dkmp_plugin.evaluation.rollout import (
     FramePredictor,
     evaluate_run,
@@ -40,7 +39,8 @@ from dkmp_plugin.evaluation.rollout import (
 )
 from dkmp_plugin.evaluation.trajectory_metrics import js_tic, next_mse
 from dkmp_plugin.files import replaced_on_success
-from dkmp_plugin.simulation.checkpoint import load_checkpoint
+from dkmp_plugin.training.checkpoint import load_checkpoint
+from dkmp_plugin.training.log_dir import checkpoints_by_epoch
 
 
 def rotation_test(predictor: FramePredictor, positions: np.ndarray, lag: int) -> float:
@@ -87,7 +87,8 @@ def draw(path: Path, true: np.ndarray, rollout: np.ndarray, alpha_carbons: np.nd
     axes[0][0].set_ylabel("true")
     axes[1][0].set_ylabel("DKMP$^R$ rollout")
     figure.colorbar(points, ax=axes, shrink=0.6, label="error of C$_\\alpha$ (Å)")
-    figure.savefig(path, dpi=100)
+    with replaced_on_success(path) as temporary:
+        figure.savefig(temporary, dpi=100)
     plt.close(figure)
 
 

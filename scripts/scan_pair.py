@@ -15,10 +15,10 @@ import ase.io
 import numpy as np
 import torch
 
-from dkmp_plugin.evaluation.prediction import best_checkpoint
 from dkmp_plugin.evaluation.smoothness import LineScan
 from dkmp_plugin.simulation.model_source import load_model
 from dkmp_plugin.simulation.units import KILOJOULE_PER_MOLE, kilojoule_per_mole
+from dkmp_plugin.training.log_dir import best_checkpoint
 
 STEP = 0.01  # Å
 

@@ -15,8 +15,8 @@ from dkmp_plugin.evaluation.metrics import energy_force_errors, trivial_baseline
 from dkmp_plugin.evaluation.prediction import predict
 from dkmp_plugin.evaluation.report import Table
 from dkmp_plugin.models.elements import check_elements
-from dkmp_plugin.simulation.checkpoint import read_contents
 from dkmp_plugin.simulation.units import kilojoule_per_mole
+from dkmp_plugin.training.checkpoint import read_contents
 
 
 def evaluate_held_out(

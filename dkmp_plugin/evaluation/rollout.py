@@ -235,7 +235,7 @@ def load_displacement_model(checkpoint: Union[str, Path], device: str = "cpu") -
         ValueError: the file is no checkpoint of a ``dkmp-r`` model, or the device is not there.
     """
     place = resolve_device(device)
-    from dkmp_plugin.simulation.checkpoint import load_checkpoint
+    from dkmp_plugin.training.checkpoint import load_checkpoint
 
     model, hyper_parameters, dataset = load_checkpoint(checkpoint)
     if hyper_parameters["model"] != "dkmp-r":

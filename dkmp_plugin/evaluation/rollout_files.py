@@ -12,7 +12,7 @@ from dkmp_plugin.evaluation.rollout import (
     write_trajectory,
 )
 from dkmp_plugin.files import check_keeps_inputs
-from dkmp_plugin.simulation.checkpoint import refuse_periodic_training
+from dkmp_plugin.training.checkpoint import refuse_periodic_training
 
 
 def roll_out_trajectory(

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 import dkmp_plugin.ops  # noqa: F401  (registers the operators that exported models call)
 from dkmp_plugin.files import check_keeps_inputs
 from dkmp_plugin.simulation import torchscript
-from dkmp_plugin.simulation.checkpoint import load_checkpoint, refuse_periodic_training, trained_dtype
 from dkmp_plugin.simulation.torchscript_file import (
     PROPAGATOR,
     is_checkpoint,
@@ -19,6 +18,7 @@ from dkmp_plugin.simulation.torchscript_file import (
     read_metadata,
     write_torchscript,
 )
+from dkmp_plugin.training.checkpoint import load_checkpoint, refuse_periodic_training, trained_dtype
 
 FORMAT_VERSION = 1
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from dkmp_plugin.simulation import load_system, stack
-from dkmp_plugin.simulation.checkpoint import load_checkpoint
 from dkmp_plugin.simulation.export import export_model
 from dkmp_plugin.simulation.model_file import FORMAT_VERSION, load_model_file, read_model_info
+from dkmp_plugin.training.checkpoint import load_checkpoint
 from tests.conftest import ROOT, hyper_parameters
 from tests.simulation.conftest import write_checkpoint
 
