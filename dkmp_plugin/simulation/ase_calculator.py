@@ -91,6 +91,18 @@ class DKMPCalculator(Calculator):
         self.__dict__.update(state)
         self._start(torchscript.from_bytes(self._saved), available_device(self._asked))
 
+    def check_state(self, atoms: Any, tol: float = 1e-15) -> List[str]:
+        """What has changed since the last call (called by ASE before it returns what it knows already).
+
+        ASE does not compare ``atoms.info``: the charge is checked here, too.
+        """
+        self._check_charge(atoms)
+        return super().check_state(atoms, tol)
+
+    def _check_charge(self, atoms: Any) -> None:
+        if self.charge is None:
+            check_charge_of_atoms(atoms, self.info, self.model_path)
+
     def calculate(
         self,
         atoms: Any = None,
@@ -112,8 +124,7 @@ class DKMPCalculator(Calculator):
         # Who calls this directly must not see the stress of a crystal computed before.
         self.results = {}
         check_elements(atoms.numbers.tolist(), self.info.elements, self.model_path.name)
-        if self.charge is None:
-            check_charge_of_atoms(atoms, self.info, self.model_path)
+        self._check_charge(atoms)
         if len(set(atoms.pbc)) > 1:
             raise ValueError(f"pbc: {atoms.pbc} was given, periodic in all directions or in none is expected")
         if atoms.pbc.any() and np.isclose(atoms.cell.volume, 0.0):

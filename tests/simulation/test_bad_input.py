@@ -218,7 +218,10 @@ class TestMolecules:
             self.add(model_path, self.topology(6, 1, 1), atoms)
 
     def test_charge(self, model_path):
-        self.add(model_path, self.topology(6, 1), charge=0)
+        from openmm import unit
+
+        for neutral in (0, 0.0, 0 * unit.elementary_charge):
+            self.add(model_path, self.topology(6, 1), charge=neutral)
         with pytest.raises(ValueError, match=r"charge: 1 was given.*neutral"):
             self.add(model_path, self.topology(6, 1), charge=1)
 
