@@ -21,8 +21,8 @@ def modelled_atoms(topology: Any, atoms: Optional[Iterable[int]]) -> Tuple[Optio
     if indices is not None:
         if not indices:
             raise ValueError(
-                "atoms: an empty selection was given, at least one atom index is expected (openmm-ml uses up a "
-                "generator: give a list)"
+                "atoms: an empty selection was given, at least one atom index is expected (a list: openmm-ml "
+                "uses up generators)"
             )
         outside = [index for index in indices if not 0 <= index < len(every_atom)]
         if outside:

@@ -1,7 +1,8 @@
 """Whether molecules have the charge that a model was trained at: it has no charge input of its own."""
 
+from numbers import Real
 from pathlib import Path
-from typing import Any, List, Optional
+from typing import Any, List
 
 from dkmp_plugin.simulation.model_file import ModelInfo
 
@@ -44,11 +45,7 @@ def _whole_charge(charge: Any) -> int:
         from openmm import unit
 
         value = value.value_in_unit(unit.elementary_charge)
-    if (
-        isinstance(value, (bool, str))
-        or not hasattr(value, "__float__")
-        or float(value) != round(float(value))
-    ):
+    if isinstance(value, bool) or not isinstance(value, Real) or float(value) != round(float(value)):
         raise ValueError(f"charge: {charge!r} was given, a whole number of elementary charges is expected")
     return round(float(value))
 
@@ -84,10 +81,8 @@ def check_charge_of_atoms(atoms: Any, info: ModelInfo, path: Path) -> None:
     """
     charge = atoms.info.get("charge")
     if charge is not None:
-        if isinstance(charge, str) or not hasattr(charge, "__float__"):
-            raise ValueError(
-                f'atoms.info["charge"] is {charge!r}, a number of elementary charges is expected'
-            )
+        if not isinstance(charge, Real):
+            raise ValueError(f'atoms.info["charge"] is {charge!r}, a number (elementary charges) is expected')
         _check_sum(float(charge), 'atoms.info["charge"] gives the atoms', info, path)
     elif atoms.has("initial_charges") and atoms.get_initial_charges().any():
         _check_sum(atoms.get_initial_charges().sum(), "initial_charges give the atoms", info, path)
