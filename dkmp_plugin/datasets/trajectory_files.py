@@ -1,6 +1,5 @@
 """Reads and checks molecular-dynamics trajectories: topology + frames -> runs of selected atoms."""
 
-import struct
 import warnings
 from dataclasses import dataclass
 from itertools import pairwise
@@ -8,6 +7,8 @@ from pathlib import Path
 from typing import Any, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
+
+from dkmp_plugin.datasets.dcd import check_dcd_is_whole
 
 PathLike = Union[str, Path]
 
@@ -110,31 +111,6 @@ def atomic_numbers(topology: Any, atoms: np.ndarray) -> np.ndarray:
     return np.array([element.atomic_number for element in elements], dtype=np.int64)
 
 
-def _check_dcd_is_whole(path: Path) -> None:
-    """mdtraj silently drops the last, incomplete frame of a truncated DCD file."""
-    with open(path, "rb") as file:
-        header = file.read(4)
-        if len(header) < 4:
-            raise ValueError(f"{path} is empty; a DCD trajectory is expected")
-        order = "<" if struct.unpack("<i", header)[0] == 84 else ">"
-        record = file.read(84)
-        has_box = struct.unpack(order + "i", record[44:48])[0]
-        file.seek(4, 1)
-        title = struct.unpack(order + "i", file.read(4))[0]
-        file.seek(title + 4, 1)
-        file.seek(4, 1)
-        num_atoms = struct.unpack(order + "i", file.read(4))[0]
-        file.seek(4, 1)
-        start = file.tell()
-    frame = 3 * (4 * num_atoms + 8) + (56 if has_box else 0)
-    remainder = (path.stat().st_size - start) % frame
-    if remainder:
-        raise ValueError(
-            f"{path} is truncated: its last frame has {remainder} of {frame} bytes; copy the file again, or "
-            "cut it to whole frames (mdconvert)"
-        )
-
-
 def read_frames(
     path: PathLike, topology: Any, atoms: np.ndarray, stride: int = 1
 ) -> Tuple[np.ndarray, np.ndarray, Optional[np.ndarray]]:
@@ -158,7 +134,7 @@ def read_frames(
     if not path.is_file():
         raise ValueError(f"{path}: no such file; a trajectory that mdtraj reads is expected")
     if path.suffix.lower() == ".dcd":
-        _check_dcd_is_whole(path)
+        check_dcd_is_whole(path)
     positions: List[np.ndarray] = []
     times: List[np.ndarray] = []
     boxes: List[np.ndarray] = []
