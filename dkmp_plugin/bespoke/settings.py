@@ -15,6 +15,7 @@ from dkmp_plugin.labeling.molecule import (
     read_amber,
     read_sdf,
 )
+from dkmp_plugin.seeds import check_seed
 
 _SDF_SUFFIXES = (".sdf", ".mol")
 
@@ -62,8 +63,7 @@ class BespokeSettings:
                 f"width: {self.width} was given, a positive multiple of {divisor}, the number of heads, is "
                 "expected"
             )
-        if self.seed < 0:
-            raise ValueError(f"seed: {self.seed} was given, at least 0 is expected")
+        check_seed(self.seed)
         if not self.temperatures or min(self.temperatures) <= 0:
             raise ValueError(f"temperatures: {self.temperatures} was given, positive numbers are expected")
         if self.from_sdf and (self.residue or self.coordinates):

@@ -18,6 +18,7 @@ from dkmp_plugin.evaluation.energy_drift import (
 from dkmp_plugin.evaluation.report import Panel, plot_over_time, read_columns
 from dkmp_plugin.evaluation.verlet import VerletDynamics, molecular_dynamics
 from dkmp_plugin.files import replaced_on_success, sha256_of
+from dkmp_plugin.seeds import check_seed
 
 _BOLTZMANN = 0.08617333262  # meV/K
 # Twenty times the surface of the sun: no molecule is left, and what a potential says about it means nothing.
@@ -84,12 +85,13 @@ def simulate_nve(
         The drifts over the whole run.
 
     Raises:
-        ValueError: an impossible duration, time step or temperature; and see the two functions.
+        ValueError: an impossible duration, time step, temperature or seed; and see the two functions.
     """
     _check_positive("time_step", time_step, "fs")
     _check_positive("duration", duration, "ps")
     _check_positive("temperature", temperature, "K", or_zero=True)
     _check_positive("equilibration", equilibration, "ps", or_zero=True)
+    check_seed(seed)
     dynamics = molecular_dynamics(model, structure, engine, time_step, platform, device=device)
     settings = {
         "model": Path(model).name,

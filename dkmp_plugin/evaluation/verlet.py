@@ -5,6 +5,8 @@ from typing import Any, Callable, Protocol, Sequence, TextIO, Tuple, Union
 
 import numpy as np
 
+from dkmp_plugin.seeds import check_seed, openmm_seed
+
 # Amber14 with the OBC2 implicit solvent, as the conformations of chignolin were sampled with.
 AMBER14_OBC2 = ("amber14-all.xml", "implicit/obc2.xml")
 CLASSICAL = "amber14-obc2"
@@ -21,7 +23,13 @@ class VerletDynamics(Protocol):
     num_atoms: int
 
     def equilibrate(self, temperature: float, duration: float, seed: int) -> None:
-        """Langevin dynamics at ``temperature`` (K) for ``duration`` (ps) from fresh velocities."""
+        """Langevin dynamics at ``temperature`` (K) for ``duration`` (ps) from fresh velocities.
+
+        The same seed gives the same dynamics.
+
+        Raises:
+            ValueError: see :func:`dkmp_plugin.seeds.check_seed`.
+        """
 
     def step(self, num_steps: int) -> None:
         """Advance by velocity Verlet."""
@@ -88,10 +96,10 @@ class OpenMMVerlet:
 
     def equilibrate(self, temperature: float, duration: float, seed: int) -> None:
         integrator = self._openmm.LangevinMiddleIntegrator(temperature, FRICTION, self._time_step)
-        integrator.setRandomNumberSeed(seed)
+        integrator.setRandomNumberSeed(openmm_seed(seed))
         context = self._openmm.Context(self._system, integrator, self._platform)
         context.setPositions(self._context.getState(getPositions=True).getPositions(asNumpy=True))
-        context.setVelocitiesToTemperature(temperature, seed)
+        context.setVelocitiesToTemperature(temperature, openmm_seed(seed))
         integrator.step(round(duration / self._time_step))
         state = context.getState(getPositions=True, getVelocities=True)
         self._context.setPositions(state.getPositions(asNumpy=True))
@@ -155,7 +163,7 @@ class ASEVerlet:
         from ase import units
         from ase.md.langevin import Langevin
 
-        generator = np.random.default_rng(seed)
+        generator = np.random.default_rng(check_seed(seed))
         # Maxwell-Boltzmann; ASE has renamed its own function.
         width = np.sqrt(self._atoms.get_masses() * units.kB * temperature)
         self._atoms.set_momenta(generator.normal(size=(self.num_atoms, 3)) * width[:, None])
