@@ -13,10 +13,8 @@ _CHARGE_KEYS = ("charge", "total_charge")
 
 
 def _read_frames(path: Path) -> List[Any]:
-    try:
-        import ase.io
-    except ImportError as error:
-        raise ImportError("extended XYZ files need ASE: pip install ase") from error
+    import ase.io
+
     if not path.is_file():
         raise ValueError(f"there is no file {path}; correct dataset_root or the file name")
     try:

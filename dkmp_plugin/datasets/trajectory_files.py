@@ -9,6 +9,7 @@ from typing import Any, List, Optional, Sequence, Tuple, Union
 import numpy as np
 
 from dkmp_plugin.datasets.dcd import check_dcd_is_whole
+from dkmp_plugin.optional import require
 
 PathLike = Union[str, Path]
 
@@ -54,7 +55,9 @@ def load_topology(path: PathLike) -> Any:
 
     Raises:
         ValueError: the file is missing or unreadable.
+        MissingPackageError: mdtraj is not installed.
     """
+    require("mdtraj", "reading topologies and trajectories")
     import mdtraj
 
     path = Path(path)

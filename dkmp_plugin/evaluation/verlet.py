@@ -5,6 +5,7 @@ from typing import Any, Callable, Protocol, Sequence, TextIO, Tuple, Union
 
 import numpy as np
 
+from dkmp_plugin.optional import require
 from dkmp_plugin.seeds import check_seed, openmm_seed
 
 # Amber14 with the OBC2 implicit solvent, as the conformations of chignolin were sampled with.
@@ -221,6 +222,7 @@ def molecular_dynamics(
     Raises:
         ValueError: a file is missing, the model, the structure and the engine do not fit together, or the
             device is not there or has no say.
+        RuntimeError, MissingPackageError: OpenMM or its packages for models are not installed.
     """
     if engine not in ("openmm", "ase"):
         raise ValueError(f"engine: {engine!r} was given, 'openmm' or 'ase' is expected")
@@ -237,6 +239,7 @@ def molecular_dynamics(
 
     # Loads torch before openmm.
     backend = None if str(model) == CLASSICAL else prepare_backend()
+    require("openmm", "dynamics with OpenMM")
     from openmm import app, unit
 
     pdb = _read_pdb(app.PDBFile, structure, lambda pdb: pdb.topology.getNumAtoms())
@@ -252,6 +255,7 @@ def molecular_dynamics(
             pdb.topology, nonbondedMethod=app.NoCutoff, constraints=None, removeCMMotion=False
         )
     else:
+        require("openmmml", "dynamics of a model with OpenMM")
         from openmmml import MLPotential
 
         potential = MLPotential("dkmp", modelPath=str(model))

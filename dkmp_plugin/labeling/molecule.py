@@ -18,6 +18,7 @@ from dkmp_plugin.labeling.extraction import (
     total_charge,
 )
 from dkmp_plugin.labeling.whole import make_whole
+from dkmp_plugin.optional import require
 
 # Where Amber coordinates are looked for, beside the prmtop.
 _COORDINATE_SUFFIXES = (".inpcrd", ".crd", ".rst7", ".pdb")
@@ -264,7 +265,7 @@ def read_sdf(path: Union[str, Path], *, num_conformers: int = 10, seed: int = 1)
     Raises:
         ValueError: If the file is missing, unreadable, holds several molecules, radicals or elements that
             GFN2-xTB does not know, leaves open which stereoisomer is meant, or cannot be embedded.
-        RuntimeError: If RDKit is not installed.
+        MissingPackageError: If RDKit is not installed.
     """
     path = Path(path)
     molecule = _read_one(path)
@@ -300,12 +301,9 @@ def read_sdf(path: Union[str, Path], *, num_conformers: int = 10, seed: int = 1)
 
 
 def _read_one(path: Path) -> Any:
-    try:
-        from rdkit import Chem
-    except ImportError as error:
-        raise RuntimeError(
-            "reading SDF files needs RDKit; install it: pip install 'dkmp-plugin[bespoke]'"
-        ) from error
+    require("rdkit", "reading SDF files")
+    from rdkit import Chem
+
     if not path.is_file():
         raise ValueError(f"{path}: no such file; an SDF file is expected")
     try:
