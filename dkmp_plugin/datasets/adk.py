@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any, List, Sequence, Tuple, Union
 
 from dkmp_plugin.datasets.frame_pairs import FramePairs
+from dkmp_plugin.datasets.run import Run
 from dkmp_plugin.datasets.sampling import Sampling
 from dkmp_plugin.datasets.trajectory import refuse_shared_runs, superpose_runs, without_drift
-from dkmp_plugin.datasets.trajectory_files import Run, load_runs, load_topology
+from dkmp_plugin.datasets.trajectory_files import load_runs, load_topology
 
 PROTOCOLS = ("dims", "equilibrium")
 # The benchmark's 855 backbone atoms leave out the oxygens of the C-terminal carboxylate.

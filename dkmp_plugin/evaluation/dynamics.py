@@ -1,7 +1,8 @@
 """What a stretch of dynamics says about a group of atoms: temperature and internal deviation."""
 
 import numpy as np
-from scipy.spatial.transform import Rotation
+
+from dkmp_plugin.superposition import superpose
 
 # kJ/mol per (dalton nm²/ps²) is 1, so only the gas constant is needed.
 _GAS_CONSTANT = 8.31446261815324e-3  # kJ/mol/K
@@ -25,7 +26,5 @@ def internal_rmsd(positions: np.ndarray, reference: np.ndarray) -> float:
         positions: (N, 3).
         reference: (N, 3).
     """
-    centred = positions - positions.mean(axis=0)
-    reference_centred = reference - reference.mean(axis=0)
-    rotation, _ = Rotation.align_vectors(reference_centred, centred)
-    return float(np.sqrt(np.square(rotation.apply(centred) - reference_centred).sum(axis=1).mean()))
+    (moved,) = superpose(positions[None], reference)
+    return float(np.sqrt(np.square(moved - reference).sum(axis=1).mean()))

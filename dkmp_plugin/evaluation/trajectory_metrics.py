@@ -5,6 +5,7 @@ from typing import Tuple
 import numpy as np
 
 from dkmp_plugin.optional import require
+from dkmp_plugin.superposition import superpose
 
 
 def _check(predicted: np.ndarray, true: np.ndarray) -> None:
@@ -50,15 +51,8 @@ def final_mse(rollout: np.ndarray, true: np.ndarray) -> float:
 
 
 def _aligned_features(frames: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    from scipy.spatial.transform import Rotation
-
-    target = reference - reference.mean(axis=0)
-    rows = []
-    for frame in frames.astype(np.float64):
-        centered = frame - frame.mean(axis=0)
-        rotation, _ = Rotation.align_vectors(target, centered)
-        rows.append(rotation.apply(centered).ravel())
-    return np.stack(rows)
+    moved = superpose(frames.astype(np.float64), reference)
+    return moved.reshape(len(frames), -1)
 
 
 def js_tic(

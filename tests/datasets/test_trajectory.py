@@ -10,16 +10,11 @@ from hypothesis import strategies as st
 from dkmp_plugin.datasets import DKMPTrajectory
 from dkmp_plugin.datasets.crossing import Crossing
 from dkmp_plugin.datasets.frame_pairs import FramePairs, random_rotation
+from dkmp_plugin.datasets.run import Run
 from dkmp_plugin.datasets.sampling import Sampling
-from dkmp_plugin.datasets.trajectory_files import (
-    Run,
-    check_frames,
-    find_jumps,
-    load_topology,
-    select_atoms,
-    superpose,
-)
+from dkmp_plugin.datasets.trajectory_files import check_frames, find_jumps, load_topology, select_atoms
 from dkmp_plugin.ops.ranks_reference import distance_ranks
+from dkmp_plugin.superposition import superpose
 from tests.datasets.trajectory_fixtures import GLYCINES, dcd_bytes, topology, walk, write
 
 
