@@ -19,9 +19,9 @@ from typing import Any, Dict, List, Optional, Sequence, Union
 import h5py
 import numpy as np
 
-from dkmp_plugin.config import ENERGY_UNITS
 from dkmp_plugin.datasets.labelled_structures import check_total_charge, least_squares_reference_energies
 from dkmp_plugin.files import replaced_on_success
+from dkmp_plugin.units import ENERGY_UNITS
 
 FORMAT = "dkmp-labels"
 FORMAT_VERSION = 1

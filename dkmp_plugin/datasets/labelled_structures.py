@@ -5,7 +5,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 
-from dkmp_plugin.config import ENERGY_UNITS
+from dkmp_plugin.units import ENERGY_UNITS
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class LabelledStructures:
         positions: (A, 3) in Å.
         energies: (M,) total energies in ``energy_unit``.
         forces: (A, 3) in ``energy_unit`` per Å.
-        energy_unit: one of ``dkmp_plugin.config.ENERGY_UNITS``.
+        energy_unit: one of ``dkmp_plugin.units.ENERGY_UNITS``.
         boxes: (M, 3, 3) box vectors as rows in Å, or None for open boundaries.
         stresses: (M, 3, 3) in ``energy_unit`` per Å^3, or None.
         total_charge: of every structure, in elementary charges; None if unknown.

@@ -10,6 +10,7 @@ import numpy as np
 from dkmp_plugin.datasets.dcd import check_dcd_is_whole
 from dkmp_plugin.datasets.run import Run
 from dkmp_plugin.optional import require
+from dkmp_plugin.units import ANGSTROM_PER_NANOMETER
 
 PathLike = Union[str, Path]
 
@@ -126,10 +127,10 @@ def read_frames(
     boxes: List[np.ndarray] = []
     try:
         for chunk in mdtraj.iterload(str(path), chunk=_CHUNK_FRAMES, top=topology, stride=stride):
-            positions.append(10.0 * chunk.xyz[:, atoms])
+            positions.append(ANGSTROM_PER_NANOMETER * chunk.xyz[:, atoms])
             times.append(chunk.time)
             if chunk.unitcell_vectors is not None:
-                boxes.append(10.0 * chunk.unitcell_vectors)
+                boxes.append(ANGSTROM_PER_NANOMETER * chunk.unitcell_vectors)
     except (OSError, ValueError, RuntimeError, TypeError, IndexError) as error:
         raise ValueError(
             f"{path} cannot be read with a topology of {topology.n_atoms} atoms: {error}; check that both "

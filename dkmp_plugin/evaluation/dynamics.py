@@ -3,9 +3,7 @@
 import numpy as np
 
 from dkmp_plugin.superposition import superpose
-
-# kJ/mol per (dalton nm²/ps²) is 1, so only the gas constant is needed.
-_GAS_CONSTANT = 8.31446261815324e-3  # kJ/mol/K
+from dkmp_plugin.units import GAS_CONSTANT
 
 
 def temperature(velocities: np.ndarray, masses: np.ndarray) -> float:
@@ -15,8 +13,9 @@ def temperature(velocities: np.ndarray, masses: np.ndarray) -> float:
         velocities: (N, 3) in nm/ps.
         masses: (N,) in dalton.
     """
+    # In kJ/mol, which is dalton nm²/ps².
     kinetic_energy = 0.5 * float((masses[:, None] * velocities**2).sum())
-    return 2.0 * kinetic_energy / (3 * len(masses) * _GAS_CONSTANT)
+    return 2.0 * kinetic_energy / (3 * len(masses) * GAS_CONSTANT)
 
 
 def internal_rmsd(positions: np.ndarray, reference: np.ndarray) -> float:

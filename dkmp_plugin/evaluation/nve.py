@@ -19,8 +19,8 @@ from dkmp_plugin.evaluation.report import Panel, plot_over_time, read_columns
 from dkmp_plugin.evaluation.verlet import VerletDynamics, molecular_dynamics
 from dkmp_plugin.files import replaced_on_success, sha256_of
 from dkmp_plugin.seeds import check_seed
+from dkmp_plugin.units import BOLTZMANN_CONSTANT
 
-_BOLTZMANN = 0.08617333262  # meV/K
 # Twenty times the surface of the sun: no molecule is left, and what a potential says about it means nothing.
 _BLOWN_UP = 1e5  # K
 _LOG, _STATE, _BEFORE_LARGEST_CHANGE = "energies.csv", "state.npz", "before_largest_change.npz"
@@ -241,7 +241,7 @@ def kinetic_temperature(columns: Dict[str, np.ndarray], num_atoms: int) -> np.nd
 
 def _kinetic_energy(temperature: float, num_atoms: int) -> float:
     """Mean kinetic energy in meV at a temperature in kelvin."""
-    return 1.5 * num_atoms * _BOLTZMANN * temperature
+    return 1.5 * num_atoms * 1000.0 * BOLTZMANN_CONSTANT * temperature
 
 
 def _check_columns(log: Path, header: str) -> None:

@@ -7,10 +7,12 @@ import numpy as np
 
 from dkmp_plugin.optional import require
 from dkmp_plugin.seeds import check_seed, openmm_seed
+from dkmp_plugin.units import energy_factor
 
 # Amber14 with the OBC2 implicit solvent, as the conformations of chignolin were sampled with.
 AMBER14_OBC2 = ("amber14-all.xml", "implicit/obc2.xml")
 CLASSICAL = "amber14-obc2"
+_MEV_PER_KILOJOULE_PER_MOLE = 1000.0 * energy_factor("kJ/mol", "eV")
 FRICTION = 5.0  # 1/ps, of the Langevin dynamics before the run
 
 
@@ -116,14 +118,14 @@ class OpenMMVerlet:
         state = self._context.getState(getEnergy=True)
         potential = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
         kinetic = state.getKineticEnergy().value_in_unit(unit.kilojoule_per_mole)
-        return potential * _to_mev(), kinetic * _to_mev()
+        return potential * _MEV_PER_KILOJOULE_PER_MOLE, kinetic * _MEV_PER_KILOJOULE_PER_MOLE
 
     def kick_energy(self) -> float:
         forces = np.array(self._context.getState(getForces=True).getForces(asNumpy=True)._value)
         # Particles without mass do not move.
         moving = self._masses > 0.0
         work_per_square = (np.square(forces).sum(1)[moving] / self._masses[moving]).sum()
-        return float(0.5 * self._time_step**2 * work_per_square * _to_mev())
+        return float(0.5 * self._time_step**2 * work_per_square * _MEV_PER_KILOJOULE_PER_MOLE)
 
     def get_state(self) -> Tuple[np.ndarray, np.ndarray]:
         state = self._context.getState(getPositions=True, getVelocities=True)
@@ -134,13 +136,6 @@ class OpenMMVerlet:
     def set_state(self, positions: np.ndarray, velocities: np.ndarray) -> None:
         self._context.setPositions(positions)
         self._context.setVelocities(velocities)
-
-
-def _to_mev() -> float:
-    """One kJ/mol."""
-    from dkmp_plugin.simulation.units import KILOJOULE_PER_MOLE
-
-    return 1000.0 / KILOJOULE_PER_MOLE["eV"]
 
 
 class ASEVerlet:
