@@ -5,6 +5,7 @@ from typing import Any, Callable, Protocol, Sequence, TextIO, Tuple, Union
 
 import numpy as np
 
+from dkmp_plugin.ase_dynamics import start_langevin
 from dkmp_plugin.optional import require
 from dkmp_plugin.seeds import check_seed, openmm_seed
 from dkmp_plugin.units import energy_factor
@@ -156,20 +157,12 @@ class ASEVerlet:
         self.num_atoms = len(atoms)
 
     def equilibrate(self, temperature: float, duration: float, seed: int) -> None:
-        from ase import units
-        from ase.md.langevin import Langevin
-
-        generator = np.random.default_rng(check_seed(seed))
-        # Maxwell-Boltzmann; ASE has renamed its own function.
-        width = np.sqrt(self._atoms.get_masses() * units.kB * temperature)
-        self._atoms.set_momenta(generator.normal(size=(self.num_atoms, 3)) * width[:, None])
-        langevin = Langevin(
+        langevin = start_langevin(
             self._atoms,
-            self._time_step * units.fs,
-            temperature_K=temperature,
-            friction=FRICTION / (1000.0 * units.fs),
-            rng=generator,
-            fixcm=False,
+            temperature=temperature,
+            time_step=self._time_step,
+            friction=FRICTION,
+            generator=np.random.default_rng(check_seed(seed)),
         )
         langevin.run(round(1000.0 * duration / self._time_step))
 

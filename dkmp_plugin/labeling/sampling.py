@@ -6,6 +6,7 @@ import numpy as np
 import openmm
 from openmm import unit
 
+from dkmp_plugin.ase_dynamics import start_langevin
 from dkmp_plugin.seeds import check_seed, openmm_seed
 
 
@@ -102,9 +103,8 @@ def sample_gfn2(
         ValueError: an impossible seed, the bonds changed, the dynamics left finite numbers, or GFN2-xTB did
             not converge on the way.
     """
-    from ase import Atoms, units
+    from ase import Atoms
     from ase.calculators.calculator import CalculationFailed, InputError
-    from ase.md.langevin import Langevin
     from ase.optimize import BFGS
 
     from dkmp_plugin.labeling.gfn2 import ase_calculator
@@ -115,16 +115,12 @@ def sample_gfn2(
     try:
         BFGS(atoms, logfile=None).run(fmax=0.2, steps=30)
         _check_bonds(atomic_numbers, bonds, atoms.positions, "the minimisation", _STABLE_INPUT)
-        # ASE's own function for this was renamed between the versions that we support.
-        width = np.sqrt(units.kB * temperature * atoms.get_masses())
-        atoms.set_momenta(width[:, None] * generator.standard_normal(atoms.positions.shape))
-        dynamics = Langevin(
+        dynamics = start_langevin(
             atoms,
-            time_step * units.fs,
-            temperature_K=temperature,
-            friction=friction / (1000 * units.fs),
-            rng=generator,
-            fixcm=False,  # the correct ensemble; frames are centred below
+            temperature=temperature,
+            time_step=time_step,
+            friction=friction,
+            generator=generator,
         )
         dynamics.run(equilibration_steps)
         for index in range(num_frames):
