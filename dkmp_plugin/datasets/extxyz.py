@@ -6,7 +6,8 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 import numpy as np
 
 from dkmp_plugin.datasets.energy_forces import EnergyForces, Files, read_splits
-from dkmp_plugin.datasets.labelled_structures import LabelledStructures, check_total_charge
+from dkmp_plugin.datasets.label_checks import check_total_charge
+from dkmp_plugin.datasets.labelled_structures import LabelledStructures
 
 # What a structure's total charge is called in its comment line.
 _CHARGE_KEYS = ("charge", "total_charge")
