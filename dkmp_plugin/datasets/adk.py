@@ -127,16 +127,15 @@ def _equilibrium_runs(folder: Path, selection: str) -> List[List[Run]]:
     return [[part] for part in chronological_parts(runs[0])]
 
 
-def chronological_parts(run: Run, fractions: Tuple[float, float] = (0.6, 0.2)) -> List[Run]:
-    """A run cut into a training, a validation and a test part, in this order in time.
+def chronological_parts(run: Run) -> List[Run]:
+    """A run cut into a training, a validation and a test part, in this order in time: 60, 20 and 20 %.
 
     Args:
         run: the run.
-        fractions: shares of training and validation; the rest is test.
     """
     total = len(run.positions)
-    first = round(fractions[0] * total)
-    second = round((fractions[0] + fractions[1]) * total)
+    first = round(0.6 * total)
+    second = round(0.8 * total)
     parts: List[Run] = []
     for name, start, stop in (("train", 0, first), ("val", first, second), ("test", second, total)):
         boxes = None if run.boxes is None else run.boxes[start:stop]

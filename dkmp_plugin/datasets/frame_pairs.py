@@ -14,8 +14,6 @@ from dkmp_plugin.datasets.run import Run, mean_structure
 from dkmp_plugin.datasets.sampling import Sampling
 from dkmp_plugin.ops import distance_ranks
 
-SPLITS = ("train", "val", "test")
-
 
 class FramePairs(Dataset):
     """Pairs of frames of several runs, split by whole runs.

@@ -125,16 +125,6 @@ class LabelledConformations:
             return 0.0
         return float(sum(self.reference_energies[int(number)] for number in self.atomic_numbers))
 
-    def metadata(self) -> Dict[str, Any]:
-        """What a model trained on the file should remember of it: plain Python values only."""
-        return {
-            "energy_unit": self.energy_unit,
-            "level_of_theory": self.level_of_theory,
-            "total_charge": int(self.total_charge),
-            "elements": self.elements,
-            "reference_energies": dict(self.reference_energies),
-        }
-
 
 def write_label_file(path: Union[str, Path], labels: LabelledConformations) -> None:
     """Writes ``labels`` to ``path`` (HDF5), replacing the file only when all of it is written."""

@@ -1,7 +1,7 @@
 """Velocity Verlet at constant energy, through OpenMM and through ASE, behind one interface."""
 
 from pathlib import Path
-from typing import Any, Callable, Protocol, Sequence, TextIO, Tuple, Union
+from typing import Any, Callable, Protocol, TextIO, Tuple, Union
 
 import numpy as np
 
@@ -192,7 +192,6 @@ def molecular_dynamics(
     engine: str = "openmm",
     time_step: float = 0.5,
     platform: str = "Reference",
-    force_field: Sequence[str] = AMBER14_OBC2,
     device: str = "cpu",
 ) -> VerletDynamics:
     """Dynamics of the molecule in a PDB file, in vacuum, without constraints.
@@ -204,7 +203,6 @@ def molecular_dynamics(
         engine: ``openmm`` or ``ase``.
         time_step: in femtoseconds.
         platform: OpenMM platform; ``Reference`` computes in double precision.
-        force_field: files of the classical force field.
         device: where ASE and OpenMM's PythonForce run the model; with TorchForce the platform decides.
 
     Raises:
@@ -239,7 +237,7 @@ def molecular_dynamics(
 
         system = load_system(model)
     elif str(model) == CLASSICAL:
-        system = app.ForceField(*force_field).createSystem(
+        system = app.ForceField(*AMBER14_OBC2).createSystem(
             pdb.topology, nonbondedMethod=app.NoCutoff, constraints=None, removeCMMotion=False
         )
     else:

@@ -78,11 +78,6 @@ class Molecule:
             digest.update(str(self.bonds).encode())
         return digest.hexdigest()
 
-    @property
-    def sampled_by(self) -> str:
-        """What moves the atoms, in words."""
-        return "GFN2-xTB" if self.force_field is None else "its force field"
-
 
 def _check_elements(numbers: Sequence[int], name: str) -> None:
     unknown = [

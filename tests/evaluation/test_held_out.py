@@ -46,7 +46,15 @@ def trained(tmp_path_factory):
     contents = {
         "hyper_parameters": settings,
         "state_dict": {"model." + name: value for name, value in model.state_dict().items()},
-        "dkmp_plugin": {"dataset": labels.metadata()},
+        "dkmp_plugin": {
+            "dataset": {
+                "energy_unit": "eV",
+                "level_of_theory": labels.level_of_theory,
+                "total_charge": 0,
+                "elements": labels.elements,
+                "reference_energies": REFERENCES,
+            }
+        },
     }
     checkpoint = tmp_path_factory.mktemp("checkpoint") / "eV.ckpt"
     torch.save(contents, checkpoint)
