@@ -7,14 +7,10 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from dkmp_plugin.bespoke.training import width_divisor
 from dkmp_plugin.files import replaced_on_success, sha256_of
+from dkmp_plugin.labeling.amber import check_prmtop, coordinates_beside, read_amber
 from dkmp_plugin.labeling.campaign import SamplingRun, plan_runs
-from dkmp_plugin.labeling.molecule import (
-    Molecule,
-    check_prmtop,
-    coordinates_beside,
-    read_amber,
-    read_sdf,
-)
+from dkmp_plugin.labeling.molecule import Molecule
+from dkmp_plugin.labeling.sdf import read_sdf
 from dkmp_plugin.seeds import check_seed
 
 _SDF_SUFFIXES = (".sdf", ".mol")
