@@ -11,9 +11,9 @@ from torchmdnet.models.model import load_model
 from dkmp_plugin.datasets import DKMPHDF5
 from dkmp_plugin.datasets.label_file import LabelledConformations, read_label_file, split_indices
 from dkmp_plugin.device import resolve_device
+from dkmp_plugin.evaluation.html_page import Table
 from dkmp_plugin.evaluation.metrics import energy_force_errors, trivial_baseline
 from dkmp_plugin.evaluation.prediction import predict
-from dkmp_plugin.evaluation.report import Table
 from dkmp_plugin.models.elements import check_elements
 from dkmp_plugin.simulation.checkpoint import read_contents
 from dkmp_plugin.units import energy_factor

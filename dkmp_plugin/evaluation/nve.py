@@ -8,6 +8,7 @@ from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple, Union
 import numpy as np
 from tqdm import tqdm
 
+from dkmp_plugin.evaluation.columns import read_columns
 from dkmp_plugin.evaluation.energy_drift import (
     NUM_BLOCKS,
     SAMPLES_PER_BLOCK,
@@ -15,7 +16,7 @@ from dkmp_plugin.evaluation.energy_drift import (
     nve_drift,
     shadow_energy,
 )
-from dkmp_plugin.evaluation.report import Panel, plot_over_time, read_columns
+from dkmp_plugin.evaluation.time_plot import Panel, plot_over_time
 from dkmp_plugin.evaluation.verlet import VerletDynamics, molecular_dynamics
 from dkmp_plugin.files import replaced_on_success, sha256_of
 from dkmp_plugin.seeds import check_seed

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from dkmp_plugin import cli
+from dkmp_plugin.evaluation.columns import read_columns
 from dkmp_plugin.evaluation.nve import run_nve, simulate_nve, summarise
-from dkmp_plugin.evaluation.report import read_columns
 from dkmp_plugin.evaluation.verlet import OpenMMVerlet, molecular_dynamics
 from dkmp_plugin.simulation.stack import prepare_backend
 from tests.conftest import ROOT, ethanol
