@@ -13,8 +13,10 @@ import torch
 
 from dkmp_plugin import cli
 from dkmp_plugin.evaluation.columns import read_columns
-from dkmp_plugin.evaluation.nve import run_nve, simulate_nve, summarise
-from dkmp_plugin.evaluation.verlet import OpenMMVerlet, molecular_dynamics
+from dkmp_plugin.evaluation.molecular_dynamics import molecular_dynamics
+from dkmp_plugin.evaluation.nve import run_nve, simulate_nve
+from dkmp_plugin.evaluation.nve_summary import summarise
+from dkmp_plugin.evaluation.verlet import OpenMMVerlet
 from dkmp_plugin.simulation.stack import prepare_backend
 from tests.conftest import ROOT, ethanol
 from tests.simulation.conftest import checkpoint, model_path
