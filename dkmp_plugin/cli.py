@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, List, Optional, Tuple, Type
 
+from dkmp_plugin.optional import MissingPackageError, require
+
 if TYPE_CHECKING:
     from dkmp_plugin.bespoke.settings import BespokeSettings
 
@@ -67,6 +69,8 @@ def _bespoke_settings(arguments: argparse.Namespace) -> "BespokeSettings":
 def _bespoke(arguments: argparse.Namespace) -> int:
     from contextlib import nullcontext
 
+    for package in ("openmm", "tblite"):
+        require(package, "dkmp bespoke")
     from dkmp_plugin.bespoke.pipeline import make_potential
     from dkmp_plugin.evaluation.held_out import error_text
     from dkmp_plugin.labeling.executors import dask_cluster, in_this_process
@@ -206,7 +210,7 @@ def _parser() -> argparse.ArgumentParser:
 def _expected_errors() -> Tuple[Type[Exception], ...]:
     """Errors that are told without a traceback. Who has not imported openmm cannot meet OpenMM's."""
     openmm: Any = sys.modules.get("openmm")
-    expected = (ValueError, RuntimeError, OSError)
+    expected = (ValueError, RuntimeError, OSError, MissingPackageError)
     return expected if openmm is None else (*expected, openmm.OpenMMException)
 
 

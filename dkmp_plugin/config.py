@@ -10,6 +10,8 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 
+from dkmp_plugin.units import ENERGY_UNITS
+
 DKMP_MODELS: Tuple[str, ...] = ("dkmp-c", "dkmp-r")
 REVISIONS: Tuple[int, ...] = (1, 2, 3, 4, 5, 6)
 CANONICAL_FRAMES: Tuple[str, ...] = ("none", "principal", "first", "mean")
@@ -17,7 +19,6 @@ ATTENTION_VARIANTS: Tuple[str, ...] = ("split", "literal")
 PARTITIONS: Tuple[str, ...] = ("dilated", "one-shot", "random", "reuse-25")
 LR_SCHEDULES: Tuple[str, ...] = ("plateau", "cosine", "linear")
 OPTIMIZERS: Tuple[str, ...] = ("adamw", "muon")
-ENERGY_UNITS: Tuple[str, ...] = ("eV", "kcal/mol", "kJ/mol", "hartree")
 
 
 def spline_degree(revision: int) -> int:

@@ -22,14 +22,8 @@ from shared_data import data_folder
 from dkmp_plugin.datasets import REGISTRY
 from dkmp_plugin.datasets.adk import dims_test_files
 from dkmp_plugin.datasets.frame_pairs import random_rotation
-from dkmp_plugin.datasets.trajectory_files import (
-    Run,
-    atomic_numbers,
-    load_runs,
-    load_topology,
-    select_atoms,
-    superpose,
-)
+from dkmp_plugin.datasets.run import Run
+from dkmp_plugin.datasets.trajectory_files import atomic_numbers, load_runs, load_topology, select_atoms
 from dkmp_plugin.evaluation.egnn_baseline import EGNNPredictor, train_egnn
 from dkmp_plugin.evaluation.rollout import (
     FramePredictor,
@@ -39,6 +33,7 @@ from dkmp_plugin.evaluation.rollout import (
 )
 from dkmp_plugin.evaluation.trajectory_metrics import js_tic, next_mse
 from dkmp_plugin.files import replaced_on_success
+from dkmp_plugin.superposition import superpose
 from dkmp_plugin.training.checkpoint import load_checkpoint
 from dkmp_plugin.training.log_dir import checkpoints_by_epoch
 
@@ -145,7 +140,7 @@ def measure(
     """All numbers of a run, printed as they come, and the rollout."""
     report, rollout = evaluate_run(predictor, run.positions, lag, run.name, beside)
     print(report.table())
-    still = superpose(run.positions, run.positions[0], each_frame=True)
+    still = superpose(run.positions, run.positions[0])
     superposed, _ = evaluate_run(predictor, still, lag, f"{run.name}, superposed", beside)
     print(superposed.table())
     turned = rotation_test(predictor, run.positions, lag)

@@ -33,8 +33,9 @@ from matplotlib.figure import Figure
 from openmm import app, unit
 
 from dkmp_plugin.datasets.label_file import read_label_file
-from dkmp_plugin.evaluation.nve import energy_change, kinetic_temperature, simulate_nve, summarise
-from dkmp_plugin.evaluation.report import read_columns
+from dkmp_plugin.evaluation.columns import read_columns
+from dkmp_plugin.evaluation.nve import simulate_nve
+from dkmp_plugin.evaluation.nve_summary import energy_change, kinetic_temperature, summarise
 from dkmp_plugin.files import replaced_on_success
 from dkmp_plugin.labeling.extraction import extract_molecule
 from dkmp_plugin.simulation import export_model, read_model_info

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any, List, Sequence, Tuple, Union
 
 from dkmp_plugin.datasets.frame_pairs import FramePairs
+from dkmp_plugin.datasets.run import Run
 from dkmp_plugin.datasets.sampling import Sampling
 from dkmp_plugin.datasets.trajectory import refuse_shared_runs, superpose_runs, without_drift
-from dkmp_plugin.datasets.trajectory_files import Run, load_runs, load_topology
+from dkmp_plugin.datasets.trajectory_files import load_runs, load_topology
 
 PROTOCOLS = ("dims", "equilibrium")
 # The benchmark's 855 backbone atoms leave out the oxygens of the C-terminal carboxylate.
@@ -126,16 +127,15 @@ def _equilibrium_runs(folder: Path, selection: str) -> List[List[Run]]:
     return [[part] for part in chronological_parts(runs[0])]
 
 
-def chronological_parts(run: Run, fractions: Tuple[float, float] = (0.6, 0.2)) -> List[Run]:
-    """A run cut into a training, a validation and a test part, in this order in time.
+def chronological_parts(run: Run) -> List[Run]:
+    """A run cut into a training, a validation and a test part, in this order in time: 60, 20 and 20 %.
 
     Args:
         run: the run.
-        fractions: shares of training and validation; the rest is test.
     """
     total = len(run.positions)
-    first = round(fractions[0] * total)
-    second = round((fractions[0] + fractions[1]) * total)
+    first = round(0.6 * total)
+    second = round(0.8 * total)
     parts: List[Run] = []
     for name, start, stop in (("train", 0, first), ("val", first, second), ("test", second, total)):
         boxes = None if run.boxes is None else run.boxes[start:stop]

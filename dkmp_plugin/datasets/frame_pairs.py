@@ -10,11 +10,9 @@ from torch_geometric.data import Data, Dataset
 
 from dkmp_plugin.datasets.arguments import refuse_unknown_arguments
 from dkmp_plugin.datasets.crossing import Crossing
+from dkmp_plugin.datasets.run import Run, mean_structure
 from dkmp_plugin.datasets.sampling import Sampling
-from dkmp_plugin.datasets.trajectory_files import Run, mean_structure
 from dkmp_plugin.ops import distance_ranks
-
-SPLITS = ("train", "val", "test")
 
 
 class FramePairs(Dataset):

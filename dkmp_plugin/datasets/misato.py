@@ -53,7 +53,7 @@ class _Frames:
 
 
 class _Complex:
-    """One complex of the file with the attributes of :class:`dkmp_plugin.datasets.trajectory_files.Run`."""
+    """One complex of the file with the attributes of :class:`dkmp_plugin.datasets.run.Run`."""
 
     boxes = None
 

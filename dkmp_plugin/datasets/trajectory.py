@@ -5,17 +5,11 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, List, Mapping, Sequence, Tuple
 
-from dkmp_plugin.datasets import trajectory_files
+from dkmp_plugin import superposition
 from dkmp_plugin.datasets.frame_pairs import FramePairs, refuse_with_boxes
+from dkmp_plugin.datasets.run import Run, same_atoms
 from dkmp_plugin.datasets.sampling import Sampling
-from dkmp_plugin.datasets.trajectory_files import (
-    Run,
-    load_runs,
-    load_topology,
-    same_atoms,
-    split_run,
-    superpose,
-)
+from dkmp_plugin.datasets.trajectory_files import load_runs, load_topology, split_run
 
 SUPERPOSITIONS = ("none", "runs", "frames")
 
@@ -39,12 +33,13 @@ def superpose_runs(runs: Sequence[Run], reference: Run, how: str) -> List[Run]:
     if not same_atoms([reference, *runs]):
         raise ValueError("superpose: the runs are of different systems; use superpose: none")
     start = reference.positions[0]
-    return [replace(run, positions=superpose(run.positions, start, how == "frames")) for run in runs]
+    each_frame = how == "frames"
+    return [replace(run, positions=superposition.superpose(run.positions, start, each_frame)) for run in runs]
 
 
 def without_drift(runs: Sequence[Run]) -> List[Run]:
-    """The runs without overall motion; see :func:`trajectory_files.remove_drift`."""
-    return [replace(run, positions=trajectory_files.remove_drift(run.positions)) for run in runs]
+    """The runs without overall motion; see :func:`dkmp_plugin.superposition.remove_drift`."""
+    return [replace(run, positions=superposition.remove_drift(run.positions)) for run in runs]
 
 
 def refuse_shared_runs(parts: Mapping[str, Sequence[Tuple[Path, Run]]]) -> None:

@@ -1,13 +1,16 @@
 """Reads and checks molecular-dynamics trajectories: topology + frames -> runs of selected atoms."""
 
-import struct
 import warnings
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, List, Optional, Sequence, Tuple, Union
+from typing import Any, List, Optional, Tuple, Union
 
 import numpy as np
+
+from dkmp_plugin.datasets.dcd import check_dcd_is_whole
+from dkmp_plugin.datasets.run import Run
+from dkmp_plugin.optional import require
+from dkmp_plugin.units import ANGSTROM_PER_NANOMETER
 
 PathLike = Union[str, Path]
 
@@ -31,29 +34,14 @@ _JUMP_FACTOR, _JUMP_MINIMUM = 4.0, 1.0
 _CHUNK_FRAMES = 100
 
 
-@dataclass(frozen=True)
-class Run:
-    """One uninterrupted trajectory.
-
-    Attributes:
-        name: File and, where it holds several runs, ``#`` and the number of this one.
-        numbers: (N,) int64 atomic numbers.
-        positions: (T, N, 3) in Å, float32.
-        boxes: (T, 3, 3) box vectors as rows in Å, float32, or None.
-    """
-
-    name: str
-    numbers: np.ndarray
-    positions: np.ndarray
-    boxes: Optional[np.ndarray] = None
-
-
 def load_topology(path: PathLike) -> Any:
     """An mdtraj topology from any file mdtraj can read one from.
 
     Raises:
         ValueError: the file is missing or unreadable.
+        MissingPackageError: mdtraj is not installed.
     """
+    require("mdtraj", "reading topologies and trajectories")
     import mdtraj
 
     path = Path(path)
@@ -110,31 +98,6 @@ def atomic_numbers(topology: Any, atoms: np.ndarray) -> np.ndarray:
     return np.array([element.atomic_number for element in elements], dtype=np.int64)
 
 
-def _check_dcd_is_whole(path: Path) -> None:
-    """mdtraj silently drops the last, incomplete frame of a truncated DCD file."""
-    with open(path, "rb") as file:
-        header = file.read(4)
-        if len(header) < 4:
-            raise ValueError(f"{path} is empty; a DCD trajectory is expected")
-        order = "<" if struct.unpack("<i", header)[0] == 84 else ">"
-        record = file.read(84)
-        has_box = struct.unpack(order + "i", record[44:48])[0]
-        file.seek(4, 1)
-        title = struct.unpack(order + "i", file.read(4))[0]
-        file.seek(title + 4, 1)
-        file.seek(4, 1)
-        num_atoms = struct.unpack(order + "i", file.read(4))[0]
-        file.seek(4, 1)
-        start = file.tell()
-    frame = 3 * (4 * num_atoms + 8) + (56 if has_box else 0)
-    remainder = (path.stat().st_size - start) % frame
-    if remainder:
-        raise ValueError(
-            f"{path} is truncated: its last frame has {remainder} of {frame} bytes; copy the file again, or "
-            "cut it to whole frames (mdconvert)"
-        )
-
-
 def read_frames(
     path: PathLike, topology: Any, atoms: np.ndarray, stride: int = 1
 ) -> Tuple[np.ndarray, np.ndarray, Optional[np.ndarray]]:
@@ -158,16 +121,16 @@ def read_frames(
     if not path.is_file():
         raise ValueError(f"{path}: no such file; a trajectory that mdtraj reads is expected")
     if path.suffix.lower() == ".dcd":
-        _check_dcd_is_whole(path)
+        check_dcd_is_whole(path)
     positions: List[np.ndarray] = []
     times: List[np.ndarray] = []
     boxes: List[np.ndarray] = []
     try:
         for chunk in mdtraj.iterload(str(path), chunk=_CHUNK_FRAMES, top=topology, stride=stride):
-            positions.append(10.0 * chunk.xyz[:, atoms])
+            positions.append(ANGSTROM_PER_NANOMETER * chunk.xyz[:, atoms])
             times.append(chunk.time)
             if chunk.unitcell_vectors is not None:
-                boxes.append(10.0 * chunk.unitcell_vectors)
+                boxes.append(ANGSTROM_PER_NANOMETER * chunk.unitcell_vectors)
     except (OSError, ValueError, RuntimeError, TypeError, IndexError) as error:
         raise ValueError(
             f"{path} cannot be read with a topology of {topology.n_atoms} atoms: {error}; check that both "
@@ -289,73 +252,3 @@ def load_runs(
     if wanted >= len(runs):
         raise ValueError(f"{path}: the file holds runs #0 to #{len(runs) - 1}")
     return [runs[wanted]]
-
-
-def superpose(positions: np.ndarray, reference: np.ndarray, each_frame: bool) -> np.ndarray:
-    """Rigidly moves a run onto a reference structure.
-
-    Args:
-        positions: (T, n, 3) in Å.
-        reference: (n, 3) in Å.
-        each_frame: superpose every frame on its own (removes tumbling); otherwise the motion that superposes
-            the first frame is applied to all.
-
-    Returns:
-        (T, n, 3) float32.
-    """
-    from scipy.spatial.transform import Rotation
-
-    target = reference - reference.mean(axis=0)
-    moved = np.empty_like(positions)
-    rotation, shift = None, None
-    for index, frame in enumerate(positions.astype(np.float64)):
-        if rotation is None or each_frame:
-            shift = frame.mean(axis=0)
-            rotation, _ = Rotation.align_vectors(target, frame - shift)
-        moved[index] = rotation.apply(frame - shift) + reference.mean(axis=0)
-    return moved
-
-
-def remove_drift(positions: np.ndarray) -> np.ndarray:
-    """Superposes every frame of a run onto the one before: no overall motion, the path itself stays.
-
-    Args:
-        positions: (T, n, 3) in Å.
-
-    Returns:
-        (T, n, 3) float32; the first frame as given.
-    """
-    moved = positions.copy()
-    for index in range(1, len(positions)):
-        moved[index] = superpose(positions[index : index + 1], moved[index - 1], each_frame=True)[0]
-    return moved
-
-
-def same_atoms(runs: Sequence[Run]) -> bool:
-    """Whether all runs are of the same system."""
-    return all(np.array_equal(run.numbers, runs[0].numbers) for run in runs)
-
-
-def mean_structure(runs: Sequence[Run], iterations: int = 3) -> np.ndarray:
-    """Mean over all frames of runs of one system, superposed on it.
-
-    Args:
-        runs: the runs.
-        iterations: superpositions: first on the first frame, then each time on the mean so far.
-
-    Returns:
-        (n, 3) in Å, float32, oriented as the first frame of the first run.
-
-    Raises:
-        ValueError: the runs are of different systems.
-    """
-    if not same_atoms(runs):
-        raise ValueError("reference: mean needs runs of one system; use reference: first")
-    mean = np.asarray(runs[0].positions[0], dtype=np.float64)
-    count = sum(len(run.positions) for run in runs)
-    for _ in range(iterations):
-        total = [
-            superpose(run.positions, mean, each_frame=True).sum(axis=0, dtype=np.float64) for run in runs
-        ]
-        mean = np.sum(total, axis=0) / count
-    return mean.astype(np.float32)

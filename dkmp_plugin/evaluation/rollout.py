@@ -14,6 +14,7 @@ from dkmp_plugin.device import resolve_device
 from dkmp_plugin.evaluation.trajectory_metrics import average_mse, final_mse, next_mse
 from dkmp_plugin.files import replaced_on_success
 from dkmp_plugin.models.elements import check_elements
+from dkmp_plugin.units import ANGSTROM_PER_NANOMETER
 
 Predictor = Callable[[np.ndarray, Optional[np.ndarray]], np.ndarray]
 
@@ -264,4 +265,4 @@ def write_trajectory(path: Union[str, Path], positions: np.ndarray, topology: An
             f"{positions.shape[1]} atoms per frame are given, the topology has {topology.n_atoms}"
         )
     with replaced_on_success(path) as temporary:
-        mdtraj.Trajectory(positions / 10.0, topology).save(str(temporary))
+        mdtraj.Trajectory(positions / ANGSTROM_PER_NANOMETER, topology).save(str(temporary))

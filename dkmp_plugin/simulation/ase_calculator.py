@@ -5,7 +5,6 @@ from typing import Any, Dict, List, Optional, Union
 
 import numpy as np
 import torch
-from ase import units
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
@@ -17,7 +16,7 @@ from dkmp_plugin.simulation.model_source import load_model
 from dkmp_plugin.simulation.neighbor_reuse import ReusingModel
 from dkmp_plugin.simulation.periodic_box import refuse_placeholder
 from dkmp_plugin.simulation.total_charge import check_charge, check_charge_of_atoms
-from dkmp_plugin.simulation.units import kilojoule_per_mole
+from dkmp_plugin.units import energy_factor
 
 # Arguments of ASE's Calculator. Whatever else it is given it keeps as a parameter, without a word.
 _ASE_ARGUMENTS = ("restart", "label", "atoms", "directory")
@@ -80,7 +79,7 @@ class DKMPCalculator(Calculator):
         # binds all to the device: the module must be there before.
         self.model = torchscript.freeze(model.to(device))
         self._dtype = torch.float64 if self.info.dtype == "float64" else torch.float32
-        self._electronvolt = kilojoule_per_mole(self.info.energy_unit) * units.kJ / units.mol
+        self._electronvolt = energy_factor(self.info.energy_unit, "eV")
 
     def __getstate__(self) -> Dict[str, Any]:
         state = self.__dict__.copy()

@@ -16,7 +16,7 @@ from dkmp_plugin.simulation.force_module import scripted
 from dkmp_plugin.simulation.modelled_atoms import modelled_atoms
 from dkmp_plugin.simulation.propagator_file import load_propagator
 from dkmp_plugin.simulation.stack import require_torchforce
-from dkmp_plugin.simulation.units import ANGSTROM_PER_NANOMETER
+from dkmp_plugin.units import ANGSTROM_PER_NANOMETER
 
 # Its own force group: the integrator reads exactly this force, as f31.
 FORCE_GROUP = 31

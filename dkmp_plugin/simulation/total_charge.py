@@ -4,10 +4,8 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, List
 
+from dkmp_plugin.force_field_charge import CHARGE_ROUNDING, force_field_charge
 from dkmp_plugin.simulation.model_file import ModelInfo
-
-# Charges of a part of a molecule add up to anything: nothing can be said about them.
-_ROUNDING = 0.02
 
 
 def check_charge(charge: Any, info: ModelInfo, path: Path) -> None:
@@ -62,15 +60,9 @@ def check_force_field_charge(system: Any, indices: List[int], info: ModelInfo, p
     Raises:
         ValueError: If the charges of the modelled atoms add up to another whole charge.
     """
-    import openmm
-    from openmm import unit
-
-    for force in system.getForces():
-        if isinstance(force, openmm.NonbondedForce):
-            charges = (force.getParticleParameters(index)[0] for index in indices)
-            charge = sum(value.value_in_unit(unit.elementary_charge) for value in charges)
-            _check_sum(charge, "the force field gives the modelled atoms", info, path)
-            return
+    charge = force_field_charge(system, indices)
+    if charge is not None:
+        _check_sum(charge, "the force field gives the modelled atoms", info, path)
 
 
 def check_charge_of_atoms(atoms: Any, info: ModelInfo, path: Path) -> None:
@@ -90,7 +82,9 @@ def check_charge_of_atoms(atoms: Any, info: ModelInfo, path: Path) -> None:
 
 def _check_sum(charge: float, who: str, info: ModelInfo, path: Path) -> None:
     trained = info.total_charge
-    if trained is not None and abs(charge - round(charge)) < _ROUNDING and round(charge) != trained:
+    # Charges of a part of a molecule add up to anything: nothing can be said about them.
+    is_whole = abs(charge - round(charge)) < CHARGE_ROUNDING
+    if trained is not None and is_whole and round(charge) != trained:
         raise ValueError(
             f"{who} the charge {round(charge):+d}, but {path.name} was trained at charge {trained:+d}; give "
             f"a model of this charge (or, to combine them all the same, charge={trained})"

@@ -10,17 +10,12 @@ from hypothesis import strategies as st
 from dkmp_plugin.datasets import DKMPTrajectory
 from dkmp_plugin.datasets.crossing import Crossing
 from dkmp_plugin.datasets.frame_pairs import FramePairs, random_rotation
+from dkmp_plugin.datasets.run import Run
 from dkmp_plugin.datasets.sampling import Sampling
-from dkmp_plugin.datasets.trajectory_files import (
-    Run,
-    check_frames,
-    find_jumps,
-    load_topology,
-    select_atoms,
-    superpose,
-)
+from dkmp_plugin.datasets.trajectory_files import check_frames, find_jumps, load_topology, select_atoms
 from dkmp_plugin.ops.reference.ranks import distance_ranks
-from tests.datasets.trajectory_fixtures import GLYCINES, topology, walk, write
+from dkmp_plugin.superposition import superpose
+from tests.datasets.trajectory_fixtures import GLYCINES, dcd_bytes, topology, walk, write
 
 
 @pytest.fixture
@@ -238,6 +233,55 @@ def test_truncated_dcd(folder):
     (folder / "empty.dcd").write_bytes(b"")
     with pytest.raises(ValueError, match="is empty"):
         pairs(folder, train=["empty.dcd"])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"T",
+        b"\0\0\0\0",
+        b"ATOM" + 500 * b" ",
+        bytes(500),
+        dcd_bytes(walk(3))[:60],
+        dcd_bytes(walk(3))[:150],
+        # Lengths of records that cannot be.
+        dcd_bytes(walk(3))[:92] + b"\xff" * 400,
+        dcd_bytes(walk(3), length="<q")[:100] + b"\xff" * 7 + b"\x7f" + bytes(400),
+        dcd_bytes(walk(3), num_fixed=10),
+    ],
+    ids=lambda content: f"{len(content)} bytes",
+)
+def test_files_that_are_no_dcd(folder, content):
+    (folder / "damaged.dcd").write_bytes(content)
+    with pytest.raises(ValueError, match=r"damaged\.dcd is no DCD trajectory"):
+        pairs(folder, train=["damaged.dcd"])
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"box": True},
+        {"charmm": False},
+        {"fourth_dimension": True},
+        {"fourth_dimension": True, "box": True},
+        {"num_fixed": 3},
+        {"num_fixed": 3, "box": True},
+        {"length": ">i"},
+        {"length": "<q", "box": True},
+    ],
+    ids=str,
+)
+def test_dcd_files_of_other_programs(folder, layout):
+    positions = walk(12, 1)
+    positions[1:, 8 - layout.get("num_fixed", 0) :] = positions[0, 8 - layout.get("num_fixed", 0) :]
+    content = dcd_bytes(positions, **layout)
+    (folder / "other.dcd").write_bytes(content)
+    (run,) = pairs(folder, train=["other.dcd"]).runs
+    np.testing.assert_allclose(run.positions, positions, atol=1e-5)
+    for size in (len(content) - 4, len(dcd_bytes(positions[:1], **layout)) - 4):
+        (folder / "cut.dcd").write_bytes(content[:size])
+        with pytest.raises(ValueError, match=r"cut\.dcd is truncated: its last frame has"):
+            pairs(folder, train=["cut.dcd"])
 
 
 @pytest.mark.parametrize(

@@ -219,8 +219,8 @@ def test_command_line_refuses_models_that_know_boxes(checkpoint, tmp_path, capsy
 def test_egnn_baseline_learns_and_stands_beside_the_model(predictor):
     pytest.importorskip("egnn_pytorch", reason="egnn-pytorch, the baseline, is optional")
     from dkmp_plugin.datasets.frame_pairs import FramePairs
+    from dkmp_plugin.datasets.run import Run
     from dkmp_plugin.datasets.sampling import Sampling
-    from dkmp_plugin.datasets.trajectory_files import Run
     from dkmp_plugin.evaluation.egnn_baseline import EGNNPredictor, train_egnn
 
     # Every frame is the one before, blown up: an equivariant displacement.

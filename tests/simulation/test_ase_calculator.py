@@ -19,7 +19,7 @@ from ase.md.verlet import VelocityVerlet
 
 from dkmp_plugin.simulation import DKMPCalculator, load_model_file
 from dkmp_plugin.simulation.model_source import load_model
-from tests.simulation.conftest import write_checkpoint
+from tests.simulation.conftest import DATASET, write_checkpoint
 
 ELECTRONVOLT_PER_KCAL = units.kcal / units.mol
 
@@ -40,6 +40,15 @@ def test_molecule_equals_the_exported_model(model_path, molecule):
     energy.backward()
     assert atoms.get_potential_energy() == pytest.approx(energy.item() * ELECTRONVOLT_PER_KCAL)
     np.testing.assert_allclose(atoms.get_forces(), -leaf.grad.numpy() * ELECTRONVOLT_PER_KCAL, atol=1e-12)
+
+
+def test_energies_in_electronvolt_are_the_model_s(tmp_path, molecule):
+    z, pos = molecule
+    write_checkpoint(tmp_path / "model.ckpt", dataset={**DATASET, "energy_unit": "eV"}, precision=64)
+    atoms = Atoms(z.numpy(), pos.numpy(), calculator=DKMPCalculator(tmp_path / "model.ckpt"))
+    model, _ = load_model(tmp_path / "model.ckpt")
+    places = pos.double() - pos.double()[:1]
+    assert atoms.get_potential_energy() == pytest.approx(model(z, places, None).item(), rel=1e-13)
 
 
 def test_forces_and_stress_are_derivatives_of_the_energy(model_path, crystal):
