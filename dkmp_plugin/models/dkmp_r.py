@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torchmdnet.models.utils import act_class_mapping
 
+from dkmp_plugin.config import ATTENTION_VARIANTS, CANONICAL_FRAMES
 from dkmp_plugin.models.canonical_frame import (
-    CANONICAL_FRAMES,
     SUPERPOSED_FRAMES,
     centroids,
     count_systems,
@@ -18,7 +18,6 @@ from dkmp_plugin.models.canonical_frame import (
     superposition_frames,
 )
 from dkmp_plugin.models.dilated_attention_layer import (
-    ATTENTION_VARIANTS,
     BLOCK_SIZE,
     DEVICE_BLOCK_SIZE,
     DilatedAttentionLayer,
