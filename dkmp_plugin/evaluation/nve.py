@@ -26,6 +26,7 @@ from dkmp_plugin.seeds import check_seed
 
 # Twenty times the surface of the sun: no molecule is left, and what a potential says about it means nothing.
 _BLOWN_UP = 1e5  # K
+_RECORD_INTERVAL = 40  # steps
 
 
 def simulate_nve(
@@ -69,6 +70,8 @@ def simulate_nve(
     _check_positive("temperature", temperature, "K", or_zero=True)
     _check_positive("equilibration", equilibration, "ps", or_zero=True)
     check_seed(seed)
+    if not has_state(Path(folder)):
+        _check_duration(round(1000.0 * duration / time_step), _RECORD_INTERVAL, time_step)
     dynamics = molecular_dynamics(model, structure, engine, time_step, platform, device=device)
     settings = {
         "model": Path(model).name,
@@ -111,7 +114,7 @@ def run_nve(
     temperature: float = 300.0,
     equilibration: float = 1.0,
     seed: int = 1,
-    record_interval: int = 40,
+    record_interval: int = _RECORD_INTERVAL,
     save_interval: int = 200,
     progress: Optional[Callable[[int], Any]] = None,
 ) -> Conservation:

@@ -313,6 +313,11 @@ def test_impossible_options_of_the_command(model_path, structure, tmp_path, caps
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_too_short_for_a_drift_is_refused_before_anything_is_loaded(structure, tmp_path):
+    with pytest.raises(ValueError, match=r"duration: 0\.2 ps was given"):
+        simulate_nve("no model", structure, tmp_path / "run", duration=0.2)
+
+
 @pytest.mark.parametrize("engine", ["openmm", "ase"])
 @pytest.mark.parametrize("content", ["hello", "", "ATOM      1  C"])
 def test_a_file_that_is_no_structure(model_path, tmp_path, capsys, engine, content):
