@@ -14,7 +14,8 @@ _EXTRAS = {
     "rdkit": "bespoke",
     "tblite": "bespoke",
 }
-_OTHERS = {"egnn_pytorch": "egnn-pytorch einops"}
+# Those that no extra brings, or not alone.
+_OTHERS = {"MDAnalysisTests": "--no-deps MDAnalysisTests", "egnn_pytorch": "egnn-pytorch einops"}
 
 
 class MissingPackageError(ImportError):

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from dkmp_plugin import cli
+from dkmp_plugin.datasets.adk import dims_test_files
 from dkmp_plugin.datasets.trajectory_files import load_topology
 from dkmp_plugin.optional import MissingPackageError
 from dkmp_plugin.simulation import stack
@@ -77,10 +78,13 @@ def test_a_package_that_is_not_installed(tmp_path, capsys, monkeypatch, package,
     assert f"needs {package}, which is not installed; run: pip install 'dkmp-plugin[{extra}]'" in said
 
 
-def test_topologies_without_mdtraj(monkeypatch):
-    monkeypatch.setitem(sys.modules, "mdtraj", None)
+def test_datasets_without_their_packages(monkeypatch):
+    for package in ("mdtraj", "MDAnalysisTests"):
+        monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingPackageError, match=r"pip install 'dkmp-plugin\[trajectories\]'"):
         load_topology("top.pdb")
+    with pytest.raises(MissingPackageError, match="pip install --no-deps MDAnalysisTests"):
+        dims_test_files()
 
 
 def test_export_does_not_overwrite_the_checkpoint(tmp_path, capsys):

@@ -9,6 +9,7 @@ from dkmp_plugin.datasets.run import Run
 from dkmp_plugin.datasets.sampling import Sampling
 from dkmp_plugin.datasets.trajectory import refuse_shared_runs, superpose_runs, without_drift
 from dkmp_plugin.datasets.trajectory_files import load_runs, load_topology
+from dkmp_plugin.optional import require
 
 PROTOCOLS = ("dims", "equilibrium")
 # The benchmark's 855 backbone atoms leave out the oxygens of the C-terminal carboxylate.
@@ -24,15 +25,12 @@ def dims_test_files() -> Tuple[Path, Path, Path]:
     """Topology and the two DIMS runs of the PyPI package MDAnalysisTests.
 
     Raises:
-        ValueError: the package is not installed.
+        MissingPackageError: the package is not installed.
     """
+    require("MDAnalysisTests", "DKMPAdK")
     # Found without importing it: the package itself would import MDAnalysis.
     package = importlib.util.find_spec("MDAnalysisTests")
-    if package is None or not package.submodule_search_locations:
-        raise ValueError(
-            "DKMPAdK: DIMS runs 1 and 2 come with the package MDAnalysisTests, which is not installed; "
-            "run: pip install --no-deps MDAnalysisTests"
-        )
+    assert package is not None and package.submodule_search_locations
     data = Path(next(iter(package.submodule_search_locations))) / "data"
     return data / "adk.psf", data / "adk_dims.dcd", data / "adk_dims2.dcd"
 
