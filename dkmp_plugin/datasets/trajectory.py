@@ -69,6 +69,7 @@ class DKMPTrajectory(FramePairs):
 
     Whole runs go to training, validation or test. A file that holds several replicas one after the other is
     taken apart where time does not advance or atoms jump; frames are never paired across such a border.
+    Where files have boxes, molecules must be whole, and are followed across the borders of the box.
     The selected atoms of all frames are kept in memory (12 bytes per atom and frame).
 
     Args:

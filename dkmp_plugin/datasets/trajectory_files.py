@@ -3,12 +3,13 @@
 import warnings
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, List, Optional, Tuple, Union
+from typing import Any, Iterator, List, Optional, Tuple, Union
 
 import numpy as np
 
 from dkmp_plugin.datasets.dcd import check_dcd_is_whole
 from dkmp_plugin.datasets.run import Run
+from dkmp_plugin.datasets.unwrapping import bonds_of, molecules_of, step_lengths, unwrap
 from dkmp_plugin.optional import require
 from dkmp_plugin.units import ANGSTROM_PER_NANOMETER
 
@@ -99,7 +100,7 @@ def atomic_numbers(topology: Any, atoms: np.ndarray) -> np.ndarray:
 
 
 def read_frames(
-    path: PathLike, topology: Any, atoms: np.ndarray, stride: int = 1
+    path: PathLike, topology: Any, atoms: np.ndarray, stride: int = 1, bonds: Optional[np.ndarray] = None
 ) -> Tuple[np.ndarray, np.ndarray, Optional[np.ndarray]]:
     """Positions of the chosen atoms in all frames; only these atoms are kept in memory.
 
@@ -108,15 +109,15 @@ def read_frames(
         topology: mdtraj topology of the whole system.
         atoms: (n,) indices to keep.
         stride: keep every stride-th frame.
+        bonds: (b, 2) indices of bonded atoms of the whole system, to check; see :func:`check_bonds`.
 
     Returns:
         positions (T, n, 3) in Å, float32; times (T,) in ps; boxes (T, 3, 3) in Å or None.
 
     Raises:
-        ValueError: missing, truncated or unreadable file, or another number of atoms than the topology.
+        ValueError: missing, truncated or unreadable file, another number of atoms than the topology, NaN
+            positions of the chosen atoms, or as :func:`check_bonds`.
     """
-    import mdtraj
-
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such file; a trajectory that mdtraj reads is expected")
@@ -125,41 +126,73 @@ def read_frames(
     positions: List[np.ndarray] = []
     times: List[np.ndarray] = []
     boxes: List[np.ndarray] = []
+    num_frames = 0
+    for chunk in _chunks(path, topology, stride):
+        positions.append(ANGSTROM_PER_NANOMETER * chunk.xyz[:, atoms])
+        times.append(chunk.time)
+        chunk_boxes = _boxes(chunk)
+        if chunk_boxes is not None:
+            boxes.append(chunk_boxes)
+        finite = np.isfinite(positions[-1]).all(axis=(1, 2))
+        if not finite.all():
+            raise ValueError(
+                f"{path}: frame {num_frames + int(np.argmin(finite))} holds NaN or infinite positions; "
+                "leave it out"
+            )
+        if bonds is not None:
+            check_bonds(str(path), ANGSTROM_PER_NANOMETER * chunk.xyz, bonds, chunk_boxes, num_frames)
+        num_frames += len(chunk)
+    if not positions:
+        raise ValueError(f"{path} holds no frames")
+    together = np.concatenate(positions).astype(np.float32)
+    box = np.concatenate(boxes).astype(np.float32) if len(boxes) == len(positions) else None
+    return together, np.concatenate(times), box
+
+
+def _chunks(path: Path, topology: Any, stride: int) -> Iterator[Any]:
+    """Pieces of a trajectory as mdtraj gives them, all atoms in nm."""
+    import mdtraj
+
     try:
         for chunk in mdtraj.iterload(str(path), chunk=_CHUNK_FRAMES, top=topology, stride=stride):
-            positions.append(ANGSTROM_PER_NANOMETER * chunk.xyz[:, atoms])
-            times.append(chunk.time)
-            if chunk.unitcell_vectors is not None:
-                boxes.append(ANGSTROM_PER_NANOMETER * chunk.unitcell_vectors)
+            # Formats that hold a topology of their own are read with that.
+            if chunk.n_atoms != topology.n_atoms:
+                raise ValueError(f"it has {chunk.n_atoms} atoms")
+            yield chunk
     except (OSError, ValueError, RuntimeError, TypeError, IndexError) as error:
         raise ValueError(
             f"{path} cannot be read with a topology of {topology.n_atoms} atoms: {error}; check that both "
             "files belong together and that the trajectory is complete"
         ) from error
-    if not positions:
-        raise ValueError(f"{path} holds no frames")
-    together = np.concatenate(positions).astype(np.float32)
-    box = np.concatenate(boxes).astype(np.float32) if boxes else None
-    return together, np.concatenate(times), box
 
 
-def check_frames(
-    name: str, positions: np.ndarray, bonds: np.ndarray, boxes: Optional[np.ndarray] = None
+def _boxes(chunk: Any) -> Optional[np.ndarray]:
+    """Box vectors (T, 3, 3) in Å, or None; programs also write zeros or 1 Å where there is no box."""
+    if chunk.unitcell_vectors is None:
+        return None
+    vectors = ANGSTROM_PER_NANOMETER * chunk.unitcell_vectors
+    return vectors if (np.abs(np.linalg.det(vectors)) > 1.001).all() else None
+
+
+def check_bonds(
+    name: str,
+    positions: np.ndarray,
+    bonds: np.ndarray,
+    boxes: Optional[np.ndarray] = None,
+    first_frame: int = 0,
 ) -> None:
     """Refuses frames that cannot be what they claim to be.
 
     Args:
         name: What to call the frames in errors.
-        positions: (T, n, 3) in Å.
+        positions: (T, N, 3) in Å.
         bonds: (b, 2) indices of bonded atoms; may be empty.
         boxes: (T, 3, 3) in Å, or None.
+        first_frame: What to call the first frame in errors.
 
     Raises:
-        ValueError: NaN positions, bonds of impossible length (unit mix-up), or molecules cut by the box.
+        ValueError: bonds of impossible length (unit mix-up), or molecules cut by the box.
     """
-    finite = np.isfinite(positions).all(axis=(1, 2))
-    if not finite.all():
-        raise ValueError(f"{name}: frame {int(np.argmin(finite))} holds NaN or infinite positions")
     if len(bonds) == 0:
         return
     lengths = np.linalg.norm(positions[:, bonds[:, 0]] - positions[:, bonds[:, 1]], axis=2)
@@ -169,42 +202,41 @@ def check_frames(
             f"{name}: its bonds have a median length of {median:.3g} Å, about 1 to 1.5 is expected; the file "
             "mixes nm and Å, or the topology belongs to another system"
         )
-    frame, bond = np.unravel_index(int(np.argmax(lengths)), lengths.shape)
+    # Atoms that are not kept may be missing in some frames (NaN).
+    frame, bond = np.unravel_index(int(np.argmax(np.nan_to_num(lengths))), lengths.shape)
     longest = _LONGEST_BOND
     if boxes is not None:
         longest = min(longest, 0.5 * float(np.linalg.norm(boxes, axis=2).min()))
     if lengths[frame, bond] > longest:
         raise ValueError(
-            f"{name}: in frame {frame} atoms {bonds[bond, 0]} and {bonds[bond, 1]} are bonded but "
-            f"{lengths[frame, bond]:.1f} Å apart: a molecule is cut by the periodic box; make molecules "
+            f"{name}: in frame {first_frame + frame} atoms {bonds[bond, 0]} and {bonds[bond, 1]} are bonded "
+            f"but {lengths[frame, bond]:.1f} Å apart: a molecule is cut by the periodic box; make molecules "
             "whole (mdtraj: trajectory.image_molecules(), GROMACS: trjconv -pbc whole)"
         )
 
 
-def find_jumps(positions: np.ndarray, times: np.ndarray) -> List[int]:
+def find_jumps(steps: np.ndarray, times: np.ndarray) -> List[int]:
     """Frames at which another replica begins.
 
     A frame begins a new run where time does not advance, or where the atoms move several times farther than
     they do in a typical step.
 
     Args:
-        positions: (T, n, 3) in Å.
+        steps: (T - 1,) root mean square displacement in Å from each frame to the next.
         times: (T,) in ps.
 
     Returns:
         Ascending frame numbers, without 0.
     """
-    if len(positions) < 3:
+    if len(times) < 3:
         return []
-    steps = np.array([np.sqrt(np.square(after - before).mean()) for before, after in pairwise(positions)])
     far = (steps > _JUMP_FACTOR * np.median(steps)) & (steps > _JUMP_MINIMUM)
     return [int(frame) + 1 for frame in np.flatnonzero(far | (np.diff(times) <= 0))]
 
 
-def _bonds_among(topology: Any, atoms: np.ndarray) -> np.ndarray:
-    place = {int(atom): index for index, atom in enumerate(atoms)}
-    pairs = [(place.get(first.index), place.get(second.index)) for first, second in topology.bonds]
-    return np.array([pair for pair in pairs if None not in pair], dtype=np.int64).reshape(-1, 2)
+def _steps(positions: np.ndarray) -> np.ndarray:
+    """Root mean square displacement (T - 1,) from each frame to the next."""
+    return np.array([np.sqrt(np.square(after - before).mean()) for before, after in pairwise(positions)])
 
 
 def split_run(path: Union[str, Path]) -> Tuple[str, Optional[int]]:
@@ -220,6 +252,8 @@ def load_runs(
 ) -> List[Run]:
     """All uninterrupted runs of one trajectory file.
 
+    Where the file has boxes, molecules are followed across their borders; see :func:`unwrap`.
+
     Args:
         path: trajectory in any format mdtraj reads; ``FILE#2`` takes only the third run in it.
         topology: mdtraj topology of the whole system.
@@ -228,16 +262,25 @@ def load_runs(
         periodic: keep the boxes.
 
     Raises:
-        ValueError: see :func:`read_frames`, :func:`check_frames`, :func:`select_atoms`; or no such run.
+        ValueError: see :func:`read_frames`, :func:`check_bonds`, :func:`select_atoms`; or no such run.
     """
     name, wanted = split_run(path)
     atoms = select_atoms(topology, selection)
-    positions, times, boxes = read_frames(name, topology, atoms, stride)
-    check_frames(name, positions, _bonds_among(topology, atoms), boxes)
+    bonds = bonds_of(topology)
+    molecules = molecules_of(bonds, topology.n_atoms)
+    # Selections without bonds among themselves, too, belong to molecules that must be whole.
+    bonds = bonds[np.isin(molecules[bonds[:, 0]], molecules[atoms])]
+    positions, times, boxes = read_frames(name, topology, atoms, stride, bonds)
     if periodic and boxes is None:
         raise ValueError(f"{name} has no periodic box; set periodic: false")
     numbers = atomic_numbers(topology, atoms)
-    borders = [0, *find_jumps(positions, times), len(positions)]
+    molecules = molecules[atoms]
+    steps = _steps(positions) if boxes is None else step_lengths(positions, boxes, molecules)
+    borders = [0, *find_jumps(steps, times), len(positions)]
+    if boxes is not None:
+        # Each run by itself: the replica before has nothing to say about the images of its first frame.
+        for start, stop in pairwise(borders):
+            unwrap(positions[start:stop], boxes[start:stop], molecules)
     runs = [
         Run(
             Path(name).name if len(borders) == 2 else f"{Path(name).name}#{index}",

@@ -12,7 +12,8 @@ from dkmp_plugin.datasets.crossing import Crossing
 from dkmp_plugin.datasets.frame_pairs import FramePairs, random_rotation
 from dkmp_plugin.datasets.run import Run
 from dkmp_plugin.datasets.sampling import Sampling
-from dkmp_plugin.datasets.trajectory_files import check_frames, find_jumps, load_topology, select_atoms
+from dkmp_plugin.datasets.trajectory_files import find_jumps, load_topology, select_atoms
+from dkmp_plugin.datasets.unwrapping import unwrap
 from dkmp_plugin.ops.ranks_reference import distance_ranks
 from dkmp_plugin.superposition import superpose
 from tests.datasets.trajectory_fixtures import GLYCINES, dcd_bytes, topology, walk, write
@@ -115,7 +116,8 @@ def test_number_signs_in_names_of_files_and_folders(folder):
 def test_jumps_are_where_replicas_meet(lengths, seed):
     parts = [walk(length, seed + index, shift=20.0 * index) for index, length in enumerate(lengths)]
     borders = np.cumsum(lengths)[:-1].tolist()
-    assert find_jumps(np.concatenate(parts), np.arange(sum(lengths))) == borders
+    steps = np.sqrt(np.square(np.diff(np.concatenate(parts), axis=0)).mean((1, 2)))
+    assert find_jumps(steps, np.arange(sum(lengths))) == borders
 
 
 def test_ranks_come_from_the_first_frame_or_the_interval(folder):
@@ -310,7 +312,104 @@ def test_bad_positions(folder):
         write(folder / name, positions)
         with pytest.raises(ValueError, match=message):
             pairs(folder, train=[name])
-    check_frames("no bonds", walk(3), np.zeros((0, 2), dtype=int))
+
+
+def test_selections_without_bonds_are_checked_by_their_molecules(folder):
+    """Alpha carbons are not bonded to each other; what they belong to must be whole, and in Å."""
+    write(folder / "nanometer.dcd", 0.1 * walk(5))
+    cut = walk(5)
+    cut[4:, 4:] += 20.0
+    write(folder / "cut.dcd", cut)
+    for name, message in (("nanometer.dcd", "mixes nm and Å"), ("cut.dcd", "in frame 4 .*make mol")):
+        with pytest.raises(ValueError, match=message):
+            pairs(folder, train=[name], selection="name CA")
+    assert len(pairs(folder, selection="name CA")) == 11
+
+
+TRICLINIC = np.array([[12.0, 0, 0], [5.0, 11.0, 0], [-4.0, 3.0, 9.0]])
+
+
+def waters(num_frames: int, seed: int = 0):
+    """Topology of five waters, and their walk (T, 15, 3) in Å through a triclinic box, free and wrapped."""
+    top = mdtraj.Topology()
+    chain = top.add_chain()
+    for _ in range(5):
+        residue = top.add_residue("HOH", chain)
+        for name in ("O", "H1", "H2"):
+            top.add_atom(name, mdtraj.element.get_by_symbol(name[0]), residue)
+    top.create_standard_bonds()
+    generator = np.random.default_rng(seed)
+    centers = generator.uniform(0, 10, (5, 3)) + np.cumsum(generator.normal(size=(num_frames, 5, 3)), axis=0)
+    shape = np.array([[0, 0, 0], [0.957, 0, 0], [-0.24, 0.927, 0]])
+    images = np.floor(centers @ np.linalg.inv(TRICLINIC)) @ TRICLINIC
+    free, wrapped = (np.repeat(x, 3, axis=1) + np.tile(shape, (5, 1)) for x in (centers, centers - images))
+    return top, free, wrapped
+
+
+def write_boxed(path, top, positions, times=None, box=TRICLINIC):
+    trajectory = mdtraj.Trajectory(positions / 10, top, times)
+    trajectory.unitcell_vectors = np.repeat(box[None] / 10, len(positions), 0)
+    trajectory.save(str(path))
+    return path.name
+
+
+@pytest.mark.parametrize("selection", ["full", "element O"])
+@pytest.mark.parametrize("periodic", [True, False])
+def test_molecules_are_followed_across_the_box(tmp_path, periodic, selection):
+    """Wrapped one by one, molecules hop by a box vector; displacements are those of the free walk."""
+    top, free, wrapped = waters(40)
+    assert np.abs(np.diff(wrapped, axis=0)).max() > 6
+    write_boxed(tmp_path / "top.pdb", top, wrapped[:1])
+    write_boxed(tmp_path / "wrapped.dcd", top, wrapped)
+    data = pairs(
+        tmp_path, train=["wrapped.dcd"], lag=2, periodic=periodic, selection=selection, previous=True
+    )
+    (run,) = data.runs
+    atoms = select_atoms(top, selection)
+    expected = (free - free[0] + wrapped[0])[:, atoms]
+    np.testing.assert_allclose(run.positions, expected, atol=1e-3)
+    item = data[20]
+    np.testing.assert_allclose(item.y, expected[22] - expected[20], atol=1e-3)
+    np.testing.assert_allclose(item.previous, expected[18], atol=1e-3)
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 1000))
+def test_unwrapping_stays_on_the_lattice_of_boxes_that_change(seed):
+    _, free, _ = waters(10, seed)
+    generator = np.random.default_rng(seed)
+    boxes = TRICLINIC * (1 + 0.01 * generator.normal(size=(10, 1, 1)))
+    molecules = np.repeat(np.arange(5), 3)
+    images = generator.integers(-2, 3, (10, 5, 3))[:, molecules] @ boxes
+    unwrapped = free + images
+    unwrap(unwrapped, boxes, molecules)
+    offsets = (unwrapped - free) @ np.linalg.inv(boxes)
+    np.testing.assert_allclose(offsets, np.rint(offsets), atol=1e-9)
+    assert np.abs(np.diff(unwrapped, axis=0)).max() < 6
+
+
+def test_an_ion_that_hops_to_its_image_starts_no_run_and_a_replica_does(tmp_path):
+    """The second replica begins where its file says: it is not drawn to the images of the first."""
+    top = topology()
+    top.add_atom("ZN", mdtraj.element.zinc, top.add_residue("ZN", top.add_chain()))
+    box = 30.0 * np.eye(3)
+    ion = np.array([29.5, 10, 10]) + 0.2 * np.arange(10)[:, None] * np.array([1.0, 0, 0])
+    hopping = np.concatenate([walk(10, 1) + 8.0, ion[:, None] % 30.0], axis=1)
+    replica = hopping + 14.0
+    replica[:, 8] = 1.0 + 0.1 * np.arange(10)[:, None]
+    write_boxed(tmp_path / "top.pdb", top, hopping[:1], box=box)
+    write_boxed(tmp_path / "all.dcd", top, np.concatenate([hopping, replica]), box=box)
+    first, second = pairs(tmp_path, train=["all.dcd"]).runs
+    assert (len(first.positions), len(second.positions)) == (10, 10)
+    np.testing.assert_allclose(first.positions[:, 8], ion, atol=1e-3)
+    np.testing.assert_allclose(second.positions, replica, atol=1e-3)
+
+
+def test_boxes_of_no_volume_are_none(folder):
+    write(folder / "vacuum.dcd", walk(5), box=1.0)
+    assert pairs(folder, train=["vacuum.dcd"], selection="name CA").metadata["periodic"] is False
+    with pytest.raises(ValueError, match="no periodic box"):
+        pairs(folder, train=["vacuum.dcd"], periodic=True)
 
 
 def test_unreadable_topology(folder):
