@@ -94,9 +94,11 @@ class FramePairs(Dataset):
         run = self.runs[number]
         training = idx < self._num_training
         pos, target, previous = self._frames(number, frame, training)
+        if training and self.sampling.augment_noise > 0:
+            pos = pos + self.sampling.augment_noise * torch.randn_like(pos)
         item = Data(z=torch.from_numpy(run.numbers), pos=pos, y=target - pos)
         if self.sampling.previous or (self.sampling.pushforward and training):
-            # Without an earlier frame the frame itself stands in: no displacement, no pushforward.
+            # Without an earlier frame the input itself stands in: no displacement, no pushforward.
             item.previous = pos if previous is None else previous
         if self._mean is not None:
             item.reference = self._mean
@@ -106,7 +108,7 @@ class FramePairs(Dataset):
             item.box = torch.from_numpy(np.array(run.boxes[frame])).unsqueeze(0)
         if self.sampling.num_neighbors > 0:
             item.neighbors = self._neighbors(number, frame)
-        return self._augment(item) if training else item
+        return _turn(item) if training and self.sampling.augment_rotation else item
 
     def _frames(self, number: int, frame: int, training: bool) -> Tuple[Tensor, Tensor, Optional[Tensor]]:
         """Input, target and the frame before the input, if there is one."""
@@ -129,19 +131,6 @@ class FramePairs(Dataset):
             self._ranks[number, source] = distance_ranks(pos, self.sampling.num_neighbors, None, box).int()
         return self._ranks[number, source]
 
-    def _augment(self, item: Data) -> Data:
-        if self.sampling.augment_noise > 0:
-            noise = self.sampling.augment_noise * torch.randn_like(item.pos)
-            item.pos, item.y = item.pos + noise, item.y - noise
-        if self.sampling.augment_rotation:
-            rotation = random_rotation()
-            center = item.pos.mean(0)
-            if "previous" in item:
-                item.previous = (item.previous - center) @ rotation.T + center
-            item.pos = (item.pos - center) @ rotation.T + center
-            item.y = item.y @ rotation.T
-        return item
-
 
 def refuse_with_boxes(**options: Any) -> None:
     """Refuses options that turn structures: their boxes would stay, and join atoms that are far apart.
@@ -162,6 +151,17 @@ def _average(run: Run, frame: int, width: int) -> Tensor:
     width = min(width, frame, len(run.positions) - 1 - frame)
     frames = [run.positions[index] for index in range(frame - width, frame + width + 1)]
     return torch.from_numpy(np.mean(np.asarray(frames, dtype=np.float32), axis=0))
+
+
+def _turn(item: Data) -> Data:
+    """The item in a random orientation, about the centroid of its input."""
+    rotation = random_rotation()
+    center = item.pos.mean(0)
+    for name in ("pos", "previous"):
+        if name in item:
+            item[name] = (item[name] - center) @ rotation.T + center
+    item.y = item.y @ rotation.T
+    return item
 
 
 def random_rotation() -> Tensor:

@@ -176,6 +176,19 @@ def test_augmentation_is_for_training_items_and_keeps_the_target(folder):
     assert torch.det(matrix) == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.parametrize("options", [{"previous": True}, {"pushforward": True}], ids=str)
+def test_noise_moves_the_stand_in_for_a_frame_before_the_first(folder, options):
+    """Otherwise items without an earlier frame seemed to have one, of noise."""
+    data = pairs(folder, lag=2, augment_noise=0.1, augment_rotation=True, **options)
+    item = data[1]
+    assert torch.equal(item.previous, item.pos)
+    assert not torch.allclose(item.pos, torch.from_numpy(data.runs[0].positions[1]), atol=1e-3)
+    later = data[3]
+    assert torch.allclose(
+        torch.pdist(later.previous), torch.pdist(torch.tensor(data.runs[0].positions[1])), atol=1e-4
+    )
+
+
 def test_smoothing_averages_training_data_only(folder):
     run = walk(12, 1)
     data = pairs(folder, val=["third.dcd"], augment_smoothing=2)
