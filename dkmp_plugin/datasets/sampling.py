@@ -76,7 +76,8 @@ class Sampling:
             memory: Whether the model has one.
 
         Raises:
-            ValueError: items lack the reference or the frame before, in training or in validation.
+            ValueError: items lack the reference or the frame before, in training or in validation, or hold
+                the frame before for a model that has no memory.
         """
         if (canonical_frame, self.reference) in (("first", "none"), ("first", "mean"), ("mean", "first")):
             raise ValueError(
@@ -87,4 +88,9 @@ class Sampling:
             raise ValueError(
                 "memory: true needs previous: true in dataset_arg; pushforward, which brings the frame "
                 "before to training items only, is for models without memory"
+            )
+        if self.previous and not memory:
+            raise ValueError(
+                "previous: true is for models with memory: true, which this one lacks; set memory: true, "
+                "remove previous, or set pushforward: true instead to train on the model's own predictions"
             )

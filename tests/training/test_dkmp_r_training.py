@@ -168,6 +168,7 @@ def test_impossible_configurations(changes, expected):
         ({"canonical_frame": "mean"}, {"reference": "first"}, "'mean' needs reference: mean"),
         ({"memory": True}, {}, "memory: true needs previous: true in dataset_arg"),
         ({"memory": True}, {"pushforward": True}, "needs previous: true .*pushforward"),
+        ({}, {"previous": True}, "previous: true is for models with memory: true"),
     ],
 )
 def test_data_must_bring_what_the_model_asks_for(displacement_configuration, model, data, expected):
