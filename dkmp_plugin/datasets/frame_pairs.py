@@ -72,7 +72,13 @@ class FramePairs(Dataset):
         self._items: List[Tuple[int, int]] = []
         self.split_indices = self._split(runs)
         self._num_training = len(self.split_indices[0])
-        self.metadata = {"lag": lag, "kind": "frame pairs", **(metadata or {})}
+        self.metadata = {
+            "lag": lag,
+            "kind": "frame pairs",
+            "num_neighbors": sampling.num_neighbors,
+            "rerank_interval": sampling.rerank_interval,
+            **(metadata or {}),
+        }
 
     def _split(
         self, runs: Tuple[Sequence[Run], Sequence[Run], Sequence[Run]]

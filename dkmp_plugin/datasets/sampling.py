@@ -68,16 +68,17 @@ class Sampling:
                 f"augment_crossing: {self.augment_crossing!r} was given, a probability is expected (0 to 1)"
             )
 
-    def check_model(self, canonical_frame: str, memory: bool) -> None:
+    def check_model(self, canonical_frame: str, memory: bool, adds_box: bool = False) -> None:
         """Refuses a model that asks for something items do not hold.
 
         Args:
             canonical_frame: The model's; ``mean`` may come with a structure that the model has kept.
             memory: Whether the model has one.
+            adds_box: Whether the model takes a constant box (``box_vecs``) for items that have none.
 
         Raises:
             ValueError: items lack the reference or the frame before, in training or in validation, or hold
-                the frame before for a model that has no memory.
+                the frame before for a model that has no memory, or have no box where the model adds one.
         """
         if (canonical_frame, self.reference) in (("first", "none"), ("first", "mean"), ("mean", "first")):
             raise ValueError(
@@ -93,4 +94,9 @@ class Sampling:
             raise ValueError(
                 "previous: true is for models with memory: true, which this one lacks; set memory: true, "
                 "remove previous, or set pushforward: true instead to train on the model's own predictions"
+            )
+        if adds_box:
+            raise ValueError(
+                "box_vecs was given, but the trajectories are read without a box: ranks of the dataset would "
+                "ignore it; remove box_vecs, or set periodic: true in dataset_arg for the boxes of the files"
             )

@@ -12,7 +12,7 @@ from dkmp_plugin.evaluation.rollout import (
     write_trajectory,
 )
 from dkmp_plugin.files import check_keeps_inputs
-from dkmp_plugin.simulation.checkpoint import refuse_periodic_training
+from dkmp_plugin.simulation.checkpoint import check_propagates, trained_rerank_interval
 
 
 def roll_out_trajectory(
@@ -20,7 +20,7 @@ def roll_out_trajectory(
     topology: Union[str, Path],
     trajectory: Union[str, Path],
     output: Optional[Union[str, Path]] = None,
-    rerank_interval: int = 0,
+    rerank_interval: Optional[int] = None,
     device: str = "cpu",
 ) -> List[RolloutReport]:
     """Compares a model with every uninterrupted run of a trajectory file.
@@ -33,7 +33,8 @@ def roll_out_trajectory(
         trajectory: trajectory file; ``FILE#2`` takes only the third run in it.
         output: trajectory file to write the rollout to: .pdb, or .dcd or .xtc with a PDB file of its first
             frame beside it; with several runs each name gets the number of its run.
-        rerank_interval: rank neighbours anew after this many predictions; 0 for never.
+        rerank_interval: rank neighbours anew after this many predictions; 0 for never, None as in training
+            (never for checkpoints that do not say).
         device: where the model runs; see :func:`dkmp_plugin.device.resolve_device`.
 
     Returns:
@@ -45,17 +46,14 @@ def roll_out_trajectory(
             overwrite one of the inputs, or a device that is not there.
     """
     model, dataset = load_displacement_model(checkpoint, device)
-    refuse_periodic_training(checkpoint, dataset)
-    if dataset.get("superpose", "none") != "none" and not model.representation_model.use_frame:
-        raise ValueError(
-            f"{checkpoint} was trained on superposed frames (superpose: {dataset['superpose']}) and knows no "
-            "other orientation; train with canonical_frame: principal"
-        )
+    check_propagates(checkpoint, model.representation_model, dataset)
     if "lag" not in dataset:
         raise ValueError(
             f"{checkpoint} does not say over how many frames it predicts (lag): it was not trained on one of "
             "dkmp_plugin's datasets of trajectories, such as DKMPTrajectory; train it on one"
         )
+    if rerank_interval is None:
+        rerank_interval = trained_rerank_interval(dataset)
     selection, stride = dataset.get("selection", "full"), dataset.get("stride", 1)
     chemistry = load_topology(topology)
     runs = load_runs(trajectory, chemistry, selection, stride)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import dkmp_plugin.ops  # noqa: F401  (registers the operators that exported models call)
 from dkmp_plugin.files import check_keeps_inputs
 from dkmp_plugin.simulation import torchscript
-from dkmp_plugin.simulation.checkpoint import load_checkpoint, refuse_periodic_training, trained_dtype
+from dkmp_plugin.simulation.checkpoint import check_propagates, load_checkpoint, trained_dtype
 from dkmp_plugin.simulation.torchscript_file import (
     PROPAGATOR,
     is_checkpoint,
@@ -97,7 +97,7 @@ def script_propagator(
             f"{checkpoint} holds a {hyper_parameters['model']} model, which is a potential energy; export it "
             "with dkmp_plugin.simulation.export_model"
         )
-    refuse_periodic_training(checkpoint, dataset)
+    check_propagates(checkpoint, model.representation_model, dataset)
     dtype = trained_dtype(hyper_parameters) if dtype is None else dtype
     predictor = DisplacementPredictor(model.representation_model, model.output_model)
     predictor = predictor.to(_DTYPES[dtype]).eval()
@@ -127,8 +127,8 @@ def export_propagator(
         What the file says about itself.
 
     Raises:
-        ValueError: the checkpoint is unreadable, holds another model, or one that was trained with periodic
-            boxes, or would be overwritten.
+        ValueError: the checkpoint is unreadable, holds another model or one that cannot propagate (see
+            :func:`dkmp_plugin.simulation.checkpoint.check_propagates`), or would be overwritten.
     """
     check_keeps_inputs([output], [checkpoint])
     module, info = script_propagator(checkpoint, dtype)
@@ -140,7 +140,8 @@ def load_propagator(path: Union[str, Path]) -> Tuple[torch.jit.ScriptModule, Pro
     """Loads an exported propagator, or a ``dkmp-r`` checkpoint (``.ckpt``) in the precision of its training.
 
     Raises:
-        ValueError: the file is missing, damaged, no propagator, or of a newer format.
+        ValueError: the file is missing, damaged, no propagator, of a newer format, or as
+            :func:`dkmp_plugin.simulation.checkpoint.check_propagates`.
     """
     path = Path(path).expanduser()
     if is_checkpoint(path):
@@ -152,4 +153,6 @@ def load_propagator(path: Union[str, Path]) -> Tuple[torch.jit.ScriptModule, Pro
             "or give a dkmp-r checkpoint (.ckpt)"
         )
     info = parse_metadata(text, PropagatorInfo, FORMAT_VERSION, path)
-    return load_torchscript(path), info
+    module = load_torchscript(path)
+    check_propagates(path, module.representation, info.dataset)
+    return module, info

@@ -216,6 +216,29 @@ def test_command_line_refuses_models_that_know_boxes(checkpoint, tmp_path, capsy
     assert "was trained with periodic boxes" in capsys.readouterr().err
 
 
+def test_ranks_are_as_recent_as_in_the_training(checkpoint, tmp_path):
+    """Unless something else is asked for; checkpoints that do not say rank once, as they always did."""
+    from dkmp_plugin.evaluation.rollout_files import roll_out_trajectory
+
+    write(tmp_path / "top.pdb", GLYCINES[None])
+    write(tmp_path / "run.dcd", walk(13, 5, step=0.4) * 1.1)
+    contents = torch.load(checkpoint, weights_only=True)
+
+    def errors(declared, interval=None):
+        dataset = {"lag": 2, "selection": "full", **declared}
+        torch.save({**contents, "dkmp_plugin": {"dataset": dataset}}, tmp_path / "epoch=0.ckpt")
+        files = (tmp_path / name for name in ("epoch=0.ckpt", "top.pdb", "run.dcd"))
+        return roll_out_trajectory(*files, rerank_interval=interval)[0].errors["model"]
+
+    never, always, now_and_then = errors({}), errors({}, 1), errors({}, 2)
+    assert never == errors({}, 0) and len({never, always, now_and_then}) == 3
+    assert errors({"num_neighbors": 0, "rerank_interval": 0}) == always
+    assert errors({"num_neighbors": 0, "rerank_interval": 0}, 0) == never
+    assert errors({"num_neighbors": 4, "rerank_interval": 0}) == never
+    # Frames in the training, predictions (of two frames) in a rollout.
+    assert errors({"num_neighbors": 4, "rerank_interval": 5}) == now_and_then
+
+
 def test_egnn_baseline_learns_and_stands_beside_the_model(predictor):
     pytest.importorskip("egnn_pytorch", reason="egnn-pytorch, the baseline, is optional")
     from dkmp_plugin.datasets.frame_pairs import FramePairs

@@ -169,6 +169,7 @@ def test_impossible_configurations(changes, expected):
         ({"memory": True}, {}, "memory: true needs previous: true in dataset_arg"),
         ({"memory": True}, {"pushforward": True}, "needs previous: true .*pushforward"),
         ({}, {"previous": True}, "previous: true is for models with memory: true"),
+        ({"box_vecs": [[30.0, 0, 0], [0, 30.0, 0], [0, 0, 30.0]]}, {}, "box_vecs was given, but"),
     ],
 )
 def test_data_must_bring_what_the_model_asks_for(displacement_configuration, model, data, expected):
