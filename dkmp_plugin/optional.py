@@ -14,7 +14,7 @@ _EXTRAS = {
     "rdkit": "bespoke",
     "tblite": "bespoke",
 }
-_OTHERS = {"egnn_pytorch": "egnn-pytorch einops"}
+_OTHERS = {"egnn_pytorch": "egnn-pytorch einops", "tables": "tables"}
 
 
 class MissingPackageError(ImportError):

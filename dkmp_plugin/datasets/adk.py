@@ -1,6 +1,7 @@
 """Adenylate kinase (3341 atoms) in two protocols: ``dataset: DKMPAdK``."""
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, List, Sequence, Tuple, Union
 
@@ -81,7 +82,7 @@ class DKMPAdK(FramePairs):
             selection = BACKBONE
         if protocol == "dims":
             names = [(files,) if isinstance(files, str) else tuple(files) for files in (val, test)]
-            parts = _dims_runs(folder, selection, *names)
+            parts = _dims_runs(folder, selection, options.lag + 1, *names)
         elif protocol == "equilibrium":
             parts = _equilibrium_runs(folder, selection)
         else:
@@ -101,7 +102,9 @@ class DKMPAdK(FramePairs):
         )
 
 
-def _dims_runs(folder: Path, selection: str, val: Tuple[str, ...], test: Tuple[str, ...]) -> List[List[Run]]:
+def _dims_runs(
+    folder: Path, selection: str, min_frames: int, val: Tuple[str, ...], test: Tuple[str, ...]
+) -> List[List[Run]]:
     psf, first, second = dims_test_files()
     topology = load_topology(psf)
     packaged = {"run1": first, "run2": second}
@@ -109,7 +112,11 @@ def _dims_runs(folder: Path, selection: str, val: Tuple[str, ...], test: Tuple[s
     train = [path for path in packaged.values() if path not in held_out]
     files = {"train": train, "val": held_out[: len(val)], "test": held_out[len(val) :]}
     parts = {
-        part: [(path, run) for path in paths for run in load_runs(path, topology, selection)]
+        part: [
+            (path, run)
+            for path in paths
+            for run in load_runs(path, topology, selection, min_frames=min_frames)
+        ]
         for part, paths in files.items()
     }
     refuse_shared_runs(parts)
@@ -140,5 +147,6 @@ def chronological_parts(run: Run, fractions: Tuple[float, float] = (0.6, 0.2)) -
     parts: List[Run] = []
     for name, start, stop in (("train", 0, first), ("val", first, second), ("test", second, total)):
         boxes = None if run.boxes is None else run.boxes[start:stop]
-        parts.append(Run(f"{run.name} ({name})", run.numbers, run.positions[start:stop], boxes))
+        positions = run.positions[start:stop]
+        parts.append(replace(run, name=f"{run.name} ({name})", positions=positions, boxes=boxes))
     return parts

@@ -1,7 +1,7 @@
 """Structure-to-structure samples: a frame, and the displacement to the frame ``lag`` later in its run."""
 
 from dataclasses import fields
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch_geometric.data import Data, Dataset
 from dkmp_plugin.datasets.arguments import refuse_unknown_arguments
 from dkmp_plugin.datasets.crossing import Crossing
 from dkmp_plugin.datasets.run import Run, mean_structure
+from dkmp_plugin.datasets.run_borders import same_spacing
 from dkmp_plugin.datasets.sampling import Sampling
 from dkmp_plugin.ops import distance_ranks
 
@@ -36,8 +37,8 @@ class FramePairs(Dataset):
         metadata: What a checkpoint should record.
 
     Raises:
-        ValueError: no training run, a lag that does not fit into a run, runs that cannot be crossed, or
-            augmentation that turns periodic structures.
+        ValueError: no training run, a lag that does not fit into a run, different times between frames,
+            runs that cannot be crossed, or augmentation that turns periodic structures.
     """
 
     def __new__(cls, *_: Any, **arguments: Any) -> "FramePairs":
@@ -77,6 +78,7 @@ class FramePairs(Dataset):
             "kind": "frame pairs",
             "num_neighbors": sampling.num_neighbors,
             "rerank_interval": sampling.rerank_interval,
+            **_what_runs_declare(self.runs),
             **(metadata or {}),
         }
 
@@ -136,6 +138,27 @@ class FramePairs(Dataset):
             # int32 halves what a long list of runs keeps in memory.
             self._ranks[number, source] = distance_ranks(pos, self.sampling.num_neighbors, None, box).int()
         return self._ranks[number, source]
+
+
+def _what_runs_declare(runs: Sequence[Run]) -> Dict[str, Any]:
+    """Time between frames, where known, and elements, where all runs are in memory, for the metadata.
+
+    Raises:
+        ValueError: runs differ in the time between frames.
+    """
+    declared: Dict[str, Any] = {}
+    known = [run for run in runs if run.spacing is not None]
+    for run in known[1:]:
+        if not same_spacing(run.spacing, known[0].spacing):
+            raise ValueError(
+                f"{known[0].name} has {known[0].spacing:g} ps between frames, {run.name} has "
+                f"{run.spacing:g}: lag would mean different times; give files of one spacing"
+            )
+    if known:
+        declared["picoseconds_per_frame"] = known[0].spacing
+    if all(isinstance(run, Run) for run in runs):
+        declared["elements"] = sorted({int(number) for run in runs for number in np.unique(run.numbers)})
+    return declared
 
 
 def refuse_with_boxes(**options: Any) -> None:

@@ -56,6 +56,7 @@ class _Complex:
     """One complex of the file with the attributes of :class:`dkmp_plugin.datasets.run.Run`."""
 
     boxes = None
+    spacing = None
 
     def __init__(self, file: _File, name: str, count: int) -> None:
         self._file, self.name = file, name

@@ -7,9 +7,12 @@ from typing import Any, Iterator, List, Optional, Tuple, Union
 
 import numpy as np
 
+from dkmp_plugin.datasets.arguments import check_whole_number
 from dkmp_plugin.datasets.dcd import check_dcd_is_whole
 from dkmp_plugin.datasets.run import Run
+from dkmp_plugin.datasets.run_borders import find_borders, frame_spacing, stores_times
 from dkmp_plugin.datasets.unwrapping import bonds_of, molecules_of, step_lengths, unwrap
+from dkmp_plugin.datasets.xyz import check_xyz_is_whole
 from dkmp_plugin.optional import require
 from dkmp_plugin.units import ANGSTROM_PER_NANOMETER
 
@@ -30,9 +33,9 @@ SELECTIONS = {
 _BOND_RANGE = (0.7, 2.6)
 # Topologies with guessed bonds hold a few wrong ones of 4 to 6 Å; a molecule cut by the box is longer.
 _LONGEST_BOND = 10.0
-# A jump is this many times the median step and moves atoms by at least this much (root mean square, Å).
-_JUMP_FACTOR, _JUMP_MINIMUM = 4.0, 1.0
 _CHUNK_FRAMES = 100
+_NAMED_RUNS = 10
+_HDF5_SUFFIXES = (".h5", ".hdf5", ".lh5")
 
 
 def load_topology(path: PathLike) -> Any:
@@ -45,6 +48,8 @@ def load_topology(path: PathLike) -> Any:
     require("mdtraj", "reading topologies and trajectories")
     import mdtraj
 
+    if not isinstance(path, (str, Path)):
+        raise ValueError(f"topology: {path!r} was given, the name of one file is expected")
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such file; a topology (PDB, PSF, prmtop, GRO, ...) is expected")
@@ -69,6 +74,11 @@ def select_atoms(topology: Any, selection: str) -> np.ndarray:
     Raises:
         ValueError: the expression is malformed or matches nothing.
     """
+    if not isinstance(selection, str):
+        raise ValueError(
+            f"selection: {selection!r} was given, one of {', '.join(SELECTIONS)} or an expression in "
+            "mdtraj's selection language is expected, such as 'index 0 to 2'"
+        )
     expression = SELECTIONS.get(selection, selection)
     try:
         atoms = topology.select(expression)
@@ -116,20 +126,27 @@ def read_frames(
 
     Raises:
         ValueError: missing, truncated or unreadable file, another number of atoms than the topology, NaN
-            positions of the chosen atoms, or as :func:`check_bonds`.
+            positions of the chosen atoms, an impossible stride, or as :func:`check_bonds`.
+        MissingPackageError: PyTables is not installed, for HDF5 files of mdtraj.
     """
+    check_whole_number("stride", stride, 1)
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; a trajectory that mdtraj reads is expected")
-    if path.suffix.lower() == ".dcd":
-        check_dcd_is_whole(path)
+        pattern = "; patterns are not expanded, name every file" if set("*?[") & set(path.name) else ""
+        raise ValueError(f"{path}: no such file; a trajectory that mdtraj reads is expected{pattern}")
+    if path.suffix.lower() in _HDF5_SUFFIXES:
+        require("tables", f"reading {path}")
+    check_is_whole = {".dcd": check_dcd_is_whole, ".xyz": check_xyz_is_whole}.get(path.suffix.lower())
+    if check_is_whole is not None:
+        check_is_whole(path)
     positions: List[np.ndarray] = []
     times: List[np.ndarray] = []
     boxes: List[np.ndarray] = []
     num_frames = 0
     for chunk in _chunks(path, topology, stride):
         positions.append(ANGSTROM_PER_NANOMETER * chunk.xyz[:, atoms])
-        times.append(chunk.time)
+        # NetCDF gives masked arrays.
+        times.append(np.ma.filled(chunk.time, 0.0))
         chunk_boxes = _boxes(chunk)
         if chunk_boxes is not None:
             boxes.append(chunk_boxes)
@@ -215,25 +232,6 @@ def check_bonds(
         )
 
 
-def find_jumps(steps: np.ndarray, times: np.ndarray) -> List[int]:
-    """Frames at which another replica begins.
-
-    A frame begins a new run where time does not advance, or where the atoms move several times farther than
-    they do in a typical step.
-
-    Args:
-        steps: (T - 1,) root mean square displacement in Å from each frame to the next.
-        times: (T,) in ps.
-
-    Returns:
-        Ascending frame numbers, without 0.
-    """
-    if len(times) < 3:
-        return []
-    far = (steps > _JUMP_FACTOR * np.median(steps)) & (steps > _JUMP_MINIMUM)
-    return [int(frame) + 1 for frame in np.flatnonzero(far | (np.diff(times) <= 0))]
-
-
 def _steps(positions: np.ndarray) -> np.ndarray:
     """Root mean square displacement (T - 1,) from each frame to the next."""
     return np.array([np.sqrt(np.square(after - before).mean()) for before, after in pairwise(positions)])
@@ -248,7 +246,12 @@ def split_run(path: Union[str, Path]) -> Tuple[str, Optional[int]]:
 
 
 def load_runs(
-    path: PathLike, topology: Any, selection: str = "full", stride: int = 1, periodic: bool = False
+    path: PathLike,
+    topology: Any,
+    selection: str = "full",
+    stride: int = 1,
+    periodic: bool = False,
+    min_frames: int = 1,
 ) -> List[Run]:
     """All uninterrupted runs of one trajectory file.
 
@@ -260,9 +263,12 @@ def load_runs(
         selection: see :func:`select_atoms`.
         stride: keep every stride-th frame.
         periodic: keep the boxes.
+        min_frames: of several runs, shorter ones are left out with a warning, unless ``FILE#2`` names one.
 
     Raises:
-        ValueError: see :func:`read_frames`, :func:`check_bonds`, :func:`select_atoms`; or no such run.
+        ValueError: see :func:`read_frames`, :func:`check_bonds`, :func:`select_atoms`; no such run; or all of
+            several runs are too short.
+        MissingPackageError: see :func:`read_frames`.
     """
     name, wanted = split_run(path)
     atoms = select_atoms(topology, selection)
@@ -276,22 +282,44 @@ def load_runs(
     numbers = atomic_numbers(topology, atoms)
     molecules = molecules[atoms]
     steps = _steps(positions) if boxes is None else step_lengths(positions, boxes, molecules)
-    borders = [0, *find_jumps(steps, times), len(positions)]
-    if boxes is not None:
-        # Each run by itself: the replica before has nothing to say about the images of its first frame.
-        for start, stop in pairwise(borders):
+    knows_times = stores_times(Path(name), times, stride)
+    borders = [0, *find_borders(steps, times, knows_times), len(positions)]
+    runs = []
+    for index, (start, stop) in enumerate(pairwise(borders)):
+        if boxes is not None:
+            # Each run by itself: the replica before says nothing about the images of its first frame.
             unwrap(positions[start:stop], boxes[start:stop], molecules)
-    runs = [
-        Run(
-            Path(name).name if len(borders) == 2 else f"{Path(name).name}#{index}",
-            numbers,
-            positions[start:stop],
-            boxes[start:stop] if periodic and boxes is not None else None,
+        runs.append(
+            Run(
+                Path(name).name if len(borders) == 2 else f"{Path(name).name}#{index}",
+                numbers,
+                positions[start:stop],
+                boxes[start:stop] if periodic and boxes is not None else None,
+                frame_spacing(times[start:stop]) if knows_times else None,
+            )
         )
-        for index, (start, stop) in enumerate(pairwise(borders))
-    ]
     if wanted is None:
-        return runs
+        return _long_enough(name, runs, min_frames) if len(runs) > 1 else runs
     if wanted >= len(runs):
         raise ValueError(f"{path}: the file holds runs #0 to #{len(runs) - 1}")
     return [runs[wanted]]
+
+
+def _long_enough(path: str, runs: List[Run], min_frames: int) -> List[Run]:
+    """The runs of a file that have at least so many frames; a warning names the others."""
+    kept = [run for run in runs if len(run.positions) >= min_frames]
+    if not kept:
+        longest = max(len(run.positions) for run in runs)
+        raise ValueError(
+            f"{path} is interrupted {len(runs) - 1} times, and its longest run has {longest} frames, at "
+            f"least {min_frames} are needed; lower lag, or give a trajectory with fewer gaps"
+        )
+    short = [f"{run.name} ({len(run.positions)})" for run in runs if len(run.positions) < min_frames]
+    if short:
+        named = ", ".join(short[:_NAMED_RUNS]) + (", ..." if len(short) > _NAMED_RUNS else "")
+        warnings.warn(
+            f"{path}: {len(short)} of its {len(runs)} runs have fewer than the {min_frames} frames that are "
+            f"needed and are left out: {named}",
+            stacklevel=3,
+        )
+    return kept

@@ -1,8 +1,10 @@
 """``dkmp rollout``: a trained DKMP^R on a trajectory file, errors printed, rollout written."""
 
 from pathlib import Path
-from typing import List, Optional, Union
+from typing import Any, Dict, List, Optional, Union
 
+from dkmp_plugin.datasets.run import Run
+from dkmp_plugin.datasets.run_borders import same_spacing
 from dkmp_plugin.datasets.trajectory_files import load_runs, load_topology, select_atoms, split_run
 from dkmp_plugin.evaluation.rollout import (
     FramePredictor,
@@ -56,7 +58,9 @@ def roll_out_trajectory(
         rerank_interval = trained_rerank_interval(dataset)
     selection, stride = dataset.get("selection", "full"), dataset.get("stride", 1)
     chemistry = load_topology(topology)
-    runs = load_runs(trajectory, chemistry, selection, stride)
+    # Two predictions of a rollout need this many frames.
+    runs = load_runs(trajectory, chemistry, selection, stride, min_frames=2 * dataset["lag"] + 1)
+    _check_spacing(checkpoint, dataset, runs)
     outputs = _output_files(output, len(runs))
     inputs = (checkpoint, topology, split_run(trajectory)[0])
     check_keeps_inputs((path for files in outputs for path in files), inputs)
@@ -70,6 +74,17 @@ def roll_out_trajectory(
             for path, frames in zip(outputs[index], (rollout, rollout[:1]), strict=False):
                 write_trajectory(path, frames, selected)
     return reports
+
+
+def _check_spacing(checkpoint: Union[str, Path], dataset: Dict[str, Any], runs: List[Run]) -> None:
+    """A lag is a time: frames as far apart as in the training, where both are known."""
+    trained = dataset.get("picoseconds_per_frame")
+    for run in runs:
+        if not same_spacing(trained, run.spacing):
+            raise ValueError(
+                f"{run.name} has {run.spacing:g} ps between frames (stride {dataset.get('stride', 1)}), "
+                f"{checkpoint} was trained with {trained:g}; give a trajectory of that spacing"
+            )
 
 
 def _output_files(output: Optional[Union[str, Path]], num_runs: int) -> List[List[Path]]:

@@ -1,5 +1,7 @@
 """Trajectory files to frame pairs: real formats, replicas, selections, and the input that is refused."""
 
+import re
+
 import mdtraj
 import numpy as np
 import pytest
@@ -11,8 +13,9 @@ from dkmp_plugin.datasets import DKMPTrajectory
 from dkmp_plugin.datasets.crossing import Crossing
 from dkmp_plugin.datasets.frame_pairs import FramePairs, random_rotation
 from dkmp_plugin.datasets.run import Run
+from dkmp_plugin.datasets.run_borders import find_borders
 from dkmp_plugin.datasets.sampling import Sampling
-from dkmp_plugin.datasets.trajectory_files import find_jumps, load_topology, select_atoms
+from dkmp_plugin.datasets.trajectory_files import load_runs, load_topology, select_atoms
 from dkmp_plugin.datasets.unwrapping import unwrap
 from dkmp_plugin.ops.ranks_reference import distance_ranks
 from dkmp_plugin.superposition import superpose
@@ -117,7 +120,7 @@ def test_jumps_are_where_replicas_meet(lengths, seed):
     parts = [walk(length, seed + index, shift=20.0 * index) for index, length in enumerate(lengths)]
     borders = np.cumsum(lengths)[:-1].tolist()
     steps = np.sqrt(np.square(np.diff(np.concatenate(parts), axis=0)).mean((1, 2)))
-    assert find_jumps(steps, np.arange(sum(lengths))) == borders
+    assert find_borders(steps, np.arange(sum(lengths))) == borders
 
 
 def test_ranks_come_from_the_first_frame_or_the_interval(folder):
@@ -495,5 +498,125 @@ def test_crossing_is_for_training_items(folder):
     for wrong in ({"augment_crossing": 1.5}, {"lag": 0}, {"num_neighbors": -1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             pairs(folder, **wrong)
-    with pytest.raises(ValueError, match="pushforwards"):
-        pairs(folder, pushforwards=True)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"stride": 2.5},
+        {"stride": 0},
+        {"stride": -1},
+        {"lag": True},
+        {"augment_smoothing": 1.5},
+        {"augment_noise": "0.1"},
+        {"augment_rotation": "false"},
+        {"num_neighbors": "16"},
+        {"num_neighbors": 16.0},
+        {"rerank_interval": 2.5},
+        {"selection": [0, 1, 2]},
+        {"topology": ["top.pdb", "other.pdb"]},
+        {"train": [1]},
+        {"val": {"third.dcd": 1}},
+    ],
+    ids=str,
+)
+def test_values_of_another_type(folder, wrong):
+    (name, value), *_ = wrong.items()
+    with pytest.raises(ValueError, match=rf"^{name}: .*{re.escape(str(value))}.* was given, "):
+        pairs(folder, **wrong)
+
+
+@pytest.mark.parametrize("suffix", [".xtc", ".trr", ".nc"])
+def test_no_pair_bridges_missing_frames(folder, suffix):
+    """Times at 2 µs, where single precision knows them to 0.1 ps only."""
+    times = 2.0e6 + 2.5 * np.delete(np.arange(20.0), [7, 8, 9])
+    name = write(folder / f"gap{suffix}", np.delete(walk(20, 1), [7, 8, 9], axis=0), times)
+    data = pairs(folder, train=[name])
+    assert [len(run.positions) for run in data.runs] == [7, 10]
+    assert data.metadata["picoseconds_per_frame"] == pytest.approx(2.5)
+    twice = pairs(folder, train=[name], stride=2)
+    assert [len(run.positions) for run in twice.runs] == [4, 5]
+    assert twice.metadata["picoseconds_per_frame"] == pytest.approx(5.0)
+
+
+def test_files_of_different_spacing_are_not_mixed(folder):
+    for name, spacing in (("fine.xtc", 2.0), ("coarse.xtc", 20.0), ("rounded.xtc", 2.001)):
+        write(folder / name, walk(9, 1), spacing * (1 + np.arange(9)))
+    message = r"fine\.xtc has 2 ps between frames, coarse\.xtc has 20: lag would mean different times"
+    with pytest.raises(ValueError, match=message):
+        pairs(folder, train=["fine.xtc"], val=["coarse.xtc"])
+    # DCD files have no times, and 0, 1, 2 ... only count the frames (second.xtc).
+    names = ["first.dcd", "second.xtc", "coarse.xtc"]
+    assert pairs(folder, train=names).metadata["picoseconds_per_frame"] == 20.0
+    assert len(pairs(folder, train=["fine.xtc"], val=["rounded.xtc"])) == 16
+    assert "picoseconds_per_frame" not in pairs(folder).metadata
+
+
+def test_times_that_never_advance_say_nothing(folder):
+    write(folder / "still.xtc", walk(9, 1), np.zeros(9))
+    assert len(pairs(folder, train=["still.xtc"])) == 8
+
+
+def test_runs_that_are_too_short_are_left_out_with_a_warning(folder):
+    frames = np.concatenate([walk(8, 1), walk(3, 2, shift=30.0), walk(7, 3)])
+    write(folder / "all.dcd", frames)
+    with pytest.warns(UserWarning, match=r"1 of its 3 runs .* the 5 frames .*: all\.dcd#1 \(3\)$"):
+        data = pairs(folder, train=["all.dcd"], lag=4)
+    assert [run.name for run in data.runs] == ["all.dcd#0", "all.dcd#2"]
+    with pytest.raises(ValueError, match=r"all\.dcd#1 has 3 frames, lag 4 needs at least 5"):
+        pairs(folder, train=["all.dcd#1"], lag=4)
+    with pytest.raises(
+        ValueError, match=r"interrupted 2 times, and its longest run has 8 frames, at least 9"
+    ):
+        pairs(folder, train=["all.dcd"], lag=8)
+
+
+def test_elements_are_declared(folder):
+    assert pairs(folder).metadata["elements"] == [6, 7, 8]
+
+
+@pytest.mark.parametrize("removed", [1, 20, 40, 300, 700])
+def test_truncated_xyz(folder, removed):
+    write(folder / "whole.xyz", walk(12, 1))
+    content = (folder / "whole.xyz").read_bytes()
+    assert len(pairs(folder, train=["whole.xyz"])) == 11
+    (folder / "cut.xyz").write_bytes(content[: len(content) - removed])
+    if removed == 1:
+        # The end of the last line alone.
+        assert len(pairs(folder, train=["cut.xyz"])) == 11
+        return
+    with pytest.raises(ValueError, match=r"cut\.xyz is truncated: its last frame has"):
+        pairs(folder, train=["cut.xyz"])
+
+
+def test_files_that_are_no_xyz(folder):
+    for content in ("", "a b\n", "0\n\n"):
+        (folder / "other.xyz").write_text(content)
+        with pytest.raises(ValueError, match=r"other\.xyz is no XYZ trajectory"):
+            pairs(folder, train=["other.xyz"])
+
+
+def test_patterns_are_not_expanded(folder):
+    with pytest.raises(
+        ValueError, match=r"\*\.dcd: no such file.*patterns are not expanded, name every file"
+    ):
+        pairs(folder, train="*.dcd")
+
+
+def test_hdf5_without_pytables(folder, monkeypatch):
+    from dkmp_plugin import optional
+
+    (folder / "run.h5").write_bytes(b"")
+    monkeypatch.setattr(optional, "find_spec", lambda name: None if name == "tables" else True)
+    with pytest.raises(optional.MissingPackageError, match=r"run\.h5 needs tables, .* pip install tables"):
+        load_runs(folder / "run.h5", topology())
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"reference": "mean"}, {"superpose": "frames"}, {"superpose": "runs"}, {"remove_drift": True}],
+    ids=str,
+)
+def test_one_atom(folder, option):
+    data = pairs(folder, selection="index 0", **option)
+    assert all(torch.isfinite(value).all() for idx in range(11) for _, value in data[idx])

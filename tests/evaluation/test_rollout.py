@@ -239,6 +239,23 @@ def test_ranks_are_as_recent_as_in_the_training(checkpoint, tmp_path):
     assert errors({"num_neighbors": 4, "rerank_interval": 5}) == now_and_then
 
 
+def test_rollouts_keep_to_the_time_between_frames(checkpoint, tmp_path):
+    from dkmp_plugin.evaluation.rollout_files import roll_out_trajectory
+
+    write(tmp_path / "top.pdb", GLYCINES[None])
+    contents = torch.load(checkpoint, weights_only=True)
+    contents["dkmp_plugin"]["dataset"].update(stride=2, picoseconds_per_frame=10.0)
+    torch.save(contents, tmp_path / "epoch=0.ckpt")
+    for name, spacing in (("as_trained.xtc", 5.0), ("other.xtc", 10.0), ("unknown.dcd", 10.0)):
+        write(tmp_path / name, walk(11, 1), spacing * np.arange(11))
+        files = [tmp_path / other for other in ("epoch=0.ckpt", "top.pdb", name)]
+        if name == "other.xtc":
+            with pytest.raises(ValueError, match=r"other.xtc has 20 ps .*\(stride 2\), .* trained with 10"):
+                roll_out_trajectory(*files)
+        else:
+            assert roll_out_trajectory(*files)[0].num_steps == 2
+
+
 def test_egnn_baseline_learns_and_stands_beside_the_model(predictor):
     pytest.importorskip("egnn_pytorch", reason="egnn-pytorch, the baseline, is optional")
     from dkmp_plugin.datasets.frame_pairs import FramePairs
