@@ -9,6 +9,7 @@ from dkmp_plugin.datasets.trajectory_files import load_runs, load_topology, sele
 from dkmp_plugin.evaluation.rollout import (
     FramePredictor,
     RolloutReport,
+    check_trajectory_suffix,
     evaluate_run,
     load_displacement_model,
     write_trajectory,
@@ -64,6 +65,8 @@ def roll_out_trajectory(
     outputs = _output_files(output, len(runs))
     inputs = (checkpoint, topology, split_run(trajectory)[0])
     check_keeps_inputs((path for files in outputs for path in files), inputs)
+    if output is not None:
+        check_trajectory_suffix(output)
     reports = []
     for index, run in enumerate(runs):
         predictor = FramePredictor(model, run.numbers, rerank_interval)

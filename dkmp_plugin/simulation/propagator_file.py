@@ -103,14 +103,16 @@ def script_propagator(
     predictor = predictor.to(_DTYPES[dtype]).eval()
     for parameter in predictor.parameters():
         parameter.requires_grad_(False)
-    representation = model.representation_model
-    info = PropagatorInfo(
+    return torchscript.script(predictor), _describe(model.representation_model, dtype, dataset)
+
+
+def _describe(representation: Any, dtype: str, dataset: Dict[str, Any]) -> PropagatorInfo:
+    return PropagatorInfo(
         elements=representation.trained_elements.nonzero().flatten().tolist(),
         num_neighbors=representation.distance.num_neighbors,
         dtype=dtype,
         dataset=dataset,
     )
-    return torchscript.script(predictor), info
 
 
 def export_propagator(
@@ -134,6 +136,22 @@ def export_propagator(
     module, info = script_propagator(checkpoint, dtype)
     write_torchscript(module, PROPAGATOR, asdict(info), output)
     return info
+
+
+def read_propagator_info(path: Union[str, Path]) -> Optional[PropagatorInfo]:
+    """The description of an exported propagator, or of a ``dkmp-r`` checkpoint; None for other models.
+
+    Raises:
+        ValueError: the file is missing or damaged, or of a newer format.
+    """
+    path = Path(path).expanduser()
+    if is_checkpoint(path):
+        model, hyper_parameters, dataset = load_checkpoint(path)
+        if hyper_parameters["model"] != "dkmp-r":
+            return None
+        return _describe(model.representation_model, trained_dtype(hyper_parameters), dataset)
+    text = read_metadata(path, PROPAGATOR)
+    return None if text is None else parse_metadata(text, PropagatorInfo, FORMAT_VERSION, path)
 
 
 def load_propagator(path: Union[str, Path]) -> Tuple[torch.jit.ScriptModule, PropagatorInfo]:

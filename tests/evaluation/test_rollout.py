@@ -256,6 +256,28 @@ def test_rollouts_keep_to_the_time_between_frames(checkpoint, tmp_path):
             assert roll_out_trajectory(*files)[0].num_steps == 2
 
 
+def test_what_cannot_be_written_or_ranked_is_said_before_the_rollout(checkpoint, tmp_path, monkeypatch):
+    from dkmp_plugin.evaluation.rollout_files import roll_out_trajectory
+
+    monkeypatch.setattr("dkmp_plugin.evaluation.rollout_files.evaluate_run", lambda *_: pytest.fail("ran"))
+    write(tmp_path / "top.pdb", GLYCINES[None])
+    write(tmp_path / "run.dcd", walk(9, 1))
+    files = (checkpoint, tmp_path / "top.pdb", tmp_path / "run.dcd")
+    for name in ("out.foo", "out", "out.h5", "out.DCD"):
+        with pytest.raises(ValueError, match=rf"{name}: a trajectory has one of the suffixes \.dcd, \.xtc"):
+            roll_out_trajectory(*files, tmp_path / name)
+    with pytest.raises(ValueError, match="rerank_interval: -3 was given"):
+        roll_out_trajectory(*files, rerank_interval=-3)
+
+
+def test_exported_models_are_no_checkpoints(checkpoint, tmp_path):
+    from dkmp_plugin.simulation import export_propagator
+
+    export_propagator(checkpoint, tmp_path / "propagator.pt")
+    with pytest.raises(ValueError, match=r"propagator\.pt is an exported model; give the checkpoint"):
+        load_displacement_model(tmp_path / "propagator.pt")
+
+
 def test_egnn_baseline_learns_and_stands_beside_the_model(predictor):
     pytest.importorskip("egnn_pytorch", reason="egnn-pytorch, the baseline, is optional")
     from dkmp_plugin.datasets.frame_pairs import FramePairs

@@ -1,5 +1,7 @@
 """DKMP^R inside OpenMM equals the rollout in PyTorch, on every platform; wrong uses are refused."""
 
+import json
+
 import mdtraj
 import numpy as np
 import pytest
@@ -135,6 +137,15 @@ def test_reranking_follows_the_structure(checkpoint, model_path):
     simulation = propagator.create_simulation()
     simulation.step(3)
     assert np.allclose(positions(simulation), frames[3], atol=5e-5)
+
+
+def test_dkmp_info_says_what_it_is(model_path, checkpoint, capsys):
+    from dkmp_plugin.cli import main
+
+    for path in (model_path, checkpoint):
+        assert main(["info", str(path)]) == 0
+        said = json.loads(capsys.readouterr().out)
+        assert (said["model"], said["elements"], said["dataset"]["lag"]) == ("dkmp-r", [6, 7, 8], 2)
 
 
 def test_survives_serialisation(model_path, expected, tmp_path):
