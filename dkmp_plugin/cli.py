@@ -198,7 +198,9 @@ def _parser() -> argparse.ArgumentParser:
         "--output", help="file for the predicted trajectory (.pdb; or .dcd or .xtc, a .pdb beside it)"
     )
     rollout.add_argument(
-        "--rerank-interval", type=int, default=0, help="rank neighbours anew after this many steps (0: never)"
+        "--rerank-interval",
+        type=int,
+        help="rank neighbours anew after this many steps, 0 for never [as in the training]",
     )
     _add_device(rollout, "the model")
     rollout.set_defaults(run=_rollout)

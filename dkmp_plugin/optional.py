@@ -15,7 +15,11 @@ _EXTRAS = {
     "tblite": "bespoke",
 }
 # Those that no extra brings, or not alone.
-_OTHERS = {"MDAnalysisTests": "--no-deps MDAnalysisTests", "egnn_pytorch": "egnn-pytorch einops"}
+_OTHERS = {
+    "MDAnalysisTests": "--no-deps MDAnalysisTests",
+    "egnn_pytorch": "egnn-pytorch einops",
+    "tables": "tables",
+}
 
 
 class MissingPackageError(ImportError):

@@ -34,7 +34,7 @@ from dkmp_plugin.evaluation.rollout import (
 from dkmp_plugin.evaluation.trajectory_metrics import js_tic, next_mse
 from dkmp_plugin.files import replaced_on_success
 from dkmp_plugin.superposition import superpose
-from dkmp_plugin.training.checkpoint import load_checkpoint
+from dkmp_plugin.training.checkpoint import load_checkpoint, trained_rerank_interval
 from dkmp_plugin.training.log_dir import checkpoints_by_epoch
 
 
@@ -170,8 +170,9 @@ def main() -> None:
     print(f"{path}\n{system}; all errors in Å² per coordinate\n")
     beside = egnn_baseline(path, atomic_numbers(topology, atoms), arguments.egnn_cpu_seconds)
     for name in arguments.run:
-        (run,) = load_runs(name, topology, dataset["selection"])
-        numbers, rollout = measure(FramePredictor(model, run.numbers), run, lag, beside)
+        (run,) = load_runs(name, topology, dataset["selection"], dataset.get("stride", 1))
+        predictor = FramePredictor(model, run.numbers, trained_rerank_interval(dataset))
+        numbers, rollout = measure(predictor, run, lag, beside)
         stem = output / f"{Path(name).stem}_rollout"
         with replaced_on_success(stem.with_suffix(".json")) as temporary:
             temporary.write_text(json.dumps({"checkpoint": path.name, **numbers}, indent=1) + "\n")

@@ -1,6 +1,7 @@
 """Adenylate kinase (3341 atoms) in two protocols: ``dataset: DKMPAdK``."""
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, List, Sequence, Tuple, Union
 
@@ -79,7 +80,7 @@ class DKMPAdK(FramePairs):
             selection = BACKBONE
         if protocol == "dims":
             names = [(files,) if isinstance(files, str) else tuple(files) for files in (val, test)]
-            parts = _dims_runs(folder, selection, *names)
+            parts = _dims_runs(folder, selection, options.lag + 1, *names)
         elif protocol == "equilibrium":
             parts = _equilibrium_runs(folder, selection)
         else:
@@ -99,7 +100,9 @@ class DKMPAdK(FramePairs):
         )
 
 
-def _dims_runs(folder: Path, selection: str, val: Tuple[str, ...], test: Tuple[str, ...]) -> List[List[Run]]:
+def _dims_runs(
+    folder: Path, selection: str, min_frames: int, val: Tuple[str, ...], test: Tuple[str, ...]
+) -> List[List[Run]]:
     psf, first, second = dims_test_files()
     topology = load_topology(psf)
     packaged = {"run1": first, "run2": second}
@@ -107,7 +110,11 @@ def _dims_runs(folder: Path, selection: str, val: Tuple[str, ...], test: Tuple[s
     train = [path for path in packaged.values() if path not in held_out]
     files = {"train": train, "val": held_out[: len(val)], "test": held_out[len(val) :]}
     parts = {
-        part: [(path, run) for path in paths for run in load_runs(path, topology, selection)]
+        part: [
+            (path, run)
+            for path in paths
+            for run in load_runs(path, topology, selection, min_frames=min_frames)
+        ]
         for part, paths in files.items()
     }
     refuse_shared_runs(parts)
@@ -137,5 +144,6 @@ def chronological_parts(run: Run) -> List[Run]:
     parts: List[Run] = []
     for name, start, stop in (("train", 0, first), ("val", first, second), ("test", second, total)):
         boxes = None if run.boxes is None else run.boxes[start:stop]
-        parts.append(Run(f"{run.name} ({name})", run.numbers, run.positions[start:stop], boxes))
+        positions = run.positions[start:stop]
+        parts.append(replace(run, name=f"{run.name} ({name})", positions=positions, boxes=boxes))
     return parts

@@ -17,12 +17,14 @@ class Run:
         numbers: (N,) int64 atomic numbers.
         positions: (T, N, 3) in Å, float32.
         boxes: (T, 3, 3) box vectors as rows in Å, float32, or None.
+        spacing: Picoseconds from frame to frame, or None if they are not known.
     """
 
     name: str
     numbers: np.ndarray
     positions: np.ndarray
     boxes: Optional[np.ndarray] = None
+    spacing: Optional[float] = None
 
 
 def same_atoms(runs: Sequence[Run]) -> bool:

@@ -294,9 +294,9 @@ class DKMPR(nn.Module):
         if self.training:
             self.trained_elements[z] = True
             if self.use_reference:
-                self.reference.remember(reference, batch)
+                self.reference.remember(reference, batch, z)
         given_z, given_pos, given_batch = z, pos, batch
-        coordinates, frame, origin = self._orient(pos, batch, reference)
+        coordinates, frame, origin = self._orient(z, pos, batch, reference)
         # Atoms that the layers read together lie together, whatever the order of the file.
         order, place = z, z[:0]
         reordered = not self.training and pos.size(0) > self.reordered_from
@@ -341,7 +341,7 @@ class DKMPR(nn.Module):
         return structure, frame, given_z, given_pos, given_batch
 
     def _orient(
-        self, pos: Tensor, batch: Tensor, reference: Optional[Tensor]
+        self, z: Tensor, pos: Tensor, batch: Tensor, reference: Optional[Tensor]
     ) -> Tuple[Tensor, Optional[Tensor], Tensor]:
         """Coordinates (N, 3) in the canonical frame, the frame, and the reference in it (N, 3)."""
         frame: Optional[Tensor] = None
@@ -352,7 +352,7 @@ class DKMPR(nn.Module):
         origin = coordinates
         if self.use_frame:
             if self.use_reference:
-                origin = self.reference(pos, batch, num_systems, reference)
+                origin = self.reference(z, pos, batch, num_systems, reference)
                 frames = superposition_frames(coordinates, origin, batch, num_systems)
             else:
                 frames = principal_frames(coordinates, batch, num_systems)

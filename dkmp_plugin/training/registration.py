@@ -176,8 +176,9 @@ def extend_data_module(module: Any) -> None:
             # torchmd-net did so before: over its own split, and with other reference energies.
             self._standardize()
         if self.hparams["model"] == "dkmp-r" and hasattr(self.dataset, "sampling"):
+            adds_box = self.hparams.get("box_vecs") is not None and not self.dataset.metadata.get("periodic")
             self.dataset.sampling.check_model(
-                self.hparams.get("canonical_frame", "principal"), self.hparams.get("memory", False)
+                self.hparams.get("canonical_frame", "principal"), self.hparams.get("memory", False), adds_box
             )
         if _is_dkmp(dict(self.hparams)):
             # The module logs the same hyper-parameters. After a resume its best checkpoint may carry those of
