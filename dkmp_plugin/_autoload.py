@@ -33,7 +33,6 @@ if __name__ == "__main__":
 
     main()
 """
-_extended: set[str] = set()
 
 
 def _report(module_name, error):
@@ -46,12 +45,10 @@ def _report(module_name, error):
 
 
 def _extend(module):
-    # Keyed by identity of the namespace: importlib.reload executes the same module again.
     try:
         from dkmp_plugin.training import registration
 
         getattr(registration, _EXTENDED_MODULES[module.__name__])(module)
-        _extended.add(module.__name__)
     except Exception as error:
         _report(module.__name__, error)
 
@@ -105,11 +102,6 @@ class _TorchMDNetFinder:
 def installed():
     """Whether the hook is active in this process."""
     return _TorchMDNetFinder in sys.meta_path
-
-
-def extended_modules():
-    """Names of the torchmd-net modules extended so far in this process."""
-    return frozenset(_extended)
 
 
 def install():

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, List, Optional, Tuple, Type
 
+from dkmp_plugin.optional import MissingPackageError, require
+
 if TYPE_CHECKING:
     from dkmp_plugin.bespoke.settings import BespokeSettings
 
@@ -67,6 +69,8 @@ def _bespoke_settings(arguments: argparse.Namespace) -> "BespokeSettings":
 def _bespoke(arguments: argparse.Namespace) -> int:
     from contextlib import nullcontext
 
+    for package in ("openmm", "tblite"):
+        require(package, "dkmp bespoke")
     from dkmp_plugin.bespoke.pipeline import make_potential
     from dkmp_plugin.evaluation.held_out import error_text
     from dkmp_plugin.labeling.executors import dask_cluster, in_this_process
@@ -194,7 +198,9 @@ def _parser() -> argparse.ArgumentParser:
         "--output", help="file for the predicted trajectory (.pdb; or .dcd or .xtc, a .pdb beside it)"
     )
     rollout.add_argument(
-        "--rerank-interval", type=int, default=0, help="rank neighbours anew after this many steps (0: never)"
+        "--rerank-interval",
+        type=int,
+        help="rank neighbours anew after this many steps, 0 for never [as in the training]",
     )
     _add_device(rollout, "the model")
     rollout.set_defaults(run=_rollout)
@@ -206,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
 def _expected_errors() -> Tuple[Type[Exception], ...]:
     """Errors that are told without a traceback. Who has not imported openmm cannot meet OpenMM's."""
     openmm: Any = sys.modules.get("openmm")
-    expected = (ValueError, RuntimeError, OSError)
+    expected = (ValueError, RuntimeError, OSError, MissingPackageError)
     return expected if openmm is None else (*expected, openmm.OpenMMException)
 
 

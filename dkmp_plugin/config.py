@@ -5,10 +5,13 @@ torchmd-net's own keys are used wherever one exists (``cutoff_upper``, ``num_lay
 holds only the keys that torchmd-net does not know.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
+
+from dkmp_plugin.units import ENERGY_UNITS
 
 DKMP_MODELS: Tuple[str, ...] = ("dkmp-c", "dkmp-r")
 REVISIONS: Tuple[int, ...] = (1, 2, 3, 4, 5, 6)
@@ -17,7 +20,6 @@ ATTENTION_VARIANTS: Tuple[str, ...] = ("split", "literal")
 PARTITIONS: Tuple[str, ...] = ("dilated", "one-shot", "random", "reuse-25")
 LR_SCHEDULES: Tuple[str, ...] = ("plateau", "cosine", "linear")
 OPTIMIZERS: Tuple[str, ...] = ("adamw", "muon")
-ENERGY_UNITS: Tuple[str, ...] = ("eV", "kcal/mol", "kJ/mol", "hartree")
 
 
 def spline_degree(revision: int) -> int:
@@ -226,16 +228,18 @@ def _validate_displacements(args: Mapping[str, Any]) -> None:
     standardize = args.get("standardize", False)
     _require(not standardize, "standardize", standardize, "false (use displacement_scale instead)")
     scale = args.get("displacement_scale", 1.0)
-    _require(float(scale) > 0, "displacement_scale", scale, "a positive length in angstrom")
+    is_length = isinstance(scale, (int, float)) and not isinstance(scale, bool) and 0 < scale < math.inf
+    _require(is_length, "displacement_scale", scale, "a positive length in angstrom")
     memory = args.get("memory", False)
     _require(isinstance(memory, bool), "memory", memory, "true or false")
     waves = args.get("num_frequencies", 32)
     _require(isinstance(waves, int) and waves >= 0, "num_frequencies", waves, "an integer of at least 0")
+    neighbors = args["max_num_neighbors"]
     _require(
-        args["max_num_neighbors"] >= args["num_layers"],
+        isinstance(neighbors, int) and neighbors >= args["num_layers"],
         "max_num_neighbors",
-        args["max_num_neighbors"],
-        f"at least one neighbour for each of the {args['num_layers']} layers",
+        neighbors,
+        f"an integer, at least one neighbour for each of the {args['num_layers']} layers",
     )
 
 

@@ -14,8 +14,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from t4_lysozyme import LIGAND_RESIDUE, complex_files
 
 from dkmp_plugin.datasets.label_file import split_indices, write_splits
+from dkmp_plugin.labeling.amber import read_amber
 from dkmp_plugin.labeling.campaign import plan_runs, run_campaign
-from dkmp_plugin.labeling.molecule import read_amber
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 from dkmp_plugin.evaluation.held_out import error_text, evaluate_held_out
-from dkmp_plugin.evaluation.prediction import best_checkpoint
 from dkmp_plugin.files import replaced_on_success
+from dkmp_plugin.training.log_dir import best_checkpoint
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -5,9 +5,11 @@ import json
 from pathlib import Path
 from typing import Any, Dict
 
+from dkmp_plugin.evaluation.columns import read_columns
 from dkmp_plugin.evaluation.held_out import error_table
+from dkmp_plugin.evaluation.html_page import Table, write_html
 from dkmp_plugin.evaluation.learning_curve import plot_learning_curve
-from dkmp_plugin.evaluation.report import Panel, Table, plot_over_time, read_columns, write_html
+from dkmp_plugin.evaluation.time_plot import Panel, plot_over_time
 
 
 def parse_arguments() -> argparse.Namespace:

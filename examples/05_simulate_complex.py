@@ -198,7 +198,7 @@ def simulate(arguments: argparse.Namespace) -> None:
         simulation.minimizeEnergy(maxIterations=iterations)
         simulation.context.setVelocitiesToTemperature(300 * unit.kelvin, 1)
         state = simulation.context.getState(getPositions=True)
-        with open(output / "start.pdb", "w") as file:
+        with replaced_on_success(output / "start.pdb") as temporary, temporary.open("w") as file:
             app.PDBFile.writeFile(prepared.topology, state.getPositions(), file)
     simulation.reporters += [
         app.DCDReporter(str(output / "trajectory.dcd"), interval, append=resumed),

@@ -17,8 +17,8 @@ from explicit_solvent import solvate
 from openmm import app, unit
 from t4_lysozyme import complex_files
 
+from dkmp_plugin.labeling.amber import read_positions
 from dkmp_plugin.labeling.extraction import complete_elements, residue_atoms
-from dkmp_plugin.labeling.molecule import read_positions
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from openmm.app import DCDReporter, PDBFile
 
 from dkmp_plugin.datasets.adk import dims_test_files
 from dkmp_plugin.datasets.trajectory_files import load_runs, load_topology
-from dkmp_plugin.evaluation.prediction import best_checkpoint
+from dkmp_plugin.files import replaced_on_success
 from dkmp_plugin.simulation import DKMPPropagator, export_propagator
+from dkmp_plugin.training.log_dir import best_checkpoint
 
 
 def main(log_dir: str, num_steps: int) -> None:
@@ -30,7 +31,7 @@ def main(log_dir: str, num_steps: int) -> None:
     simulation.reporters.append(DCDReporter(str(Path(log_dir) / "propagated.dcd"), 1))
     simulation.step(num_steps)
     positions = simulation.context.getState(positions=True).getPositions()
-    with open(Path(log_dir) / "propagated.pdb", "w") as file:
+    with replaced_on_success(Path(log_dir) / "propagated.pdb") as temporary, temporary.open("w") as file:
         PDBFile.writeFile(propagator.topology, positions, file)
     print(
         f"{num_steps} frames on {simulation.context.getPlatform().getName()}: {log_dir}/propagated.dcd, .pdb"

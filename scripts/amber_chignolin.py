@@ -6,7 +6,7 @@ from typing import Tuple
 import openmm
 from openmm import app
 
-from dkmp_plugin.evaluation.verlet import AMBER14_OBC2
+from dkmp_plugin.evaluation.molecular_dynamics import AMBER14_OBC2
 
 
 def load_amber_chignolin(folder: Path) -> Tuple[app.PDBFile, openmm.System]:

@@ -12,14 +12,13 @@ with ``--threads 1``, it compares fairly on a machine that is busy with other wo
 """
 
 import argparse
-import ctypes
 import statistics
 import sys
 import time
-from pathlib import Path
-from typing import Callable, Dict, List, Tuple
+from typing import Callable, List, Tuple
 
 import torch
+from measuring import interleaved, peak_rise
 from scipy.io import netcdf_file
 from scipy.spatial import cKDTree
 from shared_data import data_folder
@@ -90,40 +89,9 @@ def floor_bytes(inputs: Inputs) -> int:
     return sum(x.numel() * x.element_size() for x in inputs) + inputs[0].numel() * inputs[0].element_size()
 
 
-def interleaved(
-    candidates: Dict[str, Callable[[], None]], rounds: int, slow: int, clock: Callable[[], float]
-) -> Dict[str, List[float]]:
-    """Seconds per run; candidates named "pytorch ..." run only in the first ``slow`` rounds."""
-    times: Dict[str, List[float]] = {name: [] for name in candidates}
-    for index in range(rounds + 1):
-        for name, run in candidates.items():
-            if name.startswith("pytorch") and index > slow:
-                continue
-            start = clock()
-            run()
-            if index > 0:
-                times[name].append(clock() - start)
-    return times
-
-
-def peak_rise(run: Callable[[], None]) -> int:
-    """Bytes by which the resident memory's peak exceeds its value before the call."""
-
-    def status(field: str) -> int:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
-
-    # Memory that malloc holds back for reuse would hide the rise.
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
-    before = status("VmRSS")
-    run()
-    return status("VmHWM") - before
-
-
-def spread(seconds: List[float]) -> str:
-    low, middle, high = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else [seconds[0]] * 3
-    return f"{1e3 * middle:.1f} [{1e3 * low:.1f}-{1e3 * high:.1f}]"
+def spread(times: List[float]) -> str:
+    low, middle, high = statistics.quantiles(times, n=4) if len(times) > 1 else times * 3
+    return f"{middle:.1f} [{low:.1f}-{high:.1f}]"
 
 
 def report(num_atoms: int, num_neighbors: int, rounds: int, slow: int, clock: Callable[[], float]) -> None:
@@ -134,8 +102,8 @@ def report(num_atoms: int, num_neighbors: int, rounds: int, slow: int, clock: Ca
     native_forward(), native_both()
     outputs = inputs[0].numel() * 4
     gradients = 3 * outputs + inputs[4].numel() * 4
-    memory = (peak_rise(native_forward) - outputs) / outputs
-    memory_both = (peak_rise(native_both) - outputs - gradients) / (outputs + gradients)
+    memory = (peak_rise(native_forward) * 2**20 - outputs) / outputs
+    memory_both = (peak_rise(native_both) * 2**20 - outputs - gradients) / (outputs + gradients)
     candidates = {
         "copy": memory_copy(floor_bytes(inputs)),
         "forward": native_forward,
@@ -143,7 +111,8 @@ def report(num_atoms: int, num_neighbors: int, rounds: int, slow: int, clock: Ca
         "pytorch forward": forward(gather_and_softmax, inputs),
         "pytorch both": forward_and_backward(gather_and_softmax, inputs),
     }
-    times = interleaved(candidates, rounds, slow, clock)
+    fewer_rounds = {name: slow for name in candidates if name.startswith("pytorch")}
+    times = interleaved(candidates, rounds, clock=clock, fewer_rounds=fewer_rounds)
     middle = {name: statistics.median(values) for name, values in times.items()}
     print(
         f"| {num_atoms} | {num_neighbors} | "

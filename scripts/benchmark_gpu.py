@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import benchmark_main
 import gpu_smoke
 from gpu.models import bound, grid_structure, random_potential, random_propagator
+from measuring import interleaved, row
 
 from dkmp_plugin import ops
 from dkmp_plugin.device import resolve_device, synchronize
@@ -49,8 +50,8 @@ def print_times(contestants: Dict[str, Callable[[], Any]], device: torch.device,
     for call in calls.values():
         for _ in range(WARM_UP):
             call()
-    for name, times in benchmark_main.interleaved(calls, rounds).items():
-        print(benchmark_main.row(name, times))
+    for name, times in interleaved(calls, rounds).items():
+        print(row(name, times))
 
 
 def print_kernels(run: Callable[[], Any], device: torch.device, most: int, repeats: int = 5) -> None:

@@ -15,7 +15,6 @@ torchmd-net's benchmark files in DKMP_DATA (../shared/data).
 """
 
 import argparse
-import gc
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import numpy as np
 import torch
+from measuring import interleaved, peak_rise, row
 from shared_data import data_folder
 
 from dkmp_plugin.config import REVISIONS
@@ -34,39 +34,6 @@ from dkmp_plugin.config import REVISIONS
 ROOT = Path(__file__).resolve().parent.parent
 DATA = data_folder()
 GRAPH_STRUCTURES = ("dhfr.pdb", "factorIX.pdb", "stmv.pdb")
-
-
-def interleaved(
-    contestants: Dict[str, Callable[[], Any]], rounds: int, follow_themselves: bool = False
-) -> Dict[str, List[float]]:
-    """Milliseconds of every contestant in every round, after one round of warm-up.
-
-    As in timeit, Python's garbage collector waits for the end of a round: none pays for another.
-
-    Args:
-        contestants: What is measured, by name.
-        rounds: Number of rounds that count.
-        follow_themselves: Whether a contestant runs twice in its turn and the second run counts, as in a
-            simulation, where each step follows its like. The first pays for the memory that the contestant
-            before has left to malloc: up to 20 ms for hundreds of MB.
-    """
-    times: Dict[str, List[float]] = {name: [] for name in contestants}
-    gc.disable()
-    for round_index in range(rounds + 1):
-        for name, run in contestants.items():
-            if follow_themselves:
-                run()
-            start = time.perf_counter()
-            run()
-            if round_index > 0:
-                times[name].append((time.perf_counter() - start) * 1e3)
-        gc.collect()
-    gc.enable()
-    return times
-
-
-def row(name: str, times: List[float]) -> str:
-    return f"{name:32s} {statistics.median(times):9.2f} [{min(times):.2f}, {max(times):.2f}] ms"
 
 
 def load_structure(name: str) -> Any:
@@ -302,14 +269,6 @@ def benchmark_training(rounds: int, threads: int) -> None:
 # --- The graph ---------------------------------------------------------------------------------------------
 
 
-def resident_memory(field: str) -> float:
-    """``VmRSS`` (now) or ``VmHWM`` (peak) of this process in MiB (Linux)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) / 1024
-    raise SystemExit(f"/proc/self/status has no {field}; the peak memory is measured on Linux only")
-
-
 def measure_graph(name: str, rounds: int) -> None:
     """In a process of its own, so that the peak memory is this structure's: prints one line."""
     from dkmp_plugin.ops import radius_shells
@@ -318,16 +277,17 @@ def measure_graph(name: str, rounds: int) -> None:
     pos = torch.tensor(structure.xyz[0] * 10)
     batch = torch.zeros(len(pos), dtype=torch.long)
     radius_shells(pos[:100], batch[:100], None, 12.0, 6, 1.0, 0)
-    # "5" resets the peak: importing needs more memory than the small structures.
-    Path("/proc/self/clear_refs").write_text("5")
-    before = resident_memory("VmRSS")
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        edge_index, _, _ = radius_shells(pos, batch, None, 12.0, 6, 1.0, 0)
-        times.append((time.perf_counter() - start) * 1e3)
-        peak = resident_memory("VmHWM") - before
-    result = [len(pos), edge_index.shape[1], statistics.median(times), min(times), max(times), peak]
+    edge_counts, times = [], []
+
+    def run() -> None:
+        for _ in range(rounds):
+            start = time.perf_counter()
+            edge_index, _, _ = radius_shells(pos, batch, None, 12.0, 6, 1.0, 0)
+            times.append((time.perf_counter() - start) * 1e3)
+            edge_counts.append(edge_index.shape[1])
+
+    peak = peak_rise(run)
+    result = [len(pos), edge_counts[0], statistics.median(times), min(times), max(times), peak]
     print(" ".join(map(str, result)))
 
 

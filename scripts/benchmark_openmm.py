@@ -35,6 +35,7 @@ from openmm import app, unit  # noqa: E402
 from openmmml import MLPotential  # noqa: E402
 
 from dkmp_plugin.datasets.label_file import read_label_file, split_indices  # noqa: E402
+from dkmp_plugin.files import replaced_on_success  # noqa: E402
 from dkmp_plugin.simulation.force_module import OpenMMEnergy, fix_shapes, scripted  # noqa: E402
 from dkmp_plugin.simulation.model_file import load_model_file  # noqa: E402
 from dkmp_plugin.simulation.potential import BUNDLED_MODEL  # noqa: E402
@@ -307,7 +308,8 @@ def main(given: Optional[List[str]] = None) -> int:
             for what, (wall, processor) in times.items():
                 print(f"{what:44s}{wall:15.2f}{processor:15.2f}", flush=True)
     if arguments.output:
-        arguments.output.write_text(json.dumps(results, indent=1))
+        with replaced_on_success(arguments.output) as temporary:
+            temporary.write_text(json.dumps(results, indent=1))
     return 0
 
 

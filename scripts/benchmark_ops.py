@@ -21,16 +21,16 @@ import importlib.util
 import statistics
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 import torch
-from benchmark_main import DATA, GRAPH_STRUCTURES, interleaved, load_structure, resident_memory, row
+from benchmark_main import DATA, GRAPH_STRUCTURES, load_structure
+from measuring import interleaved, peak_rise, row
 
 from dkmp_plugin import ops
 from dkmp_plugin.config import REVISIONS, spline_degree
-from dkmp_plugin.ops import degrees_reference, reference
+from dkmp_plugin.ops import reference
 
 CUTOFF, NUM_SHELLS, OVERLAP = 12.0, 6, 1.0
 SPLINE_DEGREE = spline_degree(REVISIONS[-1])
@@ -93,11 +93,9 @@ def peak_memory(name: str) -> Tuple[int, int]:
 def print_peak_memory(name: str) -> None:
     pos = positions_of(name)
     shell_search(pos[:100], None, 0.0)()
-    # "5" resets the peak: importing needs more memory than the small structures.
-    Path("/proc/self/clear_refs").write_text("5")
-    before = resident_memory("VmRSS")
-    edges = shell_search(pos, None, 0.0)()[0].shape[1]
-    print(edges, round(resident_memory("VmHWM") - before))
+    edges: List[int] = []
+    rise = peak_rise(lambda: edges.append(shell_search(pos, None, 0.0)()[0].shape[1]))
+    print(edges[0], round(rise))
 
 
 def benchmark_shells(rounds: int) -> None:
@@ -279,7 +277,7 @@ def benchmark_degrees(rounds: int) -> None:
         for revision in (2, 4):
             problem = UpdateProblem(num_atoms, width, revision)
             print(f"\nupdate of one layer, revision {revision}: {num_atoms} atoms, d = {width}")
-            print_native_beside_reference(problem, ops, degrees_reference, rounds)
+            print_native_beside_reference(problem, ops, reference, rounds)
 
 
 # --- distance_ranks --------------------------------------------------------------------------------------

@@ -14,11 +14,11 @@ import time
 from pathlib import Path
 from typing import Any, Dict
 
-import yaml
 from peer_settings import EQUIVARIANT_TRANSFORMER, EXAMPLE, common_settings, stock_settings
 from tqdm import tqdm
 
 from dkmp_plugin.files import replaced_on_success
+from dkmp_plugin.training.torchmd_train import training_program, write_configuration
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -70,11 +70,10 @@ def train_together(settings: Dict[str, Dict[str, Any]], seconds: int, output: Pa
         folder.mkdir(parents=True, exist_ok=True)
         for checkpoint in folder.glob("*.ckpt"):
             checkpoint.unlink()
-        configuration = output / f"{name}.yaml"
-        configuration.write_text(yaml.safe_dump({**values, "log_dir": str(folder)}))
+        configuration = write_configuration(output / f"{name}.yaml", {**values, "log_dir": str(folder)})
         with open(output / f"{name}.log", "w") as log:
             processes[name] = subprocess.Popen(
-                [Path(sys.executable).with_name("torchmd-train"), "--conf", str(configuration)],
+                [training_program(), "--conf", configuration],
                 env=environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,

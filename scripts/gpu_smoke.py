@@ -29,12 +29,7 @@ from gpu.report import Report  # noqa: E402
 
 from dkmp_plugin import ops  # noqa: E402
 from dkmp_plugin.config import REVISIONS, spline_degree  # noqa: E402
-from dkmp_plugin.ops import (  # noqa: E402
-    attention_reference,
-    degrees_reference,
-    ranks_reference,
-    reference,
-)
+from dkmp_plugin.ops import reference  # noqa: E402
 from dkmp_plugin.simulation.cuda_graph import capture  # noqa: E402
 
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
@@ -93,7 +88,7 @@ def check_search(device: str, num_atoms: int, dtype: torch.dtype) -> str:
             if not all(torch.equal(a.cpu(), b) for a, b in zip(found, wanted, strict=True)):
                 raise AssertionError("the edges differ from the reference")
     ranks = ops.distance_ranks(pos.to(device), 32, batch.to(device))
-    if not torch.equal(ranks.cpu(), ranks_reference.distance_ranks(pos, 32, batch)):
+    if not torch.equal(ranks.cpu(), reference.distance_ranks(pos, 32, batch)):
         raise AssertionError("the ranks differ from the reference")
     return f"{expected[0].size(1)} edges and {ranks.size(1)} ranks of {num_atoms} atoms are identical"
 
@@ -161,7 +156,7 @@ def check_attention(device: str, num_atoms: int, dtype: torch.dtype) -> str:
         return derivatives(function, [x.to(place, kind) for x in inputs])
 
     tolerance = 1e-3 if dtype == torch.float32 else 1e-9
-    exact = run(attention_reference.dilated_attention, "cpu", torch.float64)
+    exact = run(reference.dilated_attention, "cpu", torch.float64)
     return f"relative error {worst_error(run(ops.dilated_attention, device, dtype), exact, tolerance):.1e}"
 
 
@@ -192,7 +187,7 @@ def check_degrees(device: str, num_atoms: int, dtype: torch.dtype) -> str:
                 lambda *x: [y * y for y in function(*x, *more)], [x.to(place, kind) for x in inputs]
             )
 
-        exact = run(degrees_reference, "cpu", torch.float64)
+        exact = run(reference, "cpu", torch.float64)
         worst = max(worst, worst_error(run(ops, device, dtype), exact, tolerance))
     return f"relative error {worst:.1e}"
 

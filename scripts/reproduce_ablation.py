@@ -11,7 +11,6 @@ import argparse
 import csv
 import json
 import resource
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Dict
@@ -21,6 +20,7 @@ from shared_data import data_folder
 
 from dkmp_plugin.files import replaced_on_success
 from dkmp_plugin.models.partition import PARTITIONS
+from dkmp_plugin.training.torchmd_train import run_training, write_configuration
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -29,17 +29,13 @@ def train(partition: str, seed: int, arguments: argparse.Namespace) -> float:
     """Last validation error in Å² per coordinate."""
     configuration = yaml.safe_load((ROOT / "examples" / "dkmp_r_adk.yaml").read_text())
     folder = Path(arguments.output) / f"{partition}_{seed}"
-    folder.mkdir(parents=True, exist_ok=True)
     configuration["dataset_root"] = str(arguments.data)
     configuration["dataset_arg"]["selection"] = arguments.selection
     configuration.update(
         partition=partition, seed=seed, num_epochs=arguments.epochs, log_dir=str(folder / "log")
     )
-    path = folder / "configuration.yaml"
-    path.write_text(yaml.safe_dump(configuration))
-    command = [str(Path(sys.executable).with_name("torchmd-train")), "--conf", str(path)]
-    with open(folder / "output.txt", "w") as output:
-        subprocess.run(command, check=True, stdout=output, stderr=subprocess.STDOUT)
+    path = write_configuration(folder / "configuration.yaml", configuration)
+    run_training(path, log=folder / "output.txt")
     with open(folder / "log" / "metrics.csv") as file:
         losses = [row["val_total_mse_loss"] for row in csv.DictReader(file) if row["val_total_mse_loss"]]
     return float(losses[-1])

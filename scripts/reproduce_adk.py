@@ -22,16 +22,9 @@ from shared_data import data_folder
 from dkmp_plugin.datasets import REGISTRY
 from dkmp_plugin.datasets.adk import dims_test_files
 from dkmp_plugin.datasets.frame_pairs import random_rotation
-from dkmp_plugin.datasets.trajectory_files import (
-    Run,
-    atomic_numbers,
-    load_runs,
-    load_topology,
-    select_atoms,
-    superpose,
-)
+from dkmp_plugin.datasets.run import Run
+from dkmp_plugin.datasets.trajectory_files import atomic_numbers, load_runs, load_topology, select_atoms
 from dkmp_plugin.evaluation.egnn_baseline import EGNNPredictor, train_egnn
-from dkmp_plugin.evaluation.prediction import checkpoints_by_epoch
 from dkmp_plugin.evaluation.rollout import (
     FramePredictor,
     evaluate_run,
@@ -40,7 +33,9 @@ from dkmp_plugin.evaluation.rollout import (
 )
 from dkmp_plugin.evaluation.trajectory_metrics import js_tic, next_mse
 from dkmp_plugin.files import replaced_on_success
-from dkmp_plugin.simulation.checkpoint import load_checkpoint
+from dkmp_plugin.superposition import superpose
+from dkmp_plugin.training.checkpoint import load_checkpoint, trained_rerank_interval
+from dkmp_plugin.training.log_dir import checkpoints_by_epoch
 
 
 def rotation_test(predictor: FramePredictor, positions: np.ndarray, lag: int) -> float:
@@ -87,7 +82,8 @@ def draw(path: Path, true: np.ndarray, rollout: np.ndarray, alpha_carbons: np.nd
     axes[0][0].set_ylabel("true")
     axes[1][0].set_ylabel("DKMP$^R$ rollout")
     figure.colorbar(points, ax=axes, shrink=0.6, label="error of C$_\\alpha$ (Å)")
-    figure.savefig(path, dpi=100)
+    with replaced_on_success(path) as temporary:
+        figure.savefig(temporary, dpi=100)
     plt.close(figure)
 
 
@@ -144,7 +140,7 @@ def measure(
     """All numbers of a run, printed as they come, and the rollout."""
     report, rollout = evaluate_run(predictor, run.positions, lag, run.name, beside)
     print(report.table())
-    still = superpose(run.positions, run.positions[0], each_frame=True)
+    still = superpose(run.positions, run.positions[0])
     superposed, _ = evaluate_run(predictor, still, lag, f"{run.name}, superposed", beside)
     print(superposed.table())
     turned = rotation_test(predictor, run.positions, lag)
@@ -174,8 +170,9 @@ def main() -> None:
     print(f"{path}\n{system}; all errors in Å² per coordinate\n")
     beside = egnn_baseline(path, atomic_numbers(topology, atoms), arguments.egnn_cpu_seconds)
     for name in arguments.run:
-        (run,) = load_runs(name, topology, dataset["selection"])
-        numbers, rollout = measure(FramePredictor(model, run.numbers), run, lag, beside)
+        (run,) = load_runs(name, topology, dataset["selection"], dataset.get("stride", 1))
+        predictor = FramePredictor(model, run.numbers, trained_rerank_interval(dataset))
+        numbers, rollout = measure(predictor, run, lag, beside)
         stem = output / f"{Path(name).stem}_rollout"
         with replaced_on_success(stem.with_suffix(".json")) as temporary:
             temporary.write_text(json.dumps({"checkpoint": path.name, **numbers}, indent=1) + "\n")

@@ -27,17 +27,20 @@ from shared_data import data_folder
 import torch  # isort: skip  (before openmm: its Torch plugin needs torch's libraries)
 import numpy as np
 import openmm
+import yaml
 from amber_chignolin import load_amber_chignolin
 from matplotlib.figure import Figure
 from openmm import app, unit
 
 from dkmp_plugin.datasets.label_file import read_label_file
-from dkmp_plugin.evaluation.nve import energy_change, kinetic_temperature, simulate_nve, summarise
-from dkmp_plugin.evaluation.prediction import best_checkpoint
-from dkmp_plugin.evaluation.report import read_columns
+from dkmp_plugin.evaluation.columns import read_columns
+from dkmp_plugin.evaluation.nve import simulate_nve
+from dkmp_plugin.evaluation.nve_summary import energy_change, kinetic_temperature, summarise
 from dkmp_plugin.files import replaced_on_success
 from dkmp_plugin.labeling.extraction import extract_molecule
 from dkmp_plugin.simulation import export_model, read_model_info
+from dkmp_plugin.training.log_dir import best_checkpoint
+from dkmp_plugin.training.torchmd_train import train_to_end, write_configuration
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGURATION = ROOT / "examples/dkmp_chignolin.yaml"
@@ -88,29 +91,34 @@ def write_start(path: Path, topology: app.Topology, positions: np.ndarray) -> No
         app.PDBFile.writeFile(topology, positions * unit.angstrom, file)
 
 
+def write_system(path: Path, system: openmm.System) -> None:
+    with replaced_on_success(path) as temporary:
+        temporary.write_text(openmm.XmlSerializer.serialize(system))
+
+
 def prepare_chignolin(folder: Path, runs: List[str]) -> None:
     """Labels, the runs' models through the stock torchmd-train, their exports, Amber, the start."""
     if not (folder / "chignolin.h5").is_file():
         label = [sys.executable, str(ROOT / "scripts/label_chignolin.py"), "--output", str(folder)]
         subprocess.run(label, check=True)
-    for name, overlap in (("smooth", "1.0"), ("hard", "0")):
+    for name, overlap in (("smooth", 1.0), ("hard", 0.0)):
         trained, model = folder / name, f"{name}.pt"
         if (folder / model).is_file() or model not in [RUNS[run]["model"] for run in runs]:
             continue
         if not (trained / "finished").is_file():
-            command = [str(Path(sys.executable).with_name("torchmd-train")), "--conf", str(CONFIGURATION)]
-            command += ["--dataset-root", str(folder / "chignolin.h5")]
-            command += ["--splits", str(folder / "splits.npz")]
-            command += ["--shell-overlap", overlap, "--log-dir", str(trained)]
-            interrupted = sorted(trained.glob("epoch=*.ckpt"), key=lambda path: path.stat().st_mtime)
-            if interrupted:
-                command += ["--load-model", str(interrupted[-1])]
-            subprocess.run(command, check=True)
+            settings = {
+                **yaml.safe_load(CONFIGURATION.read_text()),
+                "dataset_root": str(folder / "chignolin.h5"),
+                "splits": str(folder / "splits.npz"),
+                "shell_overlap": overlap,
+                "log_dir": str(trained),
+            }
+            train_to_end(write_configuration(folder / f"{name}.yaml", settings))
             (trained / "finished").touch()
         export_once(best_checkpoint(trained), folder / model)
     if not (folder / "start.pdb").is_file():
         pdb, system = load_amber_chignolin(data_folder() / "chignolin")
-        (folder / "classical.xml").write_text(openmm.XmlSerializer.serialize(system))
+        write_system(folder / "classical.xml", system)
         labels = read_label_file(folder / "chignolin.h5")
         # The last 300 K conformation of the training data.
         write_start(folder / "start.pdb", pdb.topology, labels.positions[labels.run == 0][-1])
@@ -127,7 +135,7 @@ def prepare_p_xylene(folder: Path, demo: Path, hard_training: Path) -> None:
 
         complex_ = load_complex()
         system = extract_molecule(complex_.system, complex_.ligand)
-        (folder / "classical.xml").write_text(openmm.XmlSerializer.serialize(system))
+        write_system(folder / "classical.xml", system)
         topology = app.Topology()
         residue = topology.addResidue("TMP", topology.addChain())
         atoms = list(complex_.topology.atoms())

@@ -8,15 +8,13 @@ itself shows how many minima there should be. Everything in float64. A finished 
 
 import argparse
 import json
-import subprocess
-import sys
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Tuple
 
 import numpy as np
 import torch
-import yaml
 from ase import Atoms
 from ase.neighborlist import build_neighbor_list, natural_cutoffs
 from matplotlib.figure import Figure
@@ -25,10 +23,11 @@ from scipy.sparse.csgraph import connected_components
 from torchmdnet.models.model import load_model
 
 from dkmp_plugin.datasets.label_file import read_label_file
-from dkmp_plugin.evaluation.prediction import best_checkpoint
 from dkmp_plugin.evaluation.smoothness import LineScan, Scan, count_minima, smoothness
 from dkmp_plugin.files import replaced_on_success
 from dkmp_plugin.labeling.gfn2 import label_conformations
+from dkmp_plugin.training.log_dir import best_checkpoint
+from dkmp_plugin.training.torchmd_train import run_training, write_configuration
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCAL = {"cutoff_upper": 5.0, "max_num_neighbors": 64}
@@ -81,12 +80,11 @@ def train(name: str, arguments: argparse.Namespace) -> Path:
             log_dir=str(folder),
             **MODELS[name],
         )
-        folder.mkdir(parents=True, exist_ok=True)
-        configuration = folder.with_suffix(".yaml")
-        configuration.write_text(yaml.safe_dump(settings))
-        command = [str(Path(sys.executable).with_name("torchmd-train")), "--conf", str(configuration)]
-        with folder.with_suffix(".log").open("w") as log:
-            subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)
+        # What an interrupted one has left may be of other settings.
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        configuration = write_configuration(folder.with_suffix(".yaml"), settings)
+        run_training(configuration, log=folder.with_suffix(".log"))
         (folder / "finished").touch()
     return best_checkpoint(folder)
 
@@ -212,8 +210,7 @@ def main() -> None:
     rows: List[Dict[str, Any]] = []
     for title, scan in scans_of(labels.atomic_numbers, relaxed).items():
         reference = reference_scan(scan)
-        known = reference[np.isfinite(reference)]
-        minima = count_minima(known, PROMINENCE)
+        minima = count_minima(reference, PROMINENCE)
         curves: Dict[str, Scan] = {}
         for name, checkpoint in checkpoints.items():
             energy = energy_function(checkpoint, scan["numbers"])

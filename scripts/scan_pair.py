@@ -15,10 +15,10 @@ import ase.io
 import numpy as np
 import torch
 
-from dkmp_plugin.evaluation.prediction import best_checkpoint
 from dkmp_plugin.evaluation.smoothness import LineScan
 from dkmp_plugin.simulation.model_source import load_model
-from dkmp_plugin.simulation.units import KILOJOULE_PER_MOLE, kilojoule_per_mole
+from dkmp_plugin.training.log_dir import best_checkpoint
+from dkmp_plugin.units import ANGSTROM_PER_NANOMETER, energy_factor
 
 STEP = 0.01  # Å
 
@@ -44,7 +44,7 @@ def slopes(
     model = model.double()
     line = start[moved] - start[other]
     scan = LineScan(lambda positions: model(z, positions, None), start, [moved], line)
-    in_ev = kilojoule_per_mole(info.energy_unit) / KILOJOULE_PER_MOLE["eV"]
+    in_ev = energy_factor(info.energy_unit, "eV")
     return in_ev * scan.run(distances - np.linalg.norm(line)).force_slope
 
 
@@ -53,7 +53,7 @@ def main() -> None:
     torch.set_num_threads(1)
     z = torch.as_tensor(ase.io.read(arguments.structure, index=0).numbers)
     with np.load(arguments.state) as state:
-        start = 10.0 * state["positions"]  # OpenMM's nm
+        start = ANGSTROM_PER_NANOMETER * state["positions"]
     distances = np.arange(arguments.range[0], arguments.range[1] + STEP / 2, STEP)
     print("slope of the force along the line, eV/Å^2: RMS, largest; its change along the line, eV/Å^3: RMS")
     for path in arguments.models:

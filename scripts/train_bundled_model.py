@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Dict
 
 from dkmp_plugin.files import replaced_on_success
+from dkmp_plugin.training.torchmd_train import training_program
 
 ROOT = Path(__file__).resolve().parent.parent
 # Relative to ROOT, where all commands run: checkpoints remember these paths.
@@ -45,15 +46,10 @@ def run(*command: Any) -> None:
     )
 
 
-def command(name: str) -> Path:
-    """A console script of the environment that runs this script."""
-    return Path(sys.executable).with_name(name)
-
-
 def train(labels: Path, epochs: int) -> None:
     shutil.rmtree(WORK / "training", ignore_errors=True)
     run(
-        *(command("torchmd-train"), "--conf", "examples/dkmp.yaml", "--dataset-root", labels),
+        *(training_program(), "--conf", "examples/dkmp.yaml", "--dataset-root", labels),
         *("--splits", WORK / "splits.npz", "--log-dir", WORK / "training", "--num-epochs", epochs),
     )
 
@@ -74,7 +70,7 @@ def make_model(arguments: argparse.Namespace) -> Dict[str, Any]:
         *(sys.executable, "examples/02_evaluate.py", "--checkpoint", folder / "training"),
         *("--labels", labels, "--output", evaluation, "--keep-best", WORK / "best.ckpt"),
     )
-    run(command("dkmp"), "export", WORK / "best.ckpt", BUNDLED / "p_xylene.pt")
+    run(Path(sys.executable).with_name("dkmp"), "export", WORK / "best.ckpt", BUNDLED / "p_xylene.pt")
     return json.loads(evaluation.read_text())
 
 

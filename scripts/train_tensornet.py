@@ -10,18 +10,15 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Union
 
-import torch
-import yaml
 from peer_settings import common_settings, stock_settings
 
 from dkmp_plugin.evaluation.held_out import error_text, evaluate_held_out
-from dkmp_plugin.evaluation.prediction import best_checkpoint, checkpoints_by_epoch
 from dkmp_plugin.files import replaced_on_success
+from dkmp_plugin.training.log_dir import best_checkpoint
+from dkmp_plugin.training.torchmd_train import train_to_end, write_configuration
 
 ROOT = Path(__file__).resolve().parent.parent
 # Width, basis, batches and loss as in examples/dkmp.yaml; depth and cutoff are TensorNet's own.
@@ -60,38 +57,13 @@ def configuration(arguments: argparse.Namespace, stage: int) -> Dict[str, Any]:
     }
 
 
-def newest_whole_checkpoint(log_dir: Path) -> Optional[Path]:
-    """The newest checkpoint that a killed training has left whole."""
-    for _, path in checkpoints_by_epoch(log_dir):
-        try:
-            torch.load(path, map_location="cpu", weights_only=True)
-        except Exception:
-            # Whatever is wrong with it, the one before will do.
-            continue
-        return path
-    return None
-
-
 def train(arguments: argparse.Namespace, stage: int) -> None:
     """One stage; nothing where it is finished."""
-    settings = configuration(arguments, stage)
-    log_dir = Path(settings["log_dir"])
-    log_dir.mkdir(parents=True, exist_ok=True)
-    path = arguments.output / f"stage_{stage}.yaml"
-    path.write_text(yaml.safe_dump(settings))
-    command = [str(Path(sys.executable).with_name("torchmd-train"))]
-    newest = newest_whole_checkpoint(log_dir)
-    if newest is not None:
-        if checkpoints_by_epoch(log_dir)[0][0] >= settings["num_epochs"] - 1:
-            return
-        command += ["--load-model", str(newest)]
-    elif stage > 0:
-        command += ["--load-weights", str(best_checkpoint(arguments.output / f"stage_{stage - 1}"))]
-    done = subprocess.run(
-        [*command, "--conf", str(path)], env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
-    )
-    if done.returncode:
-        raise SystemExit(f"torchmd-train ended with status {done.returncode}; see above")
+    path = write_configuration(arguments.output / f"stage_{stage}.yaml", configuration(arguments, stage))
+    weights: List[Union[str, Path]] = []
+    if stage > 0:
+        weights = ["--load-weights", best_checkpoint(arguments.output / f"stage_{stage - 1}")]
+    train_to_end(path, *weights, environment={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
 def main() -> None:
@@ -99,8 +71,11 @@ def main() -> None:
     labels = arguments.demo / "p_xylene.h5"
     if not labels.is_file():
         raise SystemExit(f"{labels} is absent; run scripts/demo.sh first, or name its folder with --demo")
-    for stage in range(len(STAGES)):
-        train(arguments, stage)
+    try:
+        for stage in range(len(STAGES)):
+            train(arguments, stage)
+    except (RuntimeError, ValueError) as error:
+        raise SystemExit(str(error)) from error
     best = arguments.output / "best.ckpt"
     with replaced_on_success(best) as temporary:
         shutil.copyfile(best_checkpoint(arguments.output / f"stage_{len(STAGES) - 1}"), temporary)

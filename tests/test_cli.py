@@ -1,10 +1,14 @@
 """The ``dkmp`` command, as a user types it."""
 
 import json
+import sys
 
 import pytest
 
 from dkmp_plugin import cli
+from dkmp_plugin.datasets.adk import dims_test_files
+from dkmp_plugin.datasets.trajectory_files import load_topology
+from dkmp_plugin.optional import MissingPackageError
 from dkmp_plugin.simulation import stack
 from tests.simulation.conftest import DATASET, write_checkpoint
 
@@ -52,6 +56,35 @@ def test_bad_input_is_an_error_message_not_a_traceback(tmp_path, capsys):
     assert cli.main(["export", str(tmp_path / "none.ckpt"), str(tmp_path / "model.pt")]) == 2
     assert "no such file" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("package", "command", "extra"),
+    [
+        ("openmm", ["bespoke", "ligand.sdf", "--output", "out"], "torchforce"),
+        ("tblite", ["bespoke", "ligand.sdf", "--output", "out"], "bespoke"),
+        ("rdkit", ["bespoke", "ligand.sdf", "--output", "out"], "bespoke"),
+        ("distributed", ["bespoke", "ligand.sdf", "--output", "out", "--scheduler", "tcp://a:1"], "bespoke"),
+        ("openmm", ["nve", "amber14-obc2", "ligand.pdb", "--output", "out"], "torchforce"),
+    ],
+)
+def test_a_package_that_is_not_installed(tmp_path, capsys, monkeypatch, package, command, extra):
+    monkeypatch.chdir(tmp_path)
+    for name in ("ligand.sdf", "ligand.pdb"):
+        (tmp_path / name).write_text("")
+    monkeypatch.setitem(sys.modules, package, None)
+    assert cli.main(command) == 2
+    said = capsys.readouterr().err
+    assert f"needs {package}, which is not installed; run: pip install 'dkmp-plugin[{extra}]'" in said
+
+
+def test_datasets_without_their_packages(monkeypatch):
+    for package in ("mdtraj", "MDAnalysisTests"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingPackageError, match=r"pip install 'dkmp-plugin\[trajectories\]'"):
+        load_topology("top.pdb")
+    with pytest.raises(MissingPackageError, match="pip install --no-deps MDAnalysisTests"):
+        dims_test_files()
 
 
 def test_export_does_not_overwrite_the_checkpoint(tmp_path, capsys):

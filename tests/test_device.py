@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from dkmp_plugin import device, ops
-from dkmp_plugin.device import available_device, resolve_device
+from dkmp_plugin import ops
+from dkmp_plugin.device import available_device, resolve_device, synchronize
 
 
 def with_gpus(monkeypatch, count, obstacle=None):
@@ -63,5 +63,10 @@ def test_what_was_chosen_elsewhere(monkeypatch):
     assert available_device("cuda:0") == torch.device("cuda", 0)
 
 
-def test_waiting_for_the_cpu_is_nothing():
-    device.synchronize(torch.device("cpu"))
+def test_only_gpus_are_waited_for(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    synchronize(torch.device("cpu"))
+    assert waited == []
+    synchronize(torch.device("cuda", 1))
+    assert waited == [torch.device("cuda", 1)]

@@ -6,8 +6,8 @@ from typing import Any, Dict
 from dkmp_plugin.bespoke.settings import BespokeSettings
 from dkmp_plugin.datasets.label_file import LabelledConformations, read_label_file
 from dkmp_plugin.evaluation.held_out import error_table
+from dkmp_plugin.evaluation.html_page import Table, write_html
 from dkmp_plugin.evaluation.learning_curve import plot_learning_curve
-from dkmp_plugin.evaluation.report import Table, write_html
 
 
 def write_page(settings: BespokeSettings, output: Path, evaluation: Dict[str, Any]) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, Dict, Union
 
 from dkmp_plugin.bespoke.settings import BespokeSettings
-from dkmp_plugin.bespoke.training import loss_weights, train, training_program, write_configuration
+from dkmp_plugin.bespoke.training import loss_weights, train
 from dkmp_plugin.files import replaced_on_success
 from dkmp_plugin.labeling.campaign import remove_runs, run_campaign
 from dkmp_plugin.labeling.executors import TaskMap, in_this_process
+from dkmp_plugin.training.torchmd_train import training_program
 
 
 def make_potential(
@@ -97,15 +98,13 @@ def _train(settings: BespokeSettings, output: Path) -> None:
 
     finished = output / "training_finished"
     if _begin("train", finished):
-        configuration = output / "training.yaml"
-        write_configuration(
-            configuration,
+        train(
+            output,
             num_epochs=settings.epochs,
             embedding_dimension=settings.width,
             seed=settings.seed,
             **loss_weights(len(read_label_file(output / "labels.h5").atomic_numbers)),
         )
-        train(output, configuration, settings.epochs)
         finished.touch()
 
 
@@ -113,7 +112,7 @@ def _evaluate(output: Path) -> Dict[str, Any]:
     path = output / "evaluation.json"
     if _begin("validate on held-out runs", path):
         from dkmp_plugin.evaluation.held_out import evaluate_held_out
-        from dkmp_plugin.evaluation.prediction import best_checkpoint
+        from dkmp_plugin.training.log_dir import best_checkpoint
 
         checkpoint = best_checkpoint(output / "training")
         with replaced_on_success(output / "best.ckpt") as temporary:

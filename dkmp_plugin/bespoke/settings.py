@@ -7,14 +7,11 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from dkmp_plugin.bespoke.training import width_divisor
 from dkmp_plugin.files import replaced_on_success, sha256_of
+from dkmp_plugin.labeling.amber import check_prmtop, coordinates_beside, read_amber
 from dkmp_plugin.labeling.campaign import SamplingRun, plan_runs
-from dkmp_plugin.labeling.molecule import (
-    Molecule,
-    check_prmtop,
-    coordinates_beside,
-    read_amber,
-    read_sdf,
-)
+from dkmp_plugin.labeling.molecule import Molecule
+from dkmp_plugin.labeling.sdf import read_sdf
+from dkmp_plugin.seeds import check_seed
 
 _SDF_SUFFIXES = (".sdf", ".mol")
 
@@ -62,8 +59,7 @@ class BespokeSettings:
                 f"width: {self.width} was given, a positive multiple of {divisor}, the number of heads, is "
                 "expected"
             )
-        if self.seed < 0:
-            raise ValueError(f"seed: {self.seed} was given, at least 0 is expected")
+        check_seed(self.seed)
         if not self.temperatures or min(self.temperatures) <= 0:
             raise ValueError(f"temperatures: {self.temperatures} was given, positive numbers are expected")
         if self.from_sdf and (self.residue or self.coordinates):

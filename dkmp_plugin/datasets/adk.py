@@ -1,13 +1,16 @@
 """Adenylate kinase (3341 atoms) in two protocols: ``dataset: DKMPAdK``."""
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, List, Sequence, Tuple, Union
 
 from dkmp_plugin.datasets.frame_pairs import FramePairs
+from dkmp_plugin.datasets.run import Run
 from dkmp_plugin.datasets.sampling import Sampling
 from dkmp_plugin.datasets.trajectory import refuse_shared_runs, superpose_runs, without_drift
-from dkmp_plugin.datasets.trajectory_files import Run, load_runs, load_topology
+from dkmp_plugin.datasets.trajectory_files import load_runs, load_topology
+from dkmp_plugin.optional import require
 
 PROTOCOLS = ("dims", "equilibrium")
 # The benchmark's 855 backbone atoms leave out the oxygens of the C-terminal carboxylate.
@@ -23,15 +26,12 @@ def dims_test_files() -> Tuple[Path, Path, Path]:
     """Topology and the two DIMS runs of the PyPI package MDAnalysisTests.
 
     Raises:
-        ValueError: the package is not installed.
+        MissingPackageError: the package is not installed.
     """
+    require("MDAnalysisTests", "DKMPAdK")
     # Found without importing it: the package itself would import MDAnalysis.
     package = importlib.util.find_spec("MDAnalysisTests")
-    if package is None or not package.submodule_search_locations:
-        raise ValueError(
-            "DKMPAdK: DIMS runs 1 and 2 come with the package MDAnalysisTests, which is not installed; "
-            "run: pip install --no-deps MDAnalysisTests"
-        )
+    assert package is not None and package.submodule_search_locations
     data = Path(next(iter(package.submodule_search_locations))) / "data"
     return data / "adk.psf", data / "adk_dims.dcd", data / "adk_dims2.dcd"
 
@@ -80,7 +80,7 @@ class DKMPAdK(FramePairs):
             selection = BACKBONE
         if protocol == "dims":
             names = [(files,) if isinstance(files, str) else tuple(files) for files in (val, test)]
-            parts = _dims_runs(folder, selection, *names)
+            parts = _dims_runs(folder, selection, options.lag + 1, *names)
         elif protocol == "equilibrium":
             parts = _equilibrium_runs(folder, selection)
         else:
@@ -100,7 +100,9 @@ class DKMPAdK(FramePairs):
         )
 
 
-def _dims_runs(folder: Path, selection: str, val: Tuple[str, ...], test: Tuple[str, ...]) -> List[List[Run]]:
+def _dims_runs(
+    folder: Path, selection: str, min_frames: int, val: Tuple[str, ...], test: Tuple[str, ...]
+) -> List[List[Run]]:
     psf, first, second = dims_test_files()
     topology = load_topology(psf)
     packaged = {"run1": first, "run2": second}
@@ -108,7 +110,11 @@ def _dims_runs(folder: Path, selection: str, val: Tuple[str, ...], test: Tuple[s
     train = [path for path in packaged.values() if path not in held_out]
     files = {"train": train, "val": held_out[: len(val)], "test": held_out[len(val) :]}
     parts = {
-        part: [(path, run) for path in paths for run in load_runs(path, topology, selection)]
+        part: [
+            (path, run)
+            for path in paths
+            for run in load_runs(path, topology, selection, min_frames=min_frames)
+        ]
         for part, paths in files.items()
     }
     refuse_shared_runs(parts)
@@ -126,18 +132,18 @@ def _equilibrium_runs(folder: Path, selection: str) -> List[List[Run]]:
     return [[part] for part in chronological_parts(runs[0])]
 
 
-def chronological_parts(run: Run, fractions: Tuple[float, float] = (0.6, 0.2)) -> List[Run]:
-    """A run cut into a training, a validation and a test part, in this order in time.
+def chronological_parts(run: Run) -> List[Run]:
+    """A run cut into a training, a validation and a test part, in this order in time: 60, 20 and 20 %.
 
     Args:
         run: the run.
-        fractions: shares of training and validation; the rest is test.
     """
     total = len(run.positions)
-    first = round(fractions[0] * total)
-    second = round((fractions[0] + fractions[1]) * total)
+    first = round(0.6 * total)
+    second = round(0.8 * total)
     parts: List[Run] = []
     for name, start, stop in (("train", 0, first), ("val", first, second), ("test", second, total)):
         boxes = None if run.boxes is None else run.boxes[start:stop]
-        parts.append(Run(f"{run.name} ({name})", run.numbers, run.positions[start:stop], boxes))
+        positions = run.positions[start:stop]
+        parts.append(replace(run, name=f"{run.name} ({name})", positions=positions, boxes=boxes))
     return parts

@@ -1,7 +1,8 @@
 """The keys of ``dataset_arg``: torchmd-net hands them to the dataset as keyword arguments."""
 
 import inspect
-from typing import Iterable
+from numbers import Integral
+from typing import Any, Iterable
 
 
 def refuse_unknown_arguments(dataset: type, given: Iterable[str], more: Iterable[str] = ()) -> None:
@@ -26,3 +27,18 @@ def refuse_unknown_arguments(dataset: type, given: Iterable[str], more: Iterable
             f"dataset_arg: {', '.join(map(repr, unknown))} is unknown to {dataset.__name__}, which takes "
             f"{', '.join(name for name in known if name != 'root')}; correct the name"
         )
+
+
+def check_whole_number(name: str, value: Any, least: int) -> None:
+    """Refuses what is no whole number of at least ``least``.
+
+    Args:
+        name: The key.
+        value: What was given.
+        least: Smallest possible value.
+
+    Raises:
+        ValueError: another type, or a smaller number.
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name}: {value!r} was given, a whole number of at least {least} is expected")

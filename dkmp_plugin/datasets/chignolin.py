@@ -8,6 +8,7 @@ import numpy as np
 from dkmp_plugin.datasets.energy_forces import EnergyForces, read_splits
 from dkmp_plugin.datasets.labelled_structures import LabelledStructures
 from dkmp_plugin.datasets.npz import open_archive
+from dkmp_plugin.units import ANGSTROM_PER_BOHR, energy_factor
 
 FILE = "chignolin.npz"
 SOURCE = (
@@ -15,9 +16,6 @@ SOURCE = (
     "https://github.com/microsoft/AI2BMD (described in chignolin_data/README.md there)"
 )
 LEVEL_OF_THEORY = "DFT (Gaussian 16; AI2BMD's Chignolin set)"
-# CODATA 2018.
-KILOCALORIE_PER_MOLE_IN_HARTREE = 1 / 627.5094740631
-ANGSTROM_IN_BOHR = 1 / 0.529177210903
 
 
 def read_chignolin(path: Path) -> LabelledStructures:
@@ -31,13 +29,14 @@ def read_chignolin(path: Path) -> LabelledStructures:
     """
     arrays = open_archive(path, ["R", "Z", "N", "E", "F"], SOURCE)
     gradients = arrays["F"].astype(np.float64)
+    in_kcal = energy_factor("hartree", "kcal/mol")
     try:
         return LabelledStructures(
             atom_counts=arrays["N"].astype(np.int64).reshape(-1),
             atomic_numbers=arrays["Z"].astype(np.int64).reshape(-1),
             positions=arrays["R"],
-            energies=arrays["E"].astype(np.float64).reshape(-1) / KILOCALORIE_PER_MOLE_IN_HARTREE,
-            forces=-gradients / KILOCALORIE_PER_MOLE_IN_HARTREE * ANGSTROM_IN_BOHR,
+            energies=arrays["E"].astype(np.float64).reshape(-1) * in_kcal,
+            forces=-gradients * (in_kcal / ANGSTROM_PER_BOHR),
             energy_unit="kcal/mol",
         )
     except ValueError as error:

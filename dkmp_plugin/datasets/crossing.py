@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dkmp_plugin.datasets.trajectory_files import Run, same_atoms, superpose
+from dkmp_plugin.datasets.run import Run, same_atoms
+from dkmp_plugin.superposition import superpose
 
 __all__ = ["Crossing"]
 
@@ -67,7 +68,7 @@ class Crossing:
             target = np.asarray(self.runs[number].positions[frame], dtype=np.float32)
             run = self.runs[other].positions
             candidates = np.asarray(run[: len(run) - self.lag], dtype=np.float32)
-            fitted = superpose(candidates, target, each_frame=True)
+            fitted = superpose(candidates, target)
             match = int(np.square(fitted - target).mean(axis=(1, 2)).argmin())
             frames: List[int] = [match, max(match - self.lag, 0), match + self.lag]
             here, before, after = superpose(

@@ -10,11 +10,10 @@ from torch import Tensor
 from torch_geometric.data import Data, Dataset
 
 from dkmp_plugin.datasets.arguments import refuse_unknown_arguments
-from dkmp_plugin.datasets.labelled_structures import (
-    LabelledStructures,
+from dkmp_plugin.datasets.label_checks import check_total_charge
+from dkmp_plugin.datasets.labelled_structures import LabelledStructures, join_structures
+from dkmp_plugin.datasets.reference_energies import (
     check_reference_energies,
-    check_total_charge,
-    join_structures,
     least_squares_reference_energies,
 )
 

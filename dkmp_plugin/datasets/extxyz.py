@@ -6,17 +6,16 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 import numpy as np
 
 from dkmp_plugin.datasets.energy_forces import EnergyForces, Files, read_splits
-from dkmp_plugin.datasets.labelled_structures import LabelledStructures, check_total_charge
+from dkmp_plugin.datasets.label_checks import check_total_charge
+from dkmp_plugin.datasets.labelled_structures import LabelledStructures
 
 # What a structure's total charge is called in its comment line.
 _CHARGE_KEYS = ("charge", "total_charge")
 
 
 def _read_frames(path: Path) -> List[Any]:
-    try:
-        import ase.io
-    except ImportError as error:
-        raise ImportError("extended XYZ files need ASE: pip install ase") from error
+    import ase.io
+
     if not path.is_file():
         raise ValueError(f"there is no file {path}; correct dataset_root or the file name")
     try:

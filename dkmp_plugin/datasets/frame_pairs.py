@@ -1,7 +1,7 @@
 """Structure-to-structure samples: a frame, and the displacement to the frame ``lag`` later in its run."""
 
 from dataclasses import fields
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -10,11 +10,10 @@ from torch_geometric.data import Data, Dataset
 
 from dkmp_plugin.datasets.arguments import refuse_unknown_arguments
 from dkmp_plugin.datasets.crossing import Crossing
+from dkmp_plugin.datasets.run import Run, mean_structure
+from dkmp_plugin.datasets.run_borders import same_spacing
 from dkmp_plugin.datasets.sampling import Sampling
-from dkmp_plugin.datasets.trajectory_files import Run, mean_structure
 from dkmp_plugin.ops import distance_ranks
-
-SPLITS = ("train", "val", "test")
 
 
 class FramePairs(Dataset):
@@ -36,8 +35,8 @@ class FramePairs(Dataset):
         metadata: What a checkpoint should record.
 
     Raises:
-        ValueError: no training run, a lag that does not fit into a run, runs that cannot be crossed, or
-            augmentation that turns periodic structures.
+        ValueError: no training run, a lag that does not fit into a run, different times between frames,
+            runs that cannot be crossed, or augmentation that turns periodic structures.
     """
 
     def __new__(cls, *_: Any, **arguments: Any) -> "FramePairs":
@@ -72,7 +71,14 @@ class FramePairs(Dataset):
         self._items: List[Tuple[int, int]] = []
         self.split_indices = self._split(runs)
         self._num_training = len(self.split_indices[0])
-        self.metadata = {"lag": lag, "kind": "frame pairs", **(metadata or {})}
+        self.metadata = {
+            "lag": lag,
+            "kind": "frame pairs",
+            "num_neighbors": sampling.num_neighbors,
+            "rerank_interval": sampling.rerank_interval,
+            **_what_runs_declare(self.runs),
+            **(metadata or {}),
+        }
 
     def _split(
         self, runs: Tuple[Sequence[Run], Sequence[Run], Sequence[Run]]
@@ -94,9 +100,11 @@ class FramePairs(Dataset):
         run = self.runs[number]
         training = idx < self._num_training
         pos, target, previous = self._frames(number, frame, training)
+        if training and self.sampling.augment_noise > 0:
+            pos = pos + self.sampling.augment_noise * torch.randn_like(pos)
         item = Data(z=torch.from_numpy(run.numbers), pos=pos, y=target - pos)
         if self.sampling.previous or (self.sampling.pushforward and training):
-            # Without an earlier frame the frame itself stands in: no displacement, no pushforward.
+            # Without an earlier frame the input itself stands in: no displacement, no pushforward.
             item.previous = pos if previous is None else previous
         if self._mean is not None:
             item.reference = self._mean
@@ -106,7 +114,7 @@ class FramePairs(Dataset):
             item.box = torch.from_numpy(np.array(run.boxes[frame])).unsqueeze(0)
         if self.sampling.num_neighbors > 0:
             item.neighbors = self._neighbors(number, frame)
-        return self._augment(item) if training else item
+        return _turn(item) if training and self.sampling.augment_rotation else item
 
     def _frames(self, number: int, frame: int, training: bool) -> Tuple[Tensor, Tensor, Optional[Tensor]]:
         """Input, target and the frame before the input, if there is one."""
@@ -129,18 +137,26 @@ class FramePairs(Dataset):
             self._ranks[number, source] = distance_ranks(pos, self.sampling.num_neighbors, None, box).int()
         return self._ranks[number, source]
 
-    def _augment(self, item: Data) -> Data:
-        if self.sampling.augment_noise > 0:
-            noise = self.sampling.augment_noise * torch.randn_like(item.pos)
-            item.pos, item.y = item.pos + noise, item.y - noise
-        if self.sampling.augment_rotation:
-            rotation = random_rotation()
-            center = item.pos.mean(0)
-            if "previous" in item:
-                item.previous = (item.previous - center) @ rotation.T + center
-            item.pos = (item.pos - center) @ rotation.T + center
-            item.y = item.y @ rotation.T
-        return item
+
+def _what_runs_declare(runs: Sequence[Run]) -> Dict[str, Any]:
+    """Time between frames, where known, and elements, where all runs are in memory, for the metadata.
+
+    Raises:
+        ValueError: runs differ in the time between frames.
+    """
+    declared: Dict[str, Any] = {}
+    known = [run for run in runs if run.spacing is not None]
+    for run in known[1:]:
+        if not same_spacing(run.spacing, known[0].spacing):
+            raise ValueError(
+                f"{known[0].name} has {known[0].spacing:g} ps between frames, {run.name} has "
+                f"{run.spacing:g}: lag would mean different times; give files of one spacing"
+            )
+    if known:
+        declared["picoseconds_per_frame"] = known[0].spacing
+    if all(isinstance(run, Run) for run in runs):
+        declared["elements"] = sorted({int(number) for run in runs for number in np.unique(run.numbers)})
+    return declared
 
 
 def refuse_with_boxes(**options: Any) -> None:
@@ -162,6 +178,17 @@ def _average(run: Run, frame: int, width: int) -> Tensor:
     width = min(width, frame, len(run.positions) - 1 - frame)
     frames = [run.positions[index] for index in range(frame - width, frame + width + 1)]
     return torch.from_numpy(np.mean(np.asarray(frames, dtype=np.float32), axis=0))
+
+
+def _turn(item: Data) -> Data:
+    """The item in a random orientation, about the centroid of its input."""
+    rotation = random_rotation()
+    center = item.pos.mean(0)
+    for name in ("pos", "previous"):
+        if name in item:
+            item[name] = (item[name] - center) @ rotation.T + center
+    item.y = item.y @ rotation.T
+    return item
 
 
 def random_rotation() -> Tensor:

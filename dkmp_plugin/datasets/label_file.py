@@ -19,8 +19,13 @@ from typing import Any, Dict, List, Optional, Sequence, Union
 import h5py
 import numpy as np
 
-from dkmp_plugin.config import ENERGY_UNITS
-from dkmp_plugin.datasets.labelled_structures import check_total_charge, least_squares_reference_energies
+from dkmp_plugin.datasets.label_checks import (
+    check_atomic_numbers,
+    check_energy_unit,
+    check_finite,
+    check_total_charge,
+)
+from dkmp_plugin.datasets.reference_energies import check_covered, fit_reference_energies
 from dkmp_plugin.files import replaced_on_success
 
 FORMAT = "dkmp-labels"
@@ -40,7 +45,7 @@ class LabelledConformations:
         energies: (M,) total energies in ``energy_unit``.
         forces: (M, N, 3) in ``energy_unit`` per Å.
         run: (M,) index of the independent sampling run each conformation came from.
-        energy_unit: one of ``ENERGY_UNITS``.
+        energy_unit: one of ``dkmp_plugin.units.ENERGY_UNITS``.
         level_of_theory: the method and program the labels come from, e.g. ``GFN2-xTB (tblite 0.8.0)``.
         total_charge: in elementary charges.
         sampling: how the conformations were made; ``sampling["runs"]`` lists one entry per run with at
@@ -93,27 +98,11 @@ class LabelledConformations:
 
     def _check_values(self) -> None:
         for name in ("positions", "energies", "forces", "boxes"):
-            values = getattr(self, name)
-            if values is None:
-                continue
-            bad = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
-            if bad.size:
-                raise ValueError(
-                    f"{name} hold NaN or infinity in {bad.size} of {len(values)} conformations "
-                    f"(first: {bad[0]}); remove or relabel them"
-                )
-        if self.energy_unit not in ENERGY_UNITS:
-            raise ValueError(
-                f"energy_unit is {self.energy_unit!r}, expected one of {', '.join(ENERGY_UNITS)}"
-            )
-        elements = set(self.elements)
-        if min(elements) < 1 or max(elements) > 118:
-            raise ValueError(f"atomic_numbers hold {sorted(elements)}, expected numbers from 1 to 118")
-        uncovered = elements - set(self.reference_energies)
-        if self.reference_energies and uncovered:
-            raise ValueError(
-                f"reference_energies lack the elements {sorted(uncovered)} that the molecule has"
-            )
+            check_finite(name, getattr(self, name), np.arange(len(self)))
+        check_energy_unit(self.energy_unit)
+        check_atomic_numbers(self.elements)
+        if self.reference_energies:
+            check_covered(self.elements, self.reference_energies)
         for entry in self.sampling.get("runs", []):
             if entry.get("split") not in SPLITS:
                 raise ValueError(
@@ -135,33 +124,6 @@ class LabelledConformations:
         if not self.reference_energies:
             return 0.0
         return float(sum(self.reference_energies[int(number)] for number in self.atomic_numbers))
-
-    def metadata(self) -> Dict[str, Any]:
-        """What a model trained on the file should remember of it: plain Python values only."""
-        return {
-            "energy_unit": self.energy_unit,
-            "level_of_theory": self.level_of_theory,
-            "total_charge": int(self.total_charge),
-            "elements": self.elements,
-            "reference_energies": dict(self.reference_energies),
-        }
-
-
-def fit_reference_energies(atomic_numbers: np.ndarray, energies: np.ndarray) -> Dict[int, float]:
-    """Per-element energies whose sum comes closest to the given total energies (least squares).
-
-    With one molecule only their sum is determined (the mean energy); the smallest values that give it
-    are taken. They have no physical meaning beyond that sum.
-
-    Args:
-        atomic_numbers: (N,).
-        energies: (M,) total energies of conformations of that molecule.
-
-    Returns:
-        Atomic number -> energy, in the unit of ``energies``.
-    """
-    elements, counts = np.unique(atomic_numbers, return_counts=True)
-    return least_squares_reference_energies(elements.tolist(), counts[None, :], np.array([np.mean(energies)]))
 
 
 def write_label_file(path: Union[str, Path], labels: LabelledConformations) -> None:

@@ -1,11 +1,11 @@
-"""Structures with energies and forces, whatever file they come from: arrays, checks, reference energies."""
+"""Structures with energies and forces, whatever file they come from."""
 
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Dict, List, Optional, Sequence
 
 import numpy as np
 
-from dkmp_plugin.config import ENERGY_UNITS
+from dkmp_plugin.datasets.label_checks import check_atomic_numbers, check_energy_unit, check_finite
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class LabelledStructures:
         positions: (A, 3) in Å.
         energies: (M,) total energies in ``energy_unit``.
         forces: (A, 3) in ``energy_unit`` per Å.
-        energy_unit: one of ``dkmp_plugin.config.ENERGY_UNITS``.
+        energy_unit: one of ``dkmp_plugin.units.ENERGY_UNITS``.
         boxes: (M, 3, 3) box vectors as rows in Å, or None for open boundaries.
         stresses: (M, 3, 3) in ``energy_unit`` per Å^3, or None.
         total_charge: of every structure, in elementary charges; None if unknown.
@@ -38,11 +38,7 @@ class LabelledStructures:
     total_charge: Optional[int] = None
 
     def __post_init__(self) -> None:
-        if self.energy_unit not in ENERGY_UNITS:
-            raise ValueError(
-                f"energy_unit: {self.energy_unit!r} was given, one of {', '.join(ENERGY_UNITS)} is expected; "
-                "say in which unit the energies of the file are"
-            )
+        check_energy_unit(self.energy_unit)
         if len(self.atom_counts) == 0 or min(self.atom_counts) < 1:
             raise ValueError("no structures, or structures without atoms; at least one of each is expected")
         self._check_shapes()
@@ -67,20 +63,12 @@ class LabelledStructures:
                 )
 
     def _check_values(self) -> None:
-        structure_of_atom = np.repeat(np.arange(len(self.atom_counts)), self.atom_counts)
+        structures = np.arange(len(self))
+        structure_of_atom = np.repeat(structures, self.atom_counts)
         for name in ("positions", "energies", "forces", "boxes", "stresses"):
-            values = getattr(self, name)
-            if values is None or np.isfinite(values).all():
-                continue
-            bad = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))
-            if name in ("positions", "forces"):
-                bad = np.unique(structure_of_atom[bad])
-            raise ValueError(
-                f"{name} hold NaN or infinity in {bad.size} of {len(self)} structures (first: {bad[0]}); "
-                "remove or relabel them"
-            )
-        if self.elements[0] < 1 or self.elements[-1] > 118:
-            raise ValueError(f"atomic_numbers hold {self.elements}, numbers from 1 to 118 are expected")
+            rows = structure_of_atom if name in ("positions", "forces") else structures
+            check_finite(name, getattr(self, name), rows)
+        check_atomic_numbers(self.elements)
         if self.boxes is not None and (np.abs(np.linalg.det(self.boxes)) < 1e-6).any():
             raise ValueError("boxes: a box has no volume; three independent vectors as rows are expected")
 
@@ -199,75 +187,3 @@ def _common_charge(parts: Sequence[LabelledStructures]) -> Optional[int]:
             "files of one charge, and give total_charge in dataset_arg for those that do not declare theirs"
         )
     return charges.pop()
-
-
-def check_total_charge(given: Any, name: str = "total_charge") -> int:
-    """A total charge that a user or a file gave, as a plain integer.
-
-    Args:
-        given: The value.
-        name: What to call it in the error.
-
-    Raises:
-        ValueError: it is no whole number.
-    """
-    try:
-        # float(True) is 1.
-        number = float("nan") if isinstance(given, (bool, np.bool_)) else float(given)
-    except (TypeError, ValueError):
-        number = float("nan")
-    if not number.is_integer():
-        plain = given.item() if isinstance(given, np.generic) else given
-        raise ValueError(
-            f"{name}: {plain!r} was given, a whole number of elementary charges is expected, such as 0 or -1"
-        )
-    return int(number)
-
-
-def least_squares_reference_energies(
-    elements: Sequence[int], composition: np.ndarray, energies: np.ndarray
-) -> Dict[int, float]:
-    """Per-element energies whose sum comes closest to the given total energies.
-
-    Where all structures have the same composition only the sum is determined (the mean energy); the smallest
-    values that give it are taken. They have no physical meaning beyond that sum.
-
-    Args:
-        elements: The E elements.
-        composition: (M, E) how often each occurs in each structure.
-        energies: (M,) total energies.
-
-    Returns:
-        Atomic number -> energy, in the unit of ``energies``.
-    """
-    solution, *_ = np.linalg.lstsq(composition.astype(np.float64), energies.astype(np.float64), rcond=None)
-    return {int(element): float(value) for element, value in zip(elements, solution, strict=True)}
-
-
-def check_reference_energies(elements: Sequence[int], given: Mapping[int, float]) -> Dict[int, float]:
-    """Reference energies that a user gave, with plain keys and values.
-
-    Raises:
-        ValueError: an element of the data has none, keys that are no atomic numbers, values that are no
-            energies, or anything else than a mapping.
-    """
-    if not isinstance(given, Mapping):
-        raise ValueError(
-            f"reference_energies: {given!r} was given, an energy for each atomic number is expected, such as "
-            "{1: -13.6, 8: -2040.3}; leave it out for a fit, or give {} for total energies"
-        )
-    references: Dict[int, float] = {}
-    for element, energy in given.items():
-        try:
-            references[int(element)] = float(energy)
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"reference_energies: {element!r}: {energy!r} was given, an atomic number and an energy are "
-                "expected, such as 1: -13.6"
-            ) from error
-    uncovered = sorted(set(elements) - set(references))
-    if uncovered:
-        raise ValueError(
-            f"reference_energies lack the elements {uncovered} that the data has; give one energy for each"
-        )
-    return references

@@ -1,6 +1,7 @@
 """MISATO protein-ligand trajectories (HDF5), read lazily: ``dataset: DKMPMISATO``."""
 
 import os
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple, Union
 
@@ -53,9 +54,10 @@ class _Frames:
 
 
 class _Complex:
-    """One complex of the file with the attributes of :class:`dkmp_plugin.datasets.trajectory_files.Run`."""
+    """One complex of the file with the attributes of :class:`dkmp_plugin.datasets.run.Run`."""
 
     boxes = None
+    spacing = None
 
     def __init__(self, file: _File, name: str, count: int) -> None:
         self._file, self.name = file, name
@@ -63,7 +65,13 @@ class _Complex:
 
     @property
     def numbers(self) -> np.ndarray:
-        return self._file()[self.name][_NUMBERS][:].astype(np.int64)
+        numbers = self._file()[self.name][_NUMBERS][:].astype(np.int64)
+        if numbers.min() < 1:
+            raise ValueError(
+                f"{self.name}: atom {int(numbers.argmin())} has atomic number {numbers.min()}, at least 1 is "
+                "expected; leave this complex out"
+            )
+        return numbers
 
 
 def read_split_list(path: Union[str, Path]) -> List[str]:
@@ -97,7 +105,8 @@ class DKMPMISATO(FramePairs):
         **sampling: see :class:`dkmp_plugin.datasets.sampling.Sampling` (``lag``, ``augment_...``, ...).
 
     Raises:
-        ValueError: missing or damaged files, listed complexes that are not in the file, positions in nm.
+        ValueError: missing or damaged files, listed complexes that are not in the file, or in two lists,
+            positions in nm.
     """
 
     def __init__(
@@ -111,10 +120,11 @@ class DKMPMISATO(FramePairs):
         options = Sampling(**sampling)
         folder = Path(root).expanduser()
         source = _open(folder / file)
+        listed = {split: read_split_list(folder / name) for split, name in SPLIT_FILES.items()}
+        _refuse_shared_complexes(listed)
         parts = []
-        for split, list_name in SPLIT_FILES.items():
+        for split, names in listed.items():
             limit = max_training_atoms if split == "train" else 0
-            names = read_split_list(folder / list_name)
             parts.append(_complexes(source, names, limit, allow_missing))
         if parts[0]:
             _check_units(parts[0][0])
@@ -123,6 +133,16 @@ class DKMPMISATO(FramePairs):
             options,
             {"system": "MISATO", "max_training_atoms": max_training_atoms},
         )
+
+
+def _refuse_shared_complexes(listed: Dict[str, List[str]]) -> None:
+    for first, second in combinations(listed, 2):
+        shared = sorted(set(listed[first]) & set(listed[second]))
+        if shared:
+            raise ValueError(
+                f"{SPLIT_FILES[first]} and {SPLIT_FILES[second]} share {len(shared)} complexes (the first: "
+                f"{shared[0]}); errors on what training has seen say nothing: list each in one of them"
+            )
 
 
 def _open(path: Path) -> _File:

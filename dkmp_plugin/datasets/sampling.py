@@ -1,6 +1,9 @@
 """How frame pairs are drawn from runs: the options that every structure-to-structure dataset shares."""
 
+import math
 from dataclasses import dataclass
+
+from dkmp_plugin.datasets.arguments import check_whole_number
 
 __all__ = ["REFERENCES", "Sampling"]
 
@@ -50,33 +53,39 @@ class Sampling:
     pushforward: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.lag, int) or self.lag < 1:
-            raise ValueError(
-                f"lag: {self.lag!r} was given, a whole number of frames of at least 1 is expected"
-            )
-        for name in ("num_neighbors", "rerank_interval", "augment_noise", "augment_smoothing"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: {getattr(self, name)!r} was given, 0 or more is expected")
+        for name, least in (
+            ("lag", 1),
+            ("num_neighbors", 0),
+            ("rerank_interval", 0),
+            ("augment_smoothing", 0),
+        ):
+            check_whole_number(name, getattr(self, name), least)
+        for name, limit in (("augment_noise", math.inf), ("augment_crossing", 1.0)):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not 0.0 <= value <= limit:
+                expected = "a length in Å" if limit > 1.0 else "a probability (0 to 1)"
+                raise ValueError(f"{name}: {value!r} was given, {expected} is expected")
+        for name in ("augment_rotation", "previous", "pushforward"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}: {getattr(self, name)!r} was given, true or false is expected")
         if self.reference not in REFERENCES:
             raise ValueError(
                 f"reference: {self.reference!r} was given, one of {', '.join(REFERENCES)} is expected"
             )
         if self.previous and self.pushforward:
             raise ValueError("pushforward: true was given with previous: true; only one of them is possible")
-        if not 0.0 <= self.augment_crossing <= 1.0:
-            raise ValueError(
-                f"augment_crossing: {self.augment_crossing!r} was given, a probability is expected (0 to 1)"
-            )
 
-    def check_model(self, canonical_frame: str, memory: bool) -> None:
+    def check_model(self, canonical_frame: str, memory: bool, adds_box: bool = False) -> None:
         """Refuses a model that asks for something items do not hold.
 
         Args:
             canonical_frame: The model's; ``mean`` may come with a structure that the model has kept.
             memory: Whether the model has one.
+            adds_box: Whether the model takes a constant box (``box_vecs``) for items that have none.
 
         Raises:
-            ValueError: items lack the reference or the frame before, in training or in validation.
+            ValueError: items lack the reference or the frame before, in training or in validation, or hold
+                the frame before for a model that has no memory, or have no box where the model adds one.
         """
         if (canonical_frame, self.reference) in (("first", "none"), ("first", "mean"), ("mean", "first")):
             raise ValueError(
@@ -87,4 +96,14 @@ class Sampling:
             raise ValueError(
                 "memory: true needs previous: true in dataset_arg; pushforward, which brings the frame "
                 "before to training items only, is for models without memory"
+            )
+        if self.previous and not memory:
+            raise ValueError(
+                "previous: true is for models with memory: true, which this one lacks; set memory: true, "
+                "remove previous, or set pushforward: true instead to train on the model's own predictions"
+            )
+        if adds_box:
+            raise ValueError(
+                "box_vecs was given, but the trajectories are read without a box: ranks of the dataset would "
+                "ignore it; remove box_vecs, or set periodic: true in dataset_arg for the boxes of the files"
             )

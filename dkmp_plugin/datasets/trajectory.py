@@ -3,19 +3,13 @@
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any, List, Mapping, Sequence, Tuple
+from typing import Any, List, Mapping, Sequence, Tuple, Union
 
-from dkmp_plugin.datasets import trajectory_files
+from dkmp_plugin import superposition
 from dkmp_plugin.datasets.frame_pairs import FramePairs, refuse_with_boxes
+from dkmp_plugin.datasets.run import Run, same_atoms
 from dkmp_plugin.datasets.sampling import Sampling
-from dkmp_plugin.datasets.trajectory_files import (
-    Run,
-    load_runs,
-    load_topology,
-    same_atoms,
-    split_run,
-    superpose,
-)
+from dkmp_plugin.datasets.trajectory_files import load_runs, load_topology, split_run
 
 SUPERPOSITIONS = ("none", "runs", "frames")
 
@@ -39,12 +33,13 @@ def superpose_runs(runs: Sequence[Run], reference: Run, how: str) -> List[Run]:
     if not same_atoms([reference, *runs]):
         raise ValueError("superpose: the runs are of different systems; use superpose: none")
     start = reference.positions[0]
-    return [replace(run, positions=superpose(run.positions, start, how == "frames")) for run in runs]
+    each_frame = how == "frames"
+    return [replace(run, positions=superposition.superpose(run.positions, start, each_frame)) for run in runs]
 
 
 def without_drift(runs: Sequence[Run]) -> List[Run]:
-    """The runs without overall motion; see :func:`trajectory_files.remove_drift`."""
-    return [replace(run, positions=trajectory_files.remove_drift(run.positions)) for run in runs]
+    """The runs without overall motion; see :func:`dkmp_plugin.superposition.remove_drift`."""
+    return [replace(run, positions=superposition.remove_drift(run.positions)) for run in runs]
 
 
 def refuse_shared_runs(parts: Mapping[str, Sequence[Tuple[Path, Run]]]) -> None:
@@ -69,11 +64,25 @@ def refuse_shared_runs(parts: Mapping[str, Sequence[Tuple[Path, Run]]]) -> None:
                 )
 
 
+def _file_names(part: str, files: Union[str, Sequence[str]]) -> List[str]:
+    """The names given for a part, one or several.
+
+    Raises:
+        ValueError: they are no names.
+    """
+    names = [files] if isinstance(files, (str, Path)) else files
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, (str, Path)) for name in names):
+        raise ValueError(f"{part}: {files!r} was given, the name of a file or a list of names is expected")
+    return [str(name) for name in names]
+
+
 class DKMPTrajectory(FramePairs):
-    """Frame pairs of trajectories of one or several systems with one topology.
+    """Frame pairs of trajectories of one system: all files have one topology.
 
     Whole runs go to training, validation or test. A file that holds several replicas one after the other is
-    taken apart where time does not advance or atoms jump; frames are never paired across such a border.
+    taken apart where time does not advance, frames are missing, or atoms jump; frames are never paired across
+    such a border, and runs that are too short for a pair are left out with a warning.
+    Where files have boxes, molecules must be whole, and are followed across the borders of the box.
     The selected atoms of all frames are kept in memory (12 bytes per atom and frame).
 
     Args:
@@ -95,7 +104,7 @@ class DKMPTrajectory(FramePairs):
     Raises:
         ValueError: files that are missing, damaged or do not belong together, a run in two parts, a selection
             that matches nothing, a lag longer than a run, NaN positions, molecules cut by the box, nm taken
-            for Å, or options that turn periodic structures.
+            for Å, files with different times between frames, or options that turn periodic structures.
     """
 
     def __init__(
@@ -116,12 +125,12 @@ class DKMPTrajectory(FramePairs):
         if periodic:
             refuse_with_boxes(superpose=superpose, remove_drift=remove_drift)
         folder = Path(root).expanduser()
-        chemistry = load_topology(folder / topology)
+        chemistry = load_topology(folder / topology if isinstance(topology, (str, Path)) else topology)
         found = {
             part: [
                 (folder / name, run)
-                for name in ([files] if isinstance(files, str) else files)
-                for run in load_runs(folder / name, chemistry, selection, stride, periodic)
+                for name in _file_names(part, files)
+                for run in load_runs(folder / name, chemistry, selection, stride, periodic, options.lag + 1)
             ]
             for part, files in (("train", train), ("val", val), ("test", test))
         }

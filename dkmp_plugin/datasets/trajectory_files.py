@@ -1,13 +1,20 @@
 """Reads and checks molecular-dynamics trajectories: topology + frames -> runs of selected atoms."""
 
-import struct
 import warnings
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, List, Optional, Sequence, Tuple, Union
+from typing import Any, Iterator, List, Optional, Tuple, Union
 
 import numpy as np
+
+from dkmp_plugin.datasets.arguments import check_whole_number
+from dkmp_plugin.datasets.dcd import check_dcd_is_whole
+from dkmp_plugin.datasets.run import Run
+from dkmp_plugin.datasets.run_borders import find_borders, frame_spacing, stores_times
+from dkmp_plugin.datasets.unwrapping import bonds_of, molecules_of, step_lengths, unwrap
+from dkmp_plugin.datasets.xyz import check_xyz_is_whole
+from dkmp_plugin.optional import require
+from dkmp_plugin.units import ANGSTROM_PER_NANOMETER
 
 PathLike = Union[str, Path]
 
@@ -26,26 +33,9 @@ SELECTIONS = {
 _BOND_RANGE = (0.7, 2.6)
 # Topologies with guessed bonds hold a few wrong ones of 4 to 6 Å; a molecule cut by the box is longer.
 _LONGEST_BOND = 10.0
-# A jump is this many times the median step and moves atoms by at least this much (root mean square, Å).
-_JUMP_FACTOR, _JUMP_MINIMUM = 4.0, 1.0
 _CHUNK_FRAMES = 100
-
-
-@dataclass(frozen=True)
-class Run:
-    """One uninterrupted trajectory.
-
-    Attributes:
-        name: File and, where it holds several runs, ``#`` and the number of this one.
-        numbers: (N,) int64 atomic numbers.
-        positions: (T, N, 3) in Å, float32.
-        boxes: (T, 3, 3) box vectors as rows in Å, float32, or None.
-    """
-
-    name: str
-    numbers: np.ndarray
-    positions: np.ndarray
-    boxes: Optional[np.ndarray] = None
+_NAMED_RUNS = 10
+_HDF5_SUFFIXES = (".h5", ".hdf5", ".lh5")
 
 
 def load_topology(path: PathLike) -> Any:
@@ -53,9 +43,13 @@ def load_topology(path: PathLike) -> Any:
 
     Raises:
         ValueError: the file is missing or unreadable.
+        MissingPackageError: mdtraj is not installed.
     """
+    require("mdtraj", "reading topologies and trajectories")
     import mdtraj
 
+    if not isinstance(path, (str, Path)):
+        raise ValueError(f"topology: {path!r} was given, the name of one file is expected")
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such file; a topology (PDB, PSF, prmtop, GRO, ...) is expected")
@@ -80,6 +74,11 @@ def select_atoms(topology: Any, selection: str) -> np.ndarray:
     Raises:
         ValueError: the expression is malformed or matches nothing.
     """
+    if not isinstance(selection, str):
+        raise ValueError(
+            f"selection: {selection!r} was given, one of {', '.join(SELECTIONS)} or an expression in "
+            "mdtraj's selection language is expected, such as 'index 0 to 2'"
+        )
     expression = SELECTIONS.get(selection, selection)
     try:
         atoms = topology.select(expression)
@@ -110,33 +109,8 @@ def atomic_numbers(topology: Any, atoms: np.ndarray) -> np.ndarray:
     return np.array([element.atomic_number for element in elements], dtype=np.int64)
 
 
-def _check_dcd_is_whole(path: Path) -> None:
-    """mdtraj silently drops the last, incomplete frame of a truncated DCD file."""
-    with open(path, "rb") as file:
-        header = file.read(4)
-        if len(header) < 4:
-            raise ValueError(f"{path} is empty; a DCD trajectory is expected")
-        order = "<" if struct.unpack("<i", header)[0] == 84 else ">"
-        record = file.read(84)
-        has_box = struct.unpack(order + "i", record[44:48])[0]
-        file.seek(4, 1)
-        title = struct.unpack(order + "i", file.read(4))[0]
-        file.seek(title + 4, 1)
-        file.seek(4, 1)
-        num_atoms = struct.unpack(order + "i", file.read(4))[0]
-        file.seek(4, 1)
-        start = file.tell()
-    frame = 3 * (4 * num_atoms + 8) + (56 if has_box else 0)
-    remainder = (path.stat().st_size - start) % frame
-    if remainder:
-        raise ValueError(
-            f"{path} is truncated: its last frame has {remainder} of {frame} bytes; copy the file again, or "
-            "cut it to whole frames (mdconvert)"
-        )
-
-
 def read_frames(
-    path: PathLike, topology: Any, atoms: np.ndarray, stride: int = 1
+    path: PathLike, topology: Any, atoms: np.ndarray, stride: int = 1, bonds: Optional[np.ndarray] = None
 ) -> Tuple[np.ndarray, np.ndarray, Optional[np.ndarray]]:
     """Positions of the chosen atoms in all frames; only these atoms are kept in memory.
 
@@ -145,58 +119,97 @@ def read_frames(
         topology: mdtraj topology of the whole system.
         atoms: (n,) indices to keep.
         stride: keep every stride-th frame.
+        bonds: (b, 2) indices of bonded atoms of the whole system, to check; see :func:`check_bonds`.
 
     Returns:
         positions (T, n, 3) in Å, float32; times (T,) in ps; boxes (T, 3, 3) in Å or None.
 
     Raises:
-        ValueError: missing, truncated or unreadable file, or another number of atoms than the topology.
+        ValueError: missing, truncated or unreadable file, another number of atoms than the topology, NaN
+            positions of the chosen atoms, an impossible stride, or as :func:`check_bonds`.
+        MissingPackageError: PyTables is not installed, for HDF5 files of mdtraj.
     """
-    import mdtraj
-
+    check_whole_number("stride", stride, 1)
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such file; a trajectory that mdtraj reads is expected")
-    if path.suffix.lower() == ".dcd":
-        _check_dcd_is_whole(path)
+        pattern = "; patterns are not expanded, name every file" if set("*?[") & set(path.name) else ""
+        raise ValueError(f"{path}: no such file; a trajectory that mdtraj reads is expected{pattern}")
+    if path.suffix.lower() in _HDF5_SUFFIXES:
+        require("tables", f"reading {path}")
+    check_is_whole = {".dcd": check_dcd_is_whole, ".xyz": check_xyz_is_whole}.get(path.suffix.lower())
+    if check_is_whole is not None:
+        check_is_whole(path)
     positions: List[np.ndarray] = []
     times: List[np.ndarray] = []
     boxes: List[np.ndarray] = []
+    num_frames = 0
+    for chunk in _chunks(path, topology, stride):
+        positions.append(ANGSTROM_PER_NANOMETER * chunk.xyz[:, atoms])
+        # NetCDF gives masked arrays.
+        times.append(np.ma.filled(chunk.time, 0.0))
+        chunk_boxes = _boxes(chunk)
+        if chunk_boxes is not None:
+            boxes.append(chunk_boxes)
+        finite = np.isfinite(positions[-1]).all(axis=(1, 2))
+        if not finite.all():
+            raise ValueError(
+                f"{path}: frame {num_frames + int(np.argmin(finite))} holds NaN or infinite positions; "
+                "leave it out"
+            )
+        if bonds is not None:
+            check_bonds(str(path), ANGSTROM_PER_NANOMETER * chunk.xyz, bonds, chunk_boxes, num_frames)
+        num_frames += len(chunk)
+    if not positions:
+        raise ValueError(f"{path} holds no frames")
+    together = np.concatenate(positions).astype(np.float32)
+    box = np.concatenate(boxes).astype(np.float32) if len(boxes) == len(positions) else None
+    return together, np.concatenate(times), box
+
+
+def _chunks(path: Path, topology: Any, stride: int) -> Iterator[Any]:
+    """Pieces of a trajectory as mdtraj gives them, all atoms in nm."""
+    import mdtraj
+
     try:
         for chunk in mdtraj.iterload(str(path), chunk=_CHUNK_FRAMES, top=topology, stride=stride):
-            positions.append(10.0 * chunk.xyz[:, atoms])
-            times.append(chunk.time)
-            if chunk.unitcell_vectors is not None:
-                boxes.append(10.0 * chunk.unitcell_vectors)
+            # Formats that hold a topology of their own are read with that.
+            if chunk.n_atoms != topology.n_atoms:
+                raise ValueError(f"it has {chunk.n_atoms} atoms")
+            yield chunk
     except (OSError, ValueError, RuntimeError, TypeError, IndexError) as error:
         raise ValueError(
             f"{path} cannot be read with a topology of {topology.n_atoms} atoms: {error}; check that both "
             "files belong together and that the trajectory is complete"
         ) from error
-    if not positions:
-        raise ValueError(f"{path} holds no frames")
-    together = np.concatenate(positions).astype(np.float32)
-    box = np.concatenate(boxes).astype(np.float32) if boxes else None
-    return together, np.concatenate(times), box
 
 
-def check_frames(
-    name: str, positions: np.ndarray, bonds: np.ndarray, boxes: Optional[np.ndarray] = None
+def _boxes(chunk: Any) -> Optional[np.ndarray]:
+    """Box vectors (T, 3, 3) in Å, or None; programs also write zeros or 1 Å where there is no box."""
+    if chunk.unitcell_vectors is None:
+        return None
+    vectors = ANGSTROM_PER_NANOMETER * chunk.unitcell_vectors
+    return vectors if (np.abs(np.linalg.det(vectors)) > 1.001).all() else None
+
+
+def check_bonds(
+    name: str,
+    positions: np.ndarray,
+    bonds: np.ndarray,
+    boxes: Optional[np.ndarray] = None,
+    first_frame: int = 0,
 ) -> None:
     """Refuses frames that cannot be what they claim to be.
 
     Args:
         name: What to call the frames in errors.
-        positions: (T, n, 3) in Å.
+        positions: (T, N, 3) in Å.
         bonds: (b, 2) indices of bonded atoms; may be empty.
         boxes: (T, 3, 3) in Å, or None.
+        first_frame: What to call the first frame in errors.
 
     Raises:
-        ValueError: NaN positions, bonds of impossible length (unit mix-up), or molecules cut by the box.
+        ValueError: bonds of impossible length (unit mix-up), or molecules cut by the box.
     """
-    finite = np.isfinite(positions).all(axis=(1, 2))
-    if not finite.all():
-        raise ValueError(f"{name}: frame {int(np.argmin(finite))} holds NaN or infinite positions")
     if len(bonds) == 0:
         return
     lengths = np.linalg.norm(positions[:, bonds[:, 0]] - positions[:, bonds[:, 1]], axis=2)
@@ -206,42 +219,22 @@ def check_frames(
             f"{name}: its bonds have a median length of {median:.3g} Å, about 1 to 1.5 is expected; the file "
             "mixes nm and Å, or the topology belongs to another system"
         )
-    frame, bond = np.unravel_index(int(np.argmax(lengths)), lengths.shape)
+    # Atoms that are not kept may be missing in some frames (NaN).
+    frame, bond = np.unravel_index(int(np.argmax(np.nan_to_num(lengths))), lengths.shape)
     longest = _LONGEST_BOND
     if boxes is not None:
         longest = min(longest, 0.5 * float(np.linalg.norm(boxes, axis=2).min()))
     if lengths[frame, bond] > longest:
         raise ValueError(
-            f"{name}: in frame {frame} atoms {bonds[bond, 0]} and {bonds[bond, 1]} are bonded but "
-            f"{lengths[frame, bond]:.1f} Å apart: a molecule is cut by the periodic box; make molecules "
+            f"{name}: in frame {first_frame + frame} atoms {bonds[bond, 0]} and {bonds[bond, 1]} are bonded "
+            f"but {lengths[frame, bond]:.1f} Å apart: a molecule is cut by the periodic box; make molecules "
             "whole (mdtraj: trajectory.image_molecules(), GROMACS: trjconv -pbc whole)"
         )
 
 
-def find_jumps(positions: np.ndarray, times: np.ndarray) -> List[int]:
-    """Frames at which another replica begins.
-
-    A frame begins a new run where time does not advance, or where the atoms move several times farther than
-    they do in a typical step.
-
-    Args:
-        positions: (T, n, 3) in Å.
-        times: (T,) in ps.
-
-    Returns:
-        Ascending frame numbers, without 0.
-    """
-    if len(positions) < 3:
-        return []
-    steps = np.array([np.sqrt(np.square(after - before).mean()) for before, after in pairwise(positions)])
-    far = (steps > _JUMP_FACTOR * np.median(steps)) & (steps > _JUMP_MINIMUM)
-    return [int(frame) + 1 for frame in np.flatnonzero(far | (np.diff(times) <= 0))]
-
-
-def _bonds_among(topology: Any, atoms: np.ndarray) -> np.ndarray:
-    place = {int(atom): index for index, atom in enumerate(atoms)}
-    pairs = [(place.get(first.index), place.get(second.index)) for first, second in topology.bonds]
-    return np.array([pair for pair in pairs if None not in pair], dtype=np.int64).reshape(-1, 2)
+def _steps(positions: np.ndarray) -> np.ndarray:
+    """Root mean square displacement (T - 1,) from each frame to the next."""
+    return np.array([np.sqrt(np.square(after - before).mean()) for before, after in pairwise(positions)])
 
 
 def split_run(path: Union[str, Path]) -> Tuple[str, Optional[int]]:
@@ -253,9 +246,16 @@ def split_run(path: Union[str, Path]) -> Tuple[str, Optional[int]]:
 
 
 def load_runs(
-    path: PathLike, topology: Any, selection: str = "full", stride: int = 1, periodic: bool = False
+    path: PathLike,
+    topology: Any,
+    selection: str = "full",
+    stride: int = 1,
+    periodic: bool = False,
+    min_frames: int = 1,
 ) -> List[Run]:
     """All uninterrupted runs of one trajectory file.
+
+    Where the file has boxes, molecules are followed across their borders; see :func:`unwrap`.
 
     Args:
         path: trajectory in any format mdtraj reads; ``FILE#2`` takes only the third run in it.
@@ -263,99 +263,63 @@ def load_runs(
         selection: see :func:`select_atoms`.
         stride: keep every stride-th frame.
         periodic: keep the boxes.
+        min_frames: of several runs, shorter ones are left out with a warning, unless ``FILE#2`` names one.
 
     Raises:
-        ValueError: see :func:`read_frames`, :func:`check_frames`, :func:`select_atoms`; or no such run.
+        ValueError: see :func:`read_frames`, :func:`check_bonds`, :func:`select_atoms`; no such run; or all of
+            several runs are too short.
+        MissingPackageError: see :func:`read_frames`.
     """
     name, wanted = split_run(path)
     atoms = select_atoms(topology, selection)
-    positions, times, boxes = read_frames(name, topology, atoms, stride)
-    check_frames(name, positions, _bonds_among(topology, atoms), boxes)
+    bonds = bonds_of(topology)
+    molecules = molecules_of(bonds, topology.n_atoms)
+    # Selections without bonds among themselves, too, belong to molecules that must be whole.
+    bonds = bonds[np.isin(molecules[bonds[:, 0]], molecules[atoms])]
+    positions, times, boxes = read_frames(name, topology, atoms, stride, bonds)
     if periodic and boxes is None:
         raise ValueError(f"{name} has no periodic box; set periodic: false")
     numbers = atomic_numbers(topology, atoms)
-    borders = [0, *find_jumps(positions, times), len(positions)]
-    runs = [
-        Run(
-            Path(name).name if len(borders) == 2 else f"{Path(name).name}#{index}",
-            numbers,
-            positions[start:stop],
-            boxes[start:stop] if periodic and boxes is not None else None,
+    molecules = molecules[atoms]
+    steps = _steps(positions) if boxes is None else step_lengths(positions, boxes, molecules)
+    knows_times = stores_times(Path(name), times, stride)
+    borders = [0, *find_borders(steps, times, knows_times), len(positions)]
+    runs = []
+    for index, (start, stop) in enumerate(pairwise(borders)):
+        if boxes is not None:
+            # Each run by itself: the replica before says nothing about the images of its first frame.
+            unwrap(positions[start:stop], boxes[start:stop], molecules)
+        runs.append(
+            Run(
+                Path(name).name if len(borders) == 2 else f"{Path(name).name}#{index}",
+                numbers,
+                positions[start:stop],
+                boxes[start:stop] if periodic and boxes is not None else None,
+                frame_spacing(times[start:stop]) if knows_times else None,
+            )
         )
-        for index, (start, stop) in enumerate(pairwise(borders))
-    ]
     if wanted is None:
-        return runs
+        return _long_enough(name, runs, min_frames) if len(runs) > 1 else runs
     if wanted >= len(runs):
         raise ValueError(f"{path}: the file holds runs #0 to #{len(runs) - 1}")
     return [runs[wanted]]
 
 
-def superpose(positions: np.ndarray, reference: np.ndarray, each_frame: bool) -> np.ndarray:
-    """Rigidly moves a run onto a reference structure.
-
-    Args:
-        positions: (T, n, 3) in Å.
-        reference: (n, 3) in Å.
-        each_frame: superpose every frame on its own (removes tumbling); otherwise the motion that superposes
-            the first frame is applied to all.
-
-    Returns:
-        (T, n, 3) float32.
-    """
-    from scipy.spatial.transform import Rotation
-
-    target = reference - reference.mean(axis=0)
-    moved = np.empty_like(positions)
-    rotation, shift = None, None
-    for index, frame in enumerate(positions.astype(np.float64)):
-        if rotation is None or each_frame:
-            shift = frame.mean(axis=0)
-            rotation, _ = Rotation.align_vectors(target, frame - shift)
-        moved[index] = rotation.apply(frame - shift) + reference.mean(axis=0)
-    return moved
-
-
-def remove_drift(positions: np.ndarray) -> np.ndarray:
-    """Superposes every frame of a run onto the one before: no overall motion, the path itself stays.
-
-    Args:
-        positions: (T, n, 3) in Å.
-
-    Returns:
-        (T, n, 3) float32; the first frame as given.
-    """
-    moved = positions.copy()
-    for index in range(1, len(positions)):
-        moved[index] = superpose(positions[index : index + 1], moved[index - 1], each_frame=True)[0]
-    return moved
-
-
-def same_atoms(runs: Sequence[Run]) -> bool:
-    """Whether all runs are of the same system."""
-    return all(np.array_equal(run.numbers, runs[0].numbers) for run in runs)
-
-
-def mean_structure(runs: Sequence[Run], iterations: int = 3) -> np.ndarray:
-    """Mean over all frames of runs of one system, superposed on it.
-
-    Args:
-        runs: the runs.
-        iterations: superpositions: first on the first frame, then each time on the mean so far.
-
-    Returns:
-        (n, 3) in Å, float32, oriented as the first frame of the first run.
-
-    Raises:
-        ValueError: the runs are of different systems.
-    """
-    if not same_atoms(runs):
-        raise ValueError("reference: mean needs runs of one system; use reference: first")
-    mean = np.asarray(runs[0].positions[0], dtype=np.float64)
-    count = sum(len(run.positions) for run in runs)
-    for _ in range(iterations):
-        total = [
-            superpose(run.positions, mean, each_frame=True).sum(axis=0, dtype=np.float64) for run in runs
-        ]
-        mean = np.sum(total, axis=0) / count
-    return mean.astype(np.float32)
+def _long_enough(path: str, runs: List[Run], min_frames: int) -> List[Run]:
+    """The runs of a file that have at least so many frames; a warning names the others."""
+    kept = [run for run in runs if len(run.positions) >= min_frames]
+    if not kept:
+        longest = max(len(run.positions) for run in runs)
+        raise ValueError(
+            f"{path} is interrupted {len(runs) - 1} times, and its longest run has {longest} frames, at "
+            f"least {min_frames} are needed; lower lag, or give a trajectory with fewer gaps"
+        )
+    short = [f"{run.name} ({len(run.positions)})" for run in runs if len(run.positions) < min_frames]
+    if short:
+        named = ", ".join(short[:_NAMED_RUNS]) + (", ..." if len(short) > _NAMED_RUNS else "")
+        warnings.warn(
+            f"{path}: {len(short)} of its {len(runs)} runs have fewer than the {min_frames} frames that are "
+            f"needed and are left out: {named}",
+            stacklevel=3,
+        )
+    return kept

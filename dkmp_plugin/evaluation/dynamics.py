@@ -1,10 +1,9 @@
 """What a stretch of dynamics says about a group of atoms: temperature and internal deviation."""
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
-# kJ/mol per (dalton nm²/ps²) is 1, so only the gas constant is needed.
-_GAS_CONSTANT = 8.31446261815324e-3  # kJ/mol/K
+from dkmp_plugin.superposition import superpose
+from dkmp_plugin.units import GAS_CONSTANT
 
 
 def temperature(velocities: np.ndarray, masses: np.ndarray) -> float:
@@ -14,8 +13,9 @@ def temperature(velocities: np.ndarray, masses: np.ndarray) -> float:
         velocities: (N, 3) in nm/ps.
         masses: (N,) in dalton.
     """
+    # In kJ/mol, which is dalton nm²/ps².
     kinetic_energy = 0.5 * float((masses[:, None] * velocities**2).sum())
-    return 2.0 * kinetic_energy / (3 * len(masses) * _GAS_CONSTANT)
+    return 2.0 * kinetic_energy / (3 * len(masses) * GAS_CONSTANT)
 
 
 def internal_rmsd(positions: np.ndarray, reference: np.ndarray) -> float:
@@ -25,7 +25,5 @@ def internal_rmsd(positions: np.ndarray, reference: np.ndarray) -> float:
         positions: (N, 3).
         reference: (N, 3).
     """
-    centred = positions - positions.mean(axis=0)
-    reference_centred = reference - reference.mean(axis=0)
-    rotation, _ = Rotation.align_vectors(reference_centred, centred)
-    return float(np.sqrt(np.square(rotation.apply(centred) - reference_centred).sum(axis=1).mean()))
+    (moved,) = superpose(positions[None], reference)
+    return float(np.sqrt(np.square(moved - reference).sum(axis=1).mean()))

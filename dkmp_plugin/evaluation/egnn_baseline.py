@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dkmp_plugin.datasets.frame_pairs import FramePairs
 from dkmp_plugin.ops import distance_ranks
+from dkmp_plugin.optional import require
 
 __all__ = ["EGNNBaseline", "EGNNPredictor", "train_egnn"]
 
@@ -27,19 +28,16 @@ class EGNNBaseline(nn.Module):
         max_z: Number of elements the embedding holds.
 
     Raises:
-        ValueError: the package egnn-pytorch is not installed.
+        MissingPackageError: egnn-pytorch is not installed.
     """
 
     def __init__(
         self, hidden_channels: int = 32, num_layers: int = 4, num_neighbors: int = 16, max_z: int = 100
     ) -> None:
         super().__init__()
-        try:
-            from egnn_pytorch import EGNN_Sparse
-        except ImportError as error:
-            raise ValueError(
-                "the EGNN baseline needs egnn-pytorch; run: pip install egnn-pytorch einops"
-            ) from error
+        require("egnn_pytorch", "the EGNN baseline")
+        from egnn_pytorch import EGNN_Sparse
+
         self.num_neighbors = num_neighbors
         self.embedding = nn.Embedding(max_z, hidden_channels)
         self.layers = nn.ModuleList(
@@ -83,7 +81,8 @@ def train_egnn(
         The trained baseline; the number of steps and passes over the data.
 
     Raises:
-        ValueError: egnn-pytorch is not installed, or the dataset brings no neighbours along.
+        ValueError: the dataset brings no neighbours along.
+        MissingPackageError: egnn-pytorch is not installed.
     """
     if data.sampling.num_neighbors == 0:
         raise ValueError("train_egnn: the dataset has num_neighbors = 0; set it to 16 or more")

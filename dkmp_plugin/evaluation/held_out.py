@@ -11,12 +11,12 @@ from torchmdnet.models.model import load_model
 from dkmp_plugin.datasets import DKMPHDF5
 from dkmp_plugin.datasets.label_file import LabelledConformations, read_label_file, split_indices
 from dkmp_plugin.device import resolve_device
+from dkmp_plugin.evaluation.html_page import Table
 from dkmp_plugin.evaluation.metrics import energy_force_errors, trivial_baseline
 from dkmp_plugin.evaluation.prediction import predict
-from dkmp_plugin.evaluation.report import Table
 from dkmp_plugin.models.elements import check_elements
-from dkmp_plugin.simulation.checkpoint import read_contents
-from dkmp_plugin.simulation.units import kilojoule_per_mole
+from dkmp_plugin.training.checkpoint import read_contents
+from dkmp_plugin.units import energy_factor
 
 
 def evaluate_held_out(
@@ -48,7 +48,7 @@ def evaluate_held_out(
     declared = _declared_data(checkpoint)
     _check_charge(declared, labelled, checkpoint, labels)
     trained_unit = declared.get("energy_unit", labelled.energy_unit)
-    factor = kilojoule_per_mole(trained_unit) / kilojoule_per_mole(labelled.energy_unit)
+    factor = energy_factor(trained_unit, labelled.energy_unit)
     model = load_model(str(checkpoint), derivative=True, device=place).eval()
     check_elements(labelled.elements, _trained_elements(model, declared, labelled), str(checkpoint))
     predicted_energies, predicted_forces = predict(model, DKMPHDF5(str(labels)), test.tolist())

@@ -6,7 +6,7 @@ from typing import Dict, Union
 
 import numpy as np
 
-from dkmp_plugin.evaluation.report import Panel, plot_over_time
+from dkmp_plugin.evaluation.time_plot import Panel, plot_over_time
 
 # What the panels show, and the unit beside that of the energies.
 _CURVES = {"val_y_l1_loss": ("energy MAE", ""), "val_neg_dy_l1_loss": ("force MAE", "/Å")}

@@ -10,11 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dkmp_plugin.datasets.arguments import check_whole_number
 from dkmp_plugin.device import resolve_device
 from dkmp_plugin.evaluation.trajectory_metrics import average_mse, final_mse, next_mse
 from dkmp_plugin.files import replaced_on_success
 from dkmp_plugin.models.elements import check_elements
+from dkmp_plugin.units import ANGSTROM_PER_NANOMETER
 
+# Of what mdtraj writes: many frames in one file, and no further package.
+_WRITABLE = (".dcd", ".xtc", ".trr", ".nc", ".pdb", ".gro", ".xyz")
 Predictor = Callable[[np.ndarray, Optional[np.ndarray]], np.ndarray]
 
 
@@ -31,10 +35,11 @@ class FramePredictor:
         rerank_interval: rank anew after this many predictions; 0 for never.
 
     Raises:
-        ValueError: an element that the model has not seen in training.
+        ValueError: an element that the model has not seen in training, or an impossible interval.
     """
 
     def __init__(self, model: Any, numbers: np.ndarray, rerank_interval: int = 0) -> None:
+        check_whole_number("rerank_interval", rerank_interval, 0)
         self.model = model.eval()
         self.device = next(model.parameters()).device
         self.numbers = torch.as_tensor(numbers, dtype=torch.int64, device=self.device)
@@ -235,8 +240,14 @@ def load_displacement_model(checkpoint: Union[str, Path], device: str = "cpu") -
         ValueError: the file is no checkpoint of a ``dkmp-r`` model, or the device is not there.
     """
     place = resolve_device(device)
-    from dkmp_plugin.simulation.checkpoint import load_checkpoint
+    from dkmp_plugin.simulation.torchscript_file import is_exported
+    from dkmp_plugin.training.checkpoint import load_checkpoint
 
+    if is_exported(Path(checkpoint)):
+        raise ValueError(
+            f"{checkpoint} is an exported model; give the checkpoint (.ckpt) of torchmd-train that it was "
+            "made from"
+        )
     model, hyper_parameters, dataset = load_checkpoint(checkpoint)
     if hyper_parameters["model"] != "dkmp-r":
         raise ValueError(
@@ -246,8 +257,21 @@ def load_displacement_model(checkpoint: Union[str, Path], device: str = "cpu") -
     return model.to(place), dataset
 
 
+def check_trajectory_suffix(path: Union[str, Path]) -> None:
+    """Refuses a file name whose suffix names no format that :func:`write_trajectory` can write.
+
+    Raises:
+        ValueError: naming the suffixes that are known.
+    """
+    if Path(path).suffix not in _WRITABLE:
+        raise ValueError(
+            f"{path}: a trajectory has one of the suffixes {', '.join(_WRITABLE)}, {Path(path).suffix!r} was "
+            "given; choose another name"
+        )
+
+
 def write_trajectory(path: Union[str, Path], positions: np.ndarray, topology: Any) -> None:
-    """Writes frames that VMD, PyMOL and mdtraj open; the suffix names the format (.dcd, .xtc, .pdb).
+    """Writes frames that VMD, PyMOL and mdtraj open; the suffix names the format (.dcd, .xtc, .pdb, ...).
 
     Args:
         path: the file to write.
@@ -255,13 +279,14 @@ def write_trajectory(path: Union[str, Path], positions: np.ndarray, topology: An
         topology: mdtraj topology of these N atoms.
 
     Raises:
-        ValueError: another number of atoms than the topology.
+        ValueError: another number of atoms than the topology, or an unknown suffix.
     """
     import mdtraj
 
+    check_trajectory_suffix(path)
     if positions.shape[1] != topology.n_atoms:
         raise ValueError(
             f"{positions.shape[1]} atoms per frame are given, the topology has {topology.n_atoms}"
         )
     with replaced_on_success(path) as temporary:
-        mdtraj.Trajectory(positions / 10.0, topology).save(str(temporary))
+        mdtraj.Trajectory(positions / ANGSTROM_PER_NANOMETER, topology).save(str(temporary))

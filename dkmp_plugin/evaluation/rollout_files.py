@@ -1,18 +1,21 @@
 """``dkmp rollout``: a trained DKMP^R on a trajectory file, errors printed, rollout written."""
 
 from pathlib import Path
-from typing import List, Optional, Union
+from typing import Any, Dict, List, Optional, Union
 
+from dkmp_plugin.datasets.run import Run
+from dkmp_plugin.datasets.run_borders import same_spacing
 from dkmp_plugin.datasets.trajectory_files import load_runs, load_topology, select_atoms, split_run
 from dkmp_plugin.evaluation.rollout import (
     FramePredictor,
     RolloutReport,
+    check_trajectory_suffix,
     evaluate_run,
     load_displacement_model,
     write_trajectory,
 )
 from dkmp_plugin.files import check_keeps_inputs
-from dkmp_plugin.simulation.checkpoint import refuse_periodic_training
+from dkmp_plugin.training.checkpoint import check_propagates, trained_rerank_interval
 
 
 def roll_out_trajectory(
@@ -20,7 +23,7 @@ def roll_out_trajectory(
     topology: Union[str, Path],
     trajectory: Union[str, Path],
     output: Optional[Union[str, Path]] = None,
-    rerank_interval: int = 0,
+    rerank_interval: Optional[int] = None,
     device: str = "cpu",
 ) -> List[RolloutReport]:
     """Compares a model with every uninterrupted run of a trajectory file.
@@ -33,7 +36,8 @@ def roll_out_trajectory(
         trajectory: trajectory file; ``FILE#2`` takes only the third run in it.
         output: trajectory file to write the rollout to: .pdb, or .dcd or .xtc with a PDB file of its first
             frame beside it; with several runs each name gets the number of its run.
-        rerank_interval: rank neighbours anew after this many predictions; 0 for never.
+        rerank_interval: rank neighbours anew after this many predictions; 0 for never, None as in training
+            (never for checkpoints that do not say).
         device: where the model runs; see :func:`dkmp_plugin.device.resolve_device`.
 
     Returns:
@@ -45,23 +49,24 @@ def roll_out_trajectory(
             overwrite one of the inputs, or a device that is not there.
     """
     model, dataset = load_displacement_model(checkpoint, device)
-    refuse_periodic_training(checkpoint, dataset)
-    if dataset.get("superpose", "none") != "none" and not model.representation_model.use_frame:
-        raise ValueError(
-            f"{checkpoint} was trained on superposed frames (superpose: {dataset['superpose']}) and knows no "
-            "other orientation; train with canonical_frame: principal"
-        )
+    check_propagates(checkpoint, model.representation_model, dataset)
     if "lag" not in dataset:
         raise ValueError(
             f"{checkpoint} does not say over how many frames it predicts (lag): it was not trained on one of "
             "dkmp_plugin's datasets of trajectories, such as DKMPTrajectory; train it on one"
         )
+    if rerank_interval is None:
+        rerank_interval = trained_rerank_interval(dataset)
     selection, stride = dataset.get("selection", "full"), dataset.get("stride", 1)
     chemistry = load_topology(topology)
-    runs = load_runs(trajectory, chemistry, selection, stride)
+    # Two predictions of a rollout need this many frames.
+    runs = load_runs(trajectory, chemistry, selection, stride, min_frames=2 * dataset["lag"] + 1)
+    _check_spacing(checkpoint, dataset, runs)
     outputs = _output_files(output, len(runs))
     inputs = (checkpoint, topology, split_run(trajectory)[0])
     check_keeps_inputs((path for files in outputs for path in files), inputs)
+    if output is not None:
+        check_trajectory_suffix(output)
     reports = []
     for index, run in enumerate(runs):
         predictor = FramePredictor(model, run.numbers, rerank_interval)
@@ -72,6 +77,17 @@ def roll_out_trajectory(
             for path, frames in zip(outputs[index], (rollout, rollout[:1]), strict=False):
                 write_trajectory(path, frames, selected)
     return reports
+
+
+def _check_spacing(checkpoint: Union[str, Path], dataset: Dict[str, Any], runs: List[Run]) -> None:
+    """A lag is a time: frames as far apart as in the training, where both are known."""
+    trained = dataset.get("picoseconds_per_frame")
+    for run in runs:
+        if not same_spacing(trained, run.spacing):
+            raise ValueError(
+                f"{run.name} has {run.spacing:g} ps between frames (stride {dataset.get('stride', 1)}), "
+                f"{checkpoint} was trained with {trained:g}; give a trajectory of that spacing"
+            )
 
 
 def _output_files(output: Optional[Union[str, Path]], num_runs: int) -> List[List[Path]]:

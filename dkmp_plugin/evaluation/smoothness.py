@@ -151,9 +151,16 @@ def largest_jumps(function: Callable[[float], np.ndarray], scan: Scan) -> np.nda
 
 
 def count_minima(energy: np.ndarray, prominence: float) -> int:
-    """Minima inside a scan that are deeper than ``prominence`` on both sides."""
-    peaks, _ = find_peaks(-np.asarray(energy), prominence=prominence)
-    return len(peaks)
+    """Minima inside a scan that are deeper than ``prominence`` on both sides.
+
+    Args:
+        energy: (S,); not finite where it is not known. What lies between such points is a scan by itself.
+        prominence: in the unit of the energy.
+    """
+    energy = np.asarray(energy, dtype=float)
+    unknown = np.flatnonzero(~np.isfinite(energy))
+    stretches = (part[np.isfinite(part)] for part in np.split(energy, unknown))
+    return sum(len(find_peaks(-part, prominence=prominence)[0]) for part in stretches)
 
 
 def smoothness(line: LineScan, scan: Scan, prominence: float) -> Smoothness:

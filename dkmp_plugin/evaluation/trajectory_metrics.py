@@ -4,6 +4,9 @@ from typing import Tuple
 
 import numpy as np
 
+from dkmp_plugin.optional import require
+from dkmp_plugin.superposition import superpose
+
 
 def _check(predicted: np.ndarray, true: np.ndarray) -> None:
     if predicted.shape != true.shape or predicted.ndim != 3 or predicted.shape[2] != 3:
@@ -48,15 +51,8 @@ def final_mse(rollout: np.ndarray, true: np.ndarray) -> float:
 
 
 def _aligned_features(frames: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    from scipy.spatial.transform import Rotation
-
-    target = reference - reference.mean(axis=0)
-    rows = []
-    for frame in frames.astype(np.float64):
-        centered = frame - frame.mean(axis=0)
-        rotation, _ = Rotation.align_vectors(target, centered)
-        rows.append(rotation.apply(centered).ravel())
-    return np.stack(rows)
+    moved = superpose(frames.astype(np.float64), reference)
+    return moved.reshape(len(frames), -1)
 
 
 def js_tic(
@@ -79,12 +75,11 @@ def js_tic(
         Divergences in nats, from 0 (equal) to ln 2, for the slowest and the second slowest mode.
 
     Raises:
-        ValueError: too few frames, shapes that do not match, or deeptime is not installed.
+        ValueError: too few frames, or shapes that do not match.
+        MissingPackageError: deeptime is not installed.
     """
-    try:
-        from deeptime.decomposition import TICA
-    except ImportError as error:
-        raise ValueError("js_tic needs deeptime; run: pip install deeptime") from error
+    require("deeptime", "js_tic")
+    from deeptime.decomposition import TICA
     from scipy.spatial.distance import jensenshannon
 
     if predicted.shape[1:] != true.shape[1:] or len(true) <= lag + 2:

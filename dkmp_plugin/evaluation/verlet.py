@@ -1,13 +1,14 @@
 """Velocity Verlet at constant energy, through OpenMM and through ASE, behind one interface."""
 
-from pathlib import Path
-from typing import Any, Callable, Protocol, Sequence, TextIO, Tuple, Union
+from typing import Any, Protocol, Tuple
 
 import numpy as np
 
-# Amber14 with the OBC2 implicit solvent, as the conformations of chignolin were sampled with.
-AMBER14_OBC2 = ("amber14-all.xml", "implicit/obc2.xml")
-CLASSICAL = "amber14-obc2"
+from dkmp_plugin.ase_dynamics import start_langevin
+from dkmp_plugin.seeds import check_seed, openmm_seed
+from dkmp_plugin.units import energy_factor
+
+_MEV_PER_KILOJOULE_PER_MOLE = 1000.0 * energy_factor("kJ/mol", "eV")
 FRICTION = 5.0  # 1/ps, of the Langevin dynamics before the run
 
 
@@ -21,7 +22,13 @@ class VerletDynamics(Protocol):
     num_atoms: int
 
     def equilibrate(self, temperature: float, duration: float, seed: int) -> None:
-        """Langevin dynamics at ``temperature`` (K) for ``duration`` (ps) from fresh velocities."""
+        """Langevin dynamics at ``temperature`` (K) for ``duration`` (ps) from fresh velocities.
+
+        The same seed gives the same dynamics.
+
+        Raises:
+            ValueError: see :func:`dkmp_plugin.seeds.check_seed`.
+        """
 
     def step(self, num_steps: int) -> None:
         """Advance by velocity Verlet."""
@@ -88,10 +95,10 @@ class OpenMMVerlet:
 
     def equilibrate(self, temperature: float, duration: float, seed: int) -> None:
         integrator = self._openmm.LangevinMiddleIntegrator(temperature, FRICTION, self._time_step)
-        integrator.setRandomNumberSeed(seed)
+        integrator.setRandomNumberSeed(openmm_seed(seed))
         context = self._openmm.Context(self._system, integrator, self._platform)
         context.setPositions(self._context.getState(getPositions=True).getPositions(asNumpy=True))
-        context.setVelocitiesToTemperature(temperature, seed)
+        context.setVelocitiesToTemperature(temperature, openmm_seed(seed))
         integrator.step(round(duration / self._time_step))
         state = context.getState(getPositions=True, getVelocities=True)
         self._context.setPositions(state.getPositions(asNumpy=True))
@@ -107,14 +114,14 @@ class OpenMMVerlet:
         state = self._context.getState(getEnergy=True)
         potential = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
         kinetic = state.getKineticEnergy().value_in_unit(unit.kilojoule_per_mole)
-        return potential * _to_mev(), kinetic * _to_mev()
+        return potential * _MEV_PER_KILOJOULE_PER_MOLE, kinetic * _MEV_PER_KILOJOULE_PER_MOLE
 
     def kick_energy(self) -> float:
         forces = np.array(self._context.getState(getForces=True).getForces(asNumpy=True)._value)
         # Particles without mass do not move.
         moving = self._masses > 0.0
         work_per_square = (np.square(forces).sum(1)[moving] / self._masses[moving]).sum()
-        return float(0.5 * self._time_step**2 * work_per_square * _to_mev())
+        return float(0.5 * self._time_step**2 * work_per_square * _MEV_PER_KILOJOULE_PER_MOLE)
 
     def get_state(self) -> Tuple[np.ndarray, np.ndarray]:
         state = self._context.getState(getPositions=True, getVelocities=True)
@@ -125,13 +132,6 @@ class OpenMMVerlet:
     def set_state(self, positions: np.ndarray, velocities: np.ndarray) -> None:
         self._context.setPositions(positions)
         self._context.setVelocities(velocities)
-
-
-def _to_mev() -> float:
-    """One kJ/mol."""
-    from dkmp_plugin.simulation.units import KILOJOULE_PER_MOLE
-
-    return 1000.0 / KILOJOULE_PER_MOLE["eV"]
 
 
 class ASEVerlet:
@@ -152,20 +152,12 @@ class ASEVerlet:
         self.num_atoms = len(atoms)
 
     def equilibrate(self, temperature: float, duration: float, seed: int) -> None:
-        from ase import units
-        from ase.md.langevin import Langevin
-
-        generator = np.random.default_rng(seed)
-        # Maxwell-Boltzmann; ASE has renamed its own function.
-        width = np.sqrt(self._atoms.get_masses() * units.kB * temperature)
-        self._atoms.set_momenta(generator.normal(size=(self.num_atoms, 3)) * width[:, None])
-        langevin = Langevin(
+        langevin = start_langevin(
             self._atoms,
-            self._time_step * units.fs,
-            temperature_K=temperature,
-            friction=FRICTION / (1000.0 * units.fs),
-            rng=generator,
-            fixcm=False,
+            temperature=temperature,
+            time_step=self._time_step,
+            friction=FRICTION,
+            generator=np.random.default_rng(check_seed(seed)),
         )
         langevin.run(round(1000.0 * duration / self._time_step))
 
@@ -187,117 +179,3 @@ class ASEVerlet:
     def set_state(self, positions: np.ndarray, velocities: np.ndarray) -> None:
         self._atoms.set_positions(positions)
         self._atoms.set_velocities(velocities)
-
-
-def molecular_dynamics(
-    model: Union[str, Path],
-    structure: Union[str, Path],
-    engine: str = "openmm",
-    time_step: float = 0.5,
-    platform: str = "Reference",
-    force_field: Sequence[str] = AMBER14_OBC2,
-    device: str = "cpu",
-) -> VerletDynamics:
-    """Dynamics of the molecule in a PDB file, in vacuum, without constraints.
-
-    Args:
-        model: exported model (``.pt``) or checkpoint (``.ckpt``); for comparison, in OpenMM only,
-            ``amber14-obc2`` or the file of an OpenMM System (``.xml``).
-        structure: PDB file with all hydrogens.
-        engine: ``openmm`` or ``ase``.
-        time_step: in femtoseconds.
-        platform: OpenMM platform; ``Reference`` computes in double precision.
-        force_field: files of the classical force field.
-        device: where ASE and OpenMM's PythonForce run the model; with TorchForce the platform decides.
-
-    Raises:
-        ValueError: a file is missing, the model, the structure and the engine do not fit together, or the
-            device is not there or has no say.
-    """
-    if engine not in ("openmm", "ase"):
-        raise ValueError(f"engine: {engine!r} was given, 'openmm' or 'ase' is expected")
-    if not Path(structure).is_file():
-        raise ValueError(f"{structure}: no such file; a PDB file with all hydrogens is expected")
-    if engine == "ase":
-        return _ase_dynamics(model, structure, time_step, device)
-    if device != "cpu" and (str(model) == CLASSICAL or Path(model).suffix == ".xml"):
-        raise ValueError(
-            f"device: '{device}' was given, but for {model} OpenMM's platform decides where it runs, and a "
-            "saved System itself for its model; leave it out"
-        )
-    from dkmp_plugin.simulation.stack import prepare_backend
-
-    # Loads torch before openmm.
-    backend = None if str(model) == CLASSICAL else prepare_backend()
-    from openmm import app, unit
-
-    pdb = _read_pdb(app.PDBFile, structure, lambda pdb: pdb.topology.getNumAtoms())
-    _check_no_atom_is_dropped(structure, pdb.topology.getNumAtoms())
-    # In vacuum, whatever the file says; some programs write a box of 1 Å where there is none.
-    pdb.topology.setPeriodicBoxVectors(None)
-    if Path(model).suffix == ".xml":
-        from dkmp_plugin.simulation import load_system
-
-        system = load_system(model)
-    elif str(model) == CLASSICAL:
-        system = app.ForceField(*force_field).createSystem(
-            pdb.topology, nonbondedMethod=app.NoCutoff, constraints=None, removeCMMotion=False
-        )
-    else:
-        from openmmml import MLPotential
-
-        potential = MLPotential("dkmp", modelPath=str(model))
-        # TorchForce refuses any device but takes the platform's, by default the CPU as well.
-        place = {} if backend == "torchforce" and device == "cpu" else {"device": device}
-        system = potential.createSystem(pdb.topology, removeCMMotion=False, **place)
-    positions = pdb.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
-    return OpenMMVerlet(system, positions, time_step, platform)
-
-
-def _read_pdb(read: Callable[[TextIO], Any], structure: Union[str, Path], count: Callable[[Any], int]) -> Any:
-    reason = "it holds no atoms"
-    with open(structure) as file:
-        try:
-            contents = read(file)
-            if count(contents):
-                return contents
-        except Exception as error:
-            # What the readers raise for damaged files is of any type.
-            reason = f"{type(error).__name__}: {error}"
-    raise ValueError(f"{structure} cannot be read as a PDB file with all hydrogens ({reason})")
-
-
-def _check_no_atom_is_dropped(structure: Union[str, Path], num_atoms: int) -> None:
-    """OpenMM takes the first of a residue's atoms of one name, and some programs call them all C, H or O."""
-    num_records, alternatives = 0, set()
-    for line in Path(structure).read_text().splitlines():
-        if line.startswith("ENDMDL"):
-            break
-        if line.startswith(("ATOM", "HETATM")):
-            if line[16:17].strip():
-                alternatives.add((line[12:16], line[17:27]))
-            else:
-                num_records += 1
-    num_records += len(alternatives)
-    if num_atoms < num_records:
-        raise ValueError(
-            f"{structure} has {num_records} atoms, but OpenMM reads {num_atoms}, because names repeat within "
-            "a residue; give every atom of a residue a name of its own (C1, C2, H1, ...)"
-        )
-
-
-def _ase_dynamics(
-    model: Union[str, Path], structure: Union[str, Path], time_step: float, device: str
-) -> ASEVerlet:
-    if str(model) == CLASSICAL or Path(model).suffix == ".xml":
-        raise ValueError(f"{model} runs in OpenMM only; use engine='openmm'")
-    import ase.io
-
-    from dkmp_plugin.simulation import DKMPCalculator
-
-    # The first model: after the last one ASE sees an empty image where the file ends with END.
-    atoms = _read_pdb(lambda file: ase.io.read(file, index=0, format="proteindatabank"), structure, len)
-    atoms.set_cell(None)
-    atoms.set_pbc(False)
-    atoms.calc = DKMPCalculator(model, device=device)
-    return ASEVerlet(atoms, time_step)

@@ -145,6 +145,7 @@ def run_campaign(
 
     Raises:
         ValueError: the dynamics failed, or too many conformations have no converged labels.
+        OSError: files cannot be written, or those of another plan cannot be removed.
     """
     output = Path(output)
     folder = _runs_folder(output)
@@ -189,7 +190,9 @@ def _run_folder(folder: Path, molecule: Molecule, run: SamplingRun) -> Path:
     )
     record = path / "plan.json"
     if not record.is_file() or record.read_text() != plan:
-        shutil.rmtree(path, ignore_errors=True)
+        if path.exists():
+            # Frames that stay would be taken for those of the new plan: this must not fail unseen.
+            shutil.rmtree(path)
         with replaced_on_success(record) as temporary:
             temporary.write_text(plan)
     return path
@@ -242,9 +245,12 @@ def _label(
 
 def _finished_run(molecule: Molecule, run: SamplingRun, folder: Path) -> LabelledConformations:
     frames = np.load(folder / "frames.npy")
-    chunks = [np.load(_chunk_path(folder, first)) for first in range(0, len(frames), CHUNK_SIZE)]
-    energies = np.concatenate([chunk["energies"] for chunk in chunks])
-    forces = np.concatenate([chunk["forces"] for chunk in chunks])
+    energies = np.empty(len(frames))
+    forces = np.empty(frames.shape)
+    for first in range(0, len(frames), CHUNK_SIZE):
+        with np.load(_chunk_path(folder, first)) as chunk:
+            energies[first : first + CHUNK_SIZE] = chunk["energies"]
+            forces[first : first + CHUNK_SIZE] = chunk["forces"]
     converged = np.isfinite(energies)
     failed = int((~converged).sum())
     if failed > MAX_FAILED * len(energies):

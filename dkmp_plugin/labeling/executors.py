@@ -3,6 +3,8 @@
 from contextlib import contextmanager
 from typing import Any, Callable, Iterator, Sequence, Tuple
 
+from dkmp_plugin.optional import require
+
 # map(function, arguments) -> (index, result) of each task as it finishes.
 TaskMap = Callable[[Callable[..., Any], Sequence[Tuple[Any, ...]]], Iterator[Tuple[int, Any]]]
 
@@ -35,15 +37,12 @@ def dask_cluster(address: str, timeout: float = 10.0) -> Iterator[TaskMap]:
         A map like :func:`in_this_process`; a task whose worker dies is given to another one.
 
     Raises:
-        RuntimeError: If Dask's ``distributed`` is not installed.
+        MissingPackageError: If Dask's ``distributed`` is not installed.
         ValueError: If no scheduler answers.
     """
-    try:
-        from distributed import Client, as_completed
-    except ImportError as error:
-        raise RuntimeError(
-            "--scheduler needs Dask; install it: pip install 'dkmp-plugin[bespoke]'"
-        ) from error
+    require("distributed", "--scheduler")
+    from distributed import Client, as_completed
+
     try:
         client = Client(address, timeout=timeout, set_as_default=False)
     except (OSError, ValueError) as error:

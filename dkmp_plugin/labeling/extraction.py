@@ -5,6 +5,8 @@ from typing import Any, Dict, List, Sequence
 import openmm
 from openmm import app, unit
 
+from dkmp_plugin.force_field_charge import CHARGE_ROUNDING, force_field_charge
+
 
 def residue_atoms(topology: app.Topology, residue_name: str) -> List[int]:
     """Indices of the atoms of the one residue called ``residue_name``, ascending.
@@ -64,16 +66,15 @@ def total_charge(system: openmm.System, atoms: Sequence[int]) -> int:
     """Sum of the force field's charges of the given atoms, as a whole number of elementary charges.
 
     Raises:
-        ValueError: the charges do not add up to a whole number: the atoms are not a whole molecule.
+        ValueError: the System has no charges, or they do not add up to a whole number: the atoms are not a
+            whole molecule.
     """
-    for force in system.getForces():
-        if isinstance(force, openmm.NonbondedForce):
-            charges = (force.getParticleParameters(index)[0] for index in atoms)
-            charge = sum(charge.value_in_unit(unit.elementary_charge) for charge in charges)
-            if abs(charge - round(charge)) > 0.02:
-                raise ValueError(f"the atoms carry a total charge of {charge:.3f}, expected a whole number")
-            return round(charge)
-    raise ValueError("the System has no NonbondedForce, so the molecule's charge is unknown")
+    charge = force_field_charge(system, atoms)
+    if charge is None:
+        raise ValueError("the System has no NonbondedForce, so the molecule's charge is unknown")
+    if abs(charge - round(charge)) > CHARGE_ROUNDING:
+        raise ValueError(f"the atoms carry a total charge of {charge:.3f}, expected a whole number")
+    return round(charge)
 
 
 def extract_molecule(system: openmm.System, atoms: Sequence[int]) -> openmm.System:

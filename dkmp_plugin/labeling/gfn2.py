@@ -4,11 +4,12 @@ from importlib.metadata import version
 from typing import Any, Callable, Iterable, Optional, Sequence, Tuple
 
 import numpy as np
-from ase import units
 from tblite.interface import Calculator
 
+from dkmp_plugin.units import ANGSTROM_PER_BOHR, energy_factor
+
 ENERGY_UNIT = "kcal/mol"
-_KCAL_PER_MOL = units.kcal / units.mol
+_FROM_HARTREE = energy_factor("hartree", ENERGY_UNIT)
 
 
 def level_of_theory() -> str:
@@ -45,7 +46,7 @@ def label_conformations(
     forces = np.empty(positions.shape)
     calculator: Any = None
     for index in progress(range(len(positions))):
-        in_bohr = positions[index] / units.Bohr
+        in_bohr = positions[index] / ANGSTROM_PER_BOHR
         try:
             if calculator is None:
                 calculator = Calculator("GFN2-xTB", np.asarray(atomic_numbers), in_bohr, charge=float(charge))
@@ -65,8 +66,8 @@ def label_conformations(
                 f"GFN2-xTB failed for conformation {index} of {len(positions)} ({error}); "
                 "strain or heat the molecule less"
             ) from error
-        energies[index] = result.get("energy") * units.Hartree / _KCAL_PER_MOL
-        forces[index] = -result.get("gradient") * units.Hartree / units.Bohr / _KCAL_PER_MOL
+        energies[index] = result.get("energy") * _FROM_HARTREE
+        forces[index] = -result.get("gradient") * (_FROM_HARTREE / ANGSTROM_PER_BOHR)
     return energies, forces
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import openmm
 from openmm import unit
 
-_SEED_FOR_ZERO = 2**31 - 1
+from dkmp_plugin.ase_dynamics import start_langevin
+from dkmp_plugin.seeds import check_seed, openmm_seed
 
 
 def sample_langevin(
@@ -28,7 +29,7 @@ def sample_langevin(
         positions: (N, 3) start in Å; minimised first.
         temperature: in kelvin.
         num_frames: M.
-        seed: of the velocities and of the random force; another seed is an independent run.
+        seed: of the velocities and of the random force, from 0 on; another seed is an independent run.
         steps_between_frames: long enough that neighbouring frames decorrelate.
         equilibration_steps: before the first frame.
         time_step: in femtoseconds.
@@ -38,7 +39,7 @@ def sample_langevin(
         (M, N, 3) in Å, centred on their centroids.
 
     Raises:
-        ValueError: the System has constraints, or the dynamics left finite numbers.
+        ValueError: the System has constraints, an impossible seed, or the dynamics left finite numbers.
     """
     if system.getNumConstraints():
         raise ValueError(
@@ -48,14 +49,12 @@ def sample_langevin(
     integrator = openmm.LangevinMiddleIntegrator(
         temperature * unit.kelvin, friction / unit.picosecond, time_step * unit.femtosecond
     )
-    # OpenMM takes 0 as "another one every time"; this one is far from those of other runs.
-    seed = seed or _SEED_FOR_ZERO
-    integrator.setRandomNumberSeed(seed)
+    integrator.setRandomNumberSeed(openmm_seed(seed))
     # For a few dozen atoms the single-threaded Reference platform beats the others' overhead.
     context = openmm.Context(system, integrator, openmm.Platform.getPlatformByName("Reference"))
     context.setPositions(np.asarray(positions, dtype=np.float64) * unit.angstrom)
     openmm.LocalEnergyMinimizer.minimize(context)
-    context.setVelocitiesToTemperature(temperature * unit.kelvin, seed)
+    context.setVelocitiesToTemperature(temperature * unit.kelvin, openmm_seed(seed))
     integrator.step(equilibration_steps)
     frames = []
     for _ in range(num_frames):
@@ -101,32 +100,27 @@ def sample_gfn2(
         (M, N, 3) in Å, centred on their centroids.
 
     Raises:
-        ValueError: the bonds changed, the dynamics left finite numbers, or GFN2-xTB did not converge on the
-            way.
+        ValueError: an impossible seed, the bonds changed, the dynamics left finite numbers, or GFN2-xTB did
+            not converge on the way.
     """
-    from ase import Atoms, units
+    from ase import Atoms
     from ase.calculators.calculator import CalculationFailed, InputError
-    from ase.md.langevin import Langevin
     from ase.optimize import BFGS
 
     from dkmp_plugin.labeling.gfn2 import ase_calculator
 
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(check_seed(seed))
     atoms = Atoms(numbers=atomic_numbers, positions=positions, calculator=ase_calculator(charge))
     frames = []
     try:
         BFGS(atoms, logfile=None).run(fmax=0.2, steps=30)
         _check_bonds(atomic_numbers, bonds, atoms.positions, "the minimisation", _STABLE_INPUT)
-        # ASE's own function for this was renamed between the versions that we support.
-        width = np.sqrt(units.kB * temperature * atoms.get_masses())
-        atoms.set_momenta(width[:, None] * generator.standard_normal(atoms.positions.shape))
-        dynamics = Langevin(
+        dynamics = start_langevin(
             atoms,
-            time_step * units.fs,
-            temperature_K=temperature,
-            friction=friction / (1000 * units.fs),
-            rng=generator,
-            fixcm=False,  # the correct ensemble; frames are centred below
+            temperature=temperature,
+            time_step=time_step,
+            friction=friction,
+            generator=generator,
         )
         dynamics.run(equilibration_steps)
         for index in range(num_frames):

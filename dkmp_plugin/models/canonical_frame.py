@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-CANONICAL_FRAMES = ("none", "principal", "first", "mean")
-# Those that superpose a frame on a reference structure.
+# Canonical frames that superpose a frame on a reference structure.
 SUPERPOSED_FRAMES = ("first", "mean")
 
 

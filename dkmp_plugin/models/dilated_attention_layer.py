@@ -9,7 +9,6 @@ from torchmdnet.models.utils import act_class_mapping
 from dkmp_plugin.models.linear_map import LinearMap
 from dkmp_plugin.ops import dilated_attention
 
-ATTENTION_VARIANTS = ("split", "literal")
 # Atoms treated at once outside training: on CPUs what stays in cache, elsewhere what takes few launches.
 BLOCK_SIZE = 1024
 DEVICE_BLOCK_SIZE = 65536

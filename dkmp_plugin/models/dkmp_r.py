@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torchmdnet.models.utils import act_class_mapping
 
+from dkmp_plugin.config import ATTENTION_VARIANTS, CANONICAL_FRAMES
 from dkmp_plugin.models.canonical_frame import (
-    CANONICAL_FRAMES,
     SUPERPOSED_FRAMES,
     centroids,
     count_systems,
@@ -18,7 +18,6 @@ from dkmp_plugin.models.canonical_frame import (
     superposition_frames,
 )
 from dkmp_plugin.models.dilated_attention_layer import (
-    ATTENTION_VARIANTS,
     BLOCK_SIZE,
     DEVICE_BLOCK_SIZE,
     DilatedAttentionLayer,
@@ -30,7 +29,7 @@ from dkmp_plugin.models.partition import rank_columns
 from dkmp_plugin.models.reference_structure import ReferenceStructure
 from dkmp_plugin.models.spatial_order import spatial_order
 from dkmp_plugin.ops import distance_ranks
-from dkmp_plugin.ops.ranks_reference import minimum_image, reduced_lattice
+from dkmp_plugin.ops.reference.ranks import minimum_image, reduced_lattice
 
 # Wave lengths of the coordinate embedding are drawn around 2 pi / 0.3 Å: about the size of a residue.
 _FREQUENCY_SCALE = 0.3
@@ -295,9 +294,9 @@ class DKMPR(nn.Module):
         if self.training:
             self.trained_elements[z] = True
             if self.use_reference:
-                self.reference.remember(reference, batch)
+                self.reference.remember(reference, batch, z)
         given_z, given_pos, given_batch = z, pos, batch
-        coordinates, frame, origin = self._orient(pos, batch, reference)
+        coordinates, frame, origin = self._orient(z, pos, batch, reference)
         # Atoms that the layers read together lie together, whatever the order of the file.
         order, place = z, z[:0]
         reordered = not self.training and pos.size(0) > self.reordered_from
@@ -342,7 +341,7 @@ class DKMPR(nn.Module):
         return structure, frame, given_z, given_pos, given_batch
 
     def _orient(
-        self, pos: Tensor, batch: Tensor, reference: Optional[Tensor]
+        self, z: Tensor, pos: Tensor, batch: Tensor, reference: Optional[Tensor]
     ) -> Tuple[Tensor, Optional[Tensor], Tensor]:
         """Coordinates (N, 3) in the canonical frame, the frame, and the reference in it (N, 3)."""
         frame: Optional[Tensor] = None
@@ -353,7 +352,7 @@ class DKMPR(nn.Module):
         origin = coordinates
         if self.use_frame:
             if self.use_reference:
-                origin = self.reference(pos, batch, num_systems, reference)
+                origin = self.reference(z, pos, batch, num_systems, reference)
                 frames = superposition_frames(coordinates, origin, batch, num_systems)
             else:
                 frames = principal_frames(coordinates, batch, num_systems)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-PARTITIONS = ("dilated", "one-shot", "random", "reuse-25")
+from dkmp_plugin.config import PARTITIONS
 
 
 def rank_columns(partition: str, num_layers: int, per_layer: int) -> Tensor:

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from dkmp_plugin.ops.reference import spline_weights
+from dkmp_plugin.ops.reference.message import spline_weights
 
 # In Å. Filters cannot vary faster than this, whatever the radial basis.
 _KNOT_SPACING = 0.1

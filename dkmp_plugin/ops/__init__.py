@@ -38,16 +38,8 @@ __all__ = [
 _STATUS = _load()
 
 if _STATUS.native:
-    from dkmp_plugin.ops import native as _attention
-    from dkmp_plugin.ops import native as _degrees
     from dkmp_plugin.ops import native as _implementation
-    from dkmp_plugin.ops import native as _linear
-    from dkmp_plugin.ops import native as _ranks
 else:
-    from dkmp_plugin.ops import attention_reference as _attention  # type: ignore[no-redef]
-    from dkmp_plugin.ops import degrees_reference as _degrees  # type: ignore[no-redef]
-    from dkmp_plugin.ops import linear_reference as _linear  # type: ignore[no-redef]
-    from dkmp_plugin.ops import ranks_reference as _ranks  # type: ignore[no-redef]
     from dkmp_plugin.ops import reference as _implementation  # type: ignore[no-redef]
 
 
@@ -202,7 +194,7 @@ def distance_ranks(
         ValueError: bad shapes, unsorted batch, NaN positions or a singular box.
     """
     cell: Optional[Tensor] = None if box is None else box.to(pos.dtype)
-    return _ranks.distance_ranks(pos, num_neighbors, batch, cell)
+    return _implementation.distance_ranks(pos, num_neighbors, batch, cell)
 
 
 def dilated_attention(
@@ -232,7 +224,7 @@ def dilated_attention(
     Raises:
         ValueError: a shape, dtype or index is outside what the op accepts.
     """
-    return _attention.dilated_attention(query, key, value, neighbors, bias, scale)
+    return _implementation.dilated_attention(query, key, value, neighbors, bias, scale)
 
 
 def degree_invariants(first: Tensor, second: Tensor) -> Tensor:
@@ -251,7 +243,7 @@ def degree_invariants(first: Tensor, second: Tensor) -> Tensor:
     Raises:
         ValueError: shapes or dtypes do not fit.
     """
-    return _degrees.degree_invariants(first, second)
+    return _implementation.degree_invariants(first, second)
 
 
 def degree_products(first: Tensor, second: Tensor) -> Tuple[Tensor, Tensor]:
@@ -271,7 +263,7 @@ def degree_products(first: Tensor, second: Tensor) -> Tuple[Tensor, Tensor]:
     Raises:
         ValueError: shapes or dtypes do not fit.
     """
-    return _degrees.degree_products(first, second)
+    return _implementation.degree_products(first, second)
 
 
 def degree_features(
@@ -295,7 +287,7 @@ def degree_features(
     Raises:
         ValueError: shapes or dtypes do not fit.
     """
-    return _degrees.degree_features(first, second, message, scalars, gate)
+    return _implementation.degree_features(first, second, message, scalars, gate)
 
 
 def degree_update(
@@ -319,7 +311,7 @@ def degree_update(
     Raises:
         ValueError: shapes or dtypes do not fit.
     """
-    return _degrees.degree_update(gates, first, second, scalars, vector)
+    return _implementation.degree_update(gates, first, second, scalars, vector)
 
 
 def degree_gates(
@@ -342,7 +334,7 @@ def degree_gates(
     Raises:
         ValueError: shapes or dtypes do not fit.
     """
-    return _degrees.degree_gates(gates, invariants, first, second, product)
+    return _implementation.degree_gates(gates, invariants, first, second, product)
 
 
 def degree_norm(vector: Tensor, weight: Tensor, offset: float) -> Tensor:
@@ -362,22 +354,22 @@ def degree_norm(vector: Tensor, weight: Tensor, offset: float) -> Tensor:
     Raises:
         ValueError: shapes or dtypes do not fit.
     """
-    return _degrees.degree_norm(vector, weight, offset)
+    return _implementation.degree_norm(vector, weight, offset)
 
 
 def degree_norm_apart(vector: Tensor, weight: Tensor, offset: float) -> Tuple[Tensor, Tensor]:
     """As :func:`degree_norm`, each degree for itself: (N, 3, d) and (N, 5, d), contiguous."""
-    return _degrees.degree_norm_apart(vector, weight, offset)
+    return _implementation.degree_norm_apart(vector, weight, offset)
 
 
 def degree_norm_through(vector: Tensor, weight: Tensor, offset: float) -> Tuple[Tensor, Tensor]:
     """As :func:`degree_norm`, and ``vector``, handed on as in :func:`degree_features`."""
-    return _degrees.degree_norm_through(vector, weight, offset)
+    return _implementation.degree_norm_through(vector, weight, offset)
 
 
 def degree_norm_apart_through(vector: Tensor, weight: Tensor, offset: float) -> Tuple[Tensor, Tensor, Tensor]:
     """As :func:`degree_norm_apart`, and ``vector``, handed on as in :func:`degree_features`."""
-    return _degrees.degree_norm_apart_through(vector, weight, offset)
+    return _implementation.degree_norm_apart_through(vector, weight, offset)
 
 
 def linear(input: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
@@ -394,4 +386,4 @@ def linear(input: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tens
     Returns:
         (..., m). Differentiable any number of times.
     """
-    return _linear.linear(input, weight, bias)
+    return _implementation.linear(input, weight, bias)

@@ -6,13 +6,7 @@ without a compiler these names are defined here, on top of the pure-ATen referen
 
 import torch
 
-from dkmp_plugin.ops import (
-    attention_reference,
-    degrees_reference,
-    linear_reference,
-    ranks_reference,
-    reference,
-)
+from dkmp_plugin.ops import reference
 
 _SCHEMAS = {
     "radius_shells": "(Tensor pos, Tensor batch, Tensor? box, float cutoff, int num_shells, float overlap, "
@@ -40,20 +34,6 @@ _SCHEMAS = {
     "-> (Tensor, Tensor, Tensor(a))",
     "linear": "(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor",
 }
-_MODULES = {
-    "distance_ranks": ranks_reference,
-    "dilated_attention": attention_reference,
-    "degree_products": degrees_reference,
-    "degree_invariants": degrees_reference,
-    "degree_gates": degrees_reference,
-    "degree_norm": degrees_reference,
-    "degree_norm_apart": degrees_reference,
-    "degree_norm_through": degrees_reference,
-    "degree_norm_apart_through": degrees_reference,
-    "degree_features": degrees_reference,
-    "degree_update": degrees_reference,
-    "linear": linear_reference,
-}
 # Registrations last as long as this object.
 _LIBRARY: list[torch.library.Library] = []
 
@@ -64,6 +44,5 @@ def register() -> None:
     for name, schema in _SCHEMAS.items():
         library.define(name + schema)
         # Composite: autograd differentiates what the reference is made of.
-        implementation = getattr(_MODULES.get(name, reference), name)
-        library.impl(name, implementation, "CompositeImplicitAutograd")
+        library.impl(name, getattr(reference, name), "CompositeImplicitAutograd")
     _LIBRARY.append(library)

@@ -8,7 +8,7 @@ from typing import Optional, Tuple
 import torch
 from torch import Tensor
 
-from dkmp_plugin.ops import attention_reference, degrees_reference, ranks_reference, reference
+from dkmp_plugin.ops import reference
 
 
 def has_kernels(tensor: Tensor) -> bool:
@@ -103,7 +103,7 @@ def distance_ranks(
 ) -> Tensor:
     """Native :func:`dkmp_plugin.ops.distance_ranks`."""
     if not has_kernels(pos):
-        return ranks_reference.distance_ranks(pos, num_neighbors, batch, box)
+        return reference.distance_ranks(pos, num_neighbors, batch, box)
     return torch.ops.dkmp_plugin.distance_ranks(pos, num_neighbors, batch, box)
 
 
@@ -117,21 +117,21 @@ def dilated_attention(
 ) -> Tensor:
     """Native :func:`dkmp_plugin.ops.dilated_attention`."""
     if not has_kernels(query):
-        return attention_reference.dilated_attention(query, key, value, neighbors, bias, scale)
+        return reference.dilated_attention(query, key, value, neighbors, bias, scale)
     return torch.ops.dkmp_plugin.dilated_attention(query, key, value, neighbors, bias, scale)
 
 
 def degree_invariants(first: Tensor, second: Tensor) -> Tensor:
     """Native :func:`dkmp_plugin.ops.degree_invariants`."""
     if not has_kernels(first):
-        return degrees_reference.degree_invariants(first, second)
+        return reference.degree_invariants(first, second)
     return torch.ops.dkmp_plugin.degree_invariants(first, second)
 
 
 def degree_products(first: Tensor, second: Tensor) -> Tuple[Tensor, Tensor]:
     """Native :func:`dkmp_plugin.ops.degree_products`."""
     if not has_kernels(first):
-        return degrees_reference.degree_products(first, second)
+        return reference.degree_products(first, second)
     return torch.ops.dkmp_plugin.degree_products(first, second)
 
 
@@ -140,7 +140,7 @@ def degree_gates(
 ) -> Tuple[Tensor, Tensor]:
     """Native :func:`dkmp_plugin.ops.degree_gates`."""
     if not has_kernels(gates):
-        return degrees_reference.degree_gates(gates, invariants, first, second, product)
+        return reference.degree_gates(gates, invariants, first, second, product)
     return torch.ops.dkmp_plugin.degree_gates(gates, invariants, first, second, product)
 
 
@@ -149,7 +149,7 @@ def degree_features(
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Native :func:`dkmp_plugin.ops.degree_features`."""
     if not has_kernels(first):
-        return degrees_reference.degree_features(first, second, message, scalars, gate)
+        return reference.degree_features(first, second, message, scalars, gate)
     return torch.ops.dkmp_plugin.degree_features(first, second, message, scalars, gate)
 
 
@@ -158,35 +158,35 @@ def degree_update(
 ) -> Tuple[Tensor, Tensor]:
     """Native :func:`dkmp_plugin.ops.degree_update`."""
     if not has_kernels(gates):
-        return degrees_reference.degree_update(gates, first, second, scalars, vector)
+        return reference.degree_update(gates, first, second, scalars, vector)
     return torch.ops.dkmp_plugin.degree_update(gates, first, second, scalars, vector)
 
 
 def degree_norm(vector: Tensor, weight: Tensor, offset: float) -> Tensor:
     """Native :func:`dkmp_plugin.ops.degree_norm`."""
     if not has_kernels(vector):
-        return degrees_reference.degree_norm(vector, weight, offset)
+        return reference.degree_norm(vector, weight, offset)
     return torch.ops.dkmp_plugin.degree_norm(vector, weight, offset)
 
 
 def degree_norm_apart(vector: Tensor, weight: Tensor, offset: float) -> Tuple[Tensor, Tensor]:
     """Native :func:`dkmp_plugin.ops.degree_norm_apart`."""
     if not has_kernels(vector):
-        return degrees_reference.degree_norm_apart(vector, weight, offset)
+        return reference.degree_norm_apart(vector, weight, offset)
     return torch.ops.dkmp_plugin.degree_norm_apart(vector, weight, offset)
 
 
 def degree_norm_through(vector: Tensor, weight: Tensor, offset: float) -> Tuple[Tensor, Tensor]:
     """Native :func:`dkmp_plugin.ops.degree_norm_through`."""
     if not has_kernels(vector):
-        return degrees_reference.degree_norm_through(vector, weight, offset)
+        return reference.degree_norm_through(vector, weight, offset)
     return torch.ops.dkmp_plugin.degree_norm_through(vector, weight, offset)
 
 
 def degree_norm_apart_through(vector: Tensor, weight: Tensor, offset: float) -> Tuple[Tensor, Tensor, Tensor]:
     """Native :func:`dkmp_plugin.ops.degree_norm_apart_through`."""
     if not has_kernels(vector):
-        return degrees_reference.degree_norm_apart_through(vector, weight, offset)
+        return reference.degree_norm_apart_through(vector, weight, offset)
     return torch.ops.dkmp_plugin.degree_norm_apart_through(vector, weight, offset)
 
 

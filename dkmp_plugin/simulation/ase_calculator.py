@@ -5,7 +5,6 @@ from typing import Any, Dict, List, Optional, Union
 
 import numpy as np
 import torch
-from ase import units
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
@@ -17,7 +16,7 @@ from dkmp_plugin.simulation.model_source import load_model
 from dkmp_plugin.simulation.neighbor_reuse import ReusingModel
 from dkmp_plugin.simulation.periodic_box import refuse_placeholder
 from dkmp_plugin.simulation.total_charge import check_charge, check_charge_of_atoms
-from dkmp_plugin.simulation.units import kilojoule_per_mole
+from dkmp_plugin.units import energy_factor
 
 # Arguments of ASE's Calculator. Whatever else it is given it keeps as a parameter, without a word.
 _ASE_ARGUMENTS = ("restart", "label", "atoms", "directory")
@@ -80,7 +79,7 @@ class DKMPCalculator(Calculator):
         # binds all to the device: the module must be there before.
         self.model = torchscript.freeze(model.to(device))
         self._dtype = torch.float64 if self.info.dtype == "float64" else torch.float32
-        self._electronvolt = kilojoule_per_mole(self.info.energy_unit) * units.kJ / units.mol
+        self._electronvolt = energy_factor(self.info.energy_unit, "eV")
 
     def __getstate__(self) -> Dict[str, Any]:
         state = self.__dict__.copy()
@@ -90,6 +89,18 @@ class DKMPCalculator(Calculator):
     def __setstate__(self, state: Dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._start(torchscript.from_bytes(self._saved), available_device(self._asked))
+
+    def check_state(self, atoms: Any, tol: float = 1e-15) -> List[str]:
+        """What has changed since the last call (called by ASE before it returns what it knows already).
+
+        ASE does not compare ``atoms.info``: the charge is checked here, too.
+        """
+        self._check_charge(atoms)
+        return super().check_state(atoms, tol)
+
+    def _check_charge(self, atoms: Any) -> None:
+        if self.charge is None:
+            check_charge_of_atoms(atoms, self.info, self.model_path)
 
     def calculate(
         self,
@@ -112,8 +123,7 @@ class DKMPCalculator(Calculator):
         # Who calls this directly must not see the stress of a crystal computed before.
         self.results = {}
         check_elements(atoms.numbers.tolist(), self.info.elements, self.model_path.name)
-        if self.charge is None:
-            check_charge_of_atoms(atoms, self.info, self.model_path)
+        self._check_charge(atoms)
         if len(set(atoms.pbc)) > 1:
             raise ValueError(f"pbc: {atoms.pbc} was given, periodic in all directions or in none is expected")
         if atoms.pbc.any() and np.isclose(atoms.cell.volume, 0.0):

@@ -82,11 +82,15 @@ def _hook(problems: List[str]) -> str:
 
 
 def describe_model(path: Union[str, Path]) -> str:
-    """Describe an exported model, or what a training checkpoint would be exported as (JSON).
+    """Describe an exported model or propagator, or what a training checkpoint would be exported as (JSON).
 
     Raises:
-        ValueError: If the file is neither.
+        ValueError: If the file is none of them.
     """
     from dkmp_plugin.simulation.model_source import read_info
+    from dkmp_plugin.simulation.propagator_file import read_propagator_info
 
+    propagator = read_propagator_info(path)
+    if propagator is not None:
+        return json.dumps({"model": "dkmp-r", **asdict(propagator)}, indent=1)
     return json.dumps(asdict(read_info(Path(path))), indent=1)

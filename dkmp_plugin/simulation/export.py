@@ -12,9 +12,9 @@ from dkmp_plugin.config import shell_settings
 from dkmp_plugin.device import resolve_device
 from dkmp_plugin.files import check_keeps_inputs
 from dkmp_plugin.simulation import torchscript
-from dkmp_plugin.simulation.checkpoint import load_checkpoint, trained_dtype
 from dkmp_plugin.simulation.model_file import ModelInfo, save_model_file
-from dkmp_plugin.simulation.units import kilojoule_per_mole
+from dkmp_plugin.training.checkpoint import load_checkpoint, trained_dtype
+from dkmp_plugin.units import kilojoule_per_mole
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 

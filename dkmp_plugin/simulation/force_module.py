@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from dkmp_plugin.simulation import torchscript
 from dkmp_plugin.simulation.model_file import ModelInfo
-from dkmp_plugin.simulation.units import ANGSTROM_PER_NANOMETER, kilojoule_per_mole
+from dkmp_plugin.units import ANGSTROM_PER_NANOMETER, kilojoule_per_mole
 
 
 class OpenMMEnergy(nn.Module):

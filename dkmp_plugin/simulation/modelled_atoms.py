@@ -20,7 +20,10 @@ def modelled_atoms(topology: Any, atoms: Optional[Iterable[int]]) -> Tuple[Optio
     indices = None if atoms is None else [int(index) for index in atoms]
     if indices is not None:
         if not indices:
-            raise ValueError("atoms: an empty selection was given, at least one atom index is expected")
+            raise ValueError(
+                "atoms: an empty selection was given, at least one atom index is expected (a list: openmm-ml "
+                "uses up generators)"
+            )
         outside = [index for index in indices if not 0 <= index < len(every_atom)]
         if outside:
             raise ValueError(

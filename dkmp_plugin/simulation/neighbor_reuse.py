@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dkmp_plugin.ops import edge_vectors, radius_shells
-from dkmp_plugin.ops.reference import in_shell
+from dkmp_plugin.ops.reference.graph import in_shell
 from dkmp_plugin.simulation.model_file import constant_box
 
 

@@ -154,7 +154,11 @@ class DKMPPotentialImpl(MLPotentialImpl):
         force.setUsesPeriodicBoundaryConditions(periodic)
         force.setForceGroup(forceGroup)
         force.setName("DKMP")
+        # An interpolated System keeps the force field's bonds, and openmm-ml passes an empty one.
+        keeps_bonds = indices is not None and not system.getNumForces()
         system.addForce(force)
+        if periodic and not keeps_bonds:
+            _add_molecules(topology, system, indices, forceGroup)
 
     def getMLLongRange(self) -> bool:
         """DKMP^C includes no separate long-range term (asked for by openmm-ml >= 1.8)."""
@@ -196,6 +200,28 @@ def _python_force(
     return force
 
 
+def _add_molecules(topology: Any, system: Any, indices: Optional[List[int]], force_group: int) -> None:
+    """Tell OpenMM which modelled atoms are one molecule, by bonds without energy.
+
+    openmm-ml removes the force field's bonds, and a model has none: every atom would be a molecule of its
+    own, which is wrapped into the box, and moved by a barostat, without its neighbours.
+    """
+    import openmm
+
+    modelled = set(range(system.getNumParticles()) if indices is None else indices)
+    pairs = [(first.index, second.index) for first, second in topology.bonds()]
+    pairs = [(first, second) for first, second in pairs if first in modelled and second in modelled]
+    if not pairs:
+        return
+    molecules = openmm.HarmonicBondForce()
+    for first, second in pairs:
+        molecules.addBond(first, second, 0.0, 0.0)
+    molecules.setName("DKMP molecules")
+    molecules.setUsesPeriodicBoundaryConditions(True)
+    molecules.setForceGroup(force_group)
+    system.addForce(molecules)
+
+
 def _refuse_unknown(args: dict, where: str, known: str) -> None:
     if args:
         raise ValueError(
@@ -235,7 +261,11 @@ def _in_angstrom(box: Any) -> Any:
 
 
 def _check_box(box: Any, source: str, info: Any) -> None:
-    """A molecule alone in the ML region must not meet its own periodic image: no training data has it."""
+    """A small molecule alone in the ML region must not meet its own periodic image: no training data has it.
+
+    Positions are not known yet: of a region longer than the cutoff the box must be wider than its length and
+    the cutoff together, which the user has to see to.
+    """
     from dkmp_plugin.simulation.periodic_box import box_width
 
     width = box_width(_in_angstrom(box))

@@ -1,6 +1,7 @@
 """Widths of periodic boxes, and boxes that are none."""
 
 import numpy as np
+from ase.geometry import minkowski_reduce
 
 # In Å. No crystal's cell is as narrow; PDB files write CRYST1 1 1 1 where there is no cell.
 _NARROWEST = 1.5
@@ -30,6 +31,9 @@ def refuse_placeholder(vectors: np.ndarray, remedy: str) -> None:
         ValueError: If it is narrower than any crystal's cell.
     """
     width = box_width(vectors)
+    if width < _NARROWEST:
+        # Of the same lattice, however skewed the vectors are that describe it.
+        width = box_width(minkowski_reduce(vectors)[0])
     if width < _NARROWEST:
         raise ValueError(
             f"the periodic box is {width:.2f} Å wide, at least {_NARROWEST} Å is expected: some files hold a "

@@ -12,12 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from dkmp_plugin.models.elements import check_elements
+from dkmp_plugin.models.reference_structure import check_same_atoms
 from dkmp_plugin.simulation.force_module import scripted
 from dkmp_plugin.simulation.modelled_atoms import modelled_atoms
 from dkmp_plugin.simulation.propagator_file import load_propagator
 from dkmp_plugin.simulation.stack import require_torchforce
-from dkmp_plugin.simulation.units import ANGSTROM_PER_NANOMETER
+from dkmp_plugin.training.checkpoint import trained_rerank_interval
+from dkmp_plugin.units import ANGSTROM_PER_NANOMETER
 
+# Median lengths in nm of bonds, or of the gaps between atoms without any, that are no mistaken unit.
+_PLAUSIBLE_LENGTHS = (0.03, 0.8)
 # Its own force group: the integrator reads exactly this force, as f31.
 FORCE_GROUP = 31
 
@@ -73,9 +77,10 @@ class OpenMMDisplacement(nn.Module):
 class DKMPPropagator:
     """Predicts trajectories frame by frame with OpenMM's own Simulation, reporters and platforms.
 
-    Distance ranks are those of ``positions`` and are reused in every step (paper, appendix E). Molecules must
-    be whole; nothing is wrapped into a periodic box while propagating. The model runs where OpenMM's platform
-    does, on the CUDA platform on the GPU; only the ranks of ``positions`` are computed on the CPU.
+    Distance ranks are those of ``positions`` and are reused in every step (paper, appendix E), unless the
+    model was trained otherwise. Molecules must be whole; nothing is wrapped into a periodic box while
+    propagating. The model runs where OpenMM's platform does, on the CUDA platform on the GPU; only the ranks
+    of ``positions`` are computed on the CPU.
 
     TorchScript's profiling runs hold on to intermediate results, half a gigabyte for 40,000 atoms;
     ``torch.jit.set_fusion_strategy([("STATIC", 0)])`` turns them off for the whole process.
@@ -86,10 +91,11 @@ class DKMPPropagator:
         positions: start positions of all its atoms, an OpenMM quantity or an array (P, 3) in nm.
         atoms: indices of the atoms to propagate (those of the training selection); None for all. The others
             stay where they are.
-        rerank: rank the neighbours anew in every step.
+        rerank: rank the neighbours anew in every step; None does so where the training did now and then.
 
     Raises:
-        ValueError: positions or atoms that do not fit the topology, unknown elements, or a bad model file.
+        ValueError: positions or atoms that do not fit the topology or the model's mean structure, positions
+            in another unit, unknown elements, or a bad model file.
         RuntimeError: TorchForce cannot work on the installed stack.
     """
 
@@ -99,7 +105,7 @@ class DKMPPropagator:
         topology: Any,
         positions: Any,
         atoms: Optional[Iterable[int]] = None,
-        rerank: bool = False,
+        rerank: Optional[bool] = None,
     ) -> None:
         require_torchforce()
         predictor, self.info = load_propagator(model_path)
@@ -107,7 +113,18 @@ class DKMPPropagator:
         self.start = _nanometers(positions, topology.getNumAtoms())
         indices, atomic_numbers = modelled_atoms(topology, atoms)
         check_elements(atomic_numbers, self.info.elements)
+        reference = predictor.representation.reference
+        no_numbers = torch.zeros(0, dtype=torch.int64)
+        check_same_atoms(
+            # Files of before have no numbers.
+            reference.stored,
+            getattr(reference, "numbers", no_numbers),
+            torch.tensor(atomic_numbers),
+            1,
+        )
         self.atoms = list(range(len(atomic_numbers))) if indices is None else indices
+        bonds = [(first.index, second.index) for first, second in topology.bonds()]
+        _check_unit(self.start, self.start[self.atoms], np.array(bonds, dtype=np.int64).reshape(-1, 2))
         dtype = torch.float64 if self.info.dtype == "float64" else torch.float32
         self.memory = np.zeros(len(self.start))
         self.memory[self.atoms] = predictor.memory_factors(torch.tensor(atomic_numbers)).detach().numpy()
@@ -119,7 +136,7 @@ class DKMPPropagator:
             torch.tensor(self.atoms, dtype=torch.int64),
             predictor.ranks(start),
             start,
-            rerank,
+            trained_rerank_interval(self.info.dataset) > 0 if rerank is None else rerank,
         ).eval()
 
     def create_system(self) -> Any:
@@ -190,3 +207,23 @@ def _nanometers(positions: Any, num_atoms: int) -> np.ndarray:
     if not np.isfinite(array).all():
         raise ValueError("positions hold NaN or infinite values; check the structure")
     return array
+
+
+def _check_unit(positions: np.ndarray, propagated: np.ndarray, bonds: np.ndarray) -> None:
+    """Refuses positions (P, 3) whose bonds (b, 2), or else gaps between propagated atoms, cannot be in nm."""
+    if len(bonds) > 0:
+        what = "bonds"
+        lengths = np.linalg.norm(positions[bonds[:, 0]] - positions[bonds[:, 1]], axis=1)
+    elif len(propagated) > 1:
+        from scipy.spatial import cKDTree
+
+        what = "distances between neighbouring atoms"
+        lengths = cKDTree(propagated).query(propagated, k=2)[0][:, 1]
+    else:
+        return
+    median = float(np.median(lengths))
+    if not _PLAUSIBLE_LENGTHS[0] <= median <= _PLAUSIBLE_LENGTHS[1]:
+        raise ValueError(
+            f"positions: the {what} have a median length of {median:.3g} nm, about 0.1 to 0.15 is expected; "
+            "give positions in nm, or as an OpenMM quantity with its unit"
+        )

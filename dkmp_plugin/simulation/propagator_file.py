@@ -10,7 +10,6 @@ from torch import Tensor, nn
 import dkmp_plugin.ops  # noqa: F401  (registers the operators that exported models call)
 from dkmp_plugin.files import check_keeps_inputs
 from dkmp_plugin.simulation import torchscript
-from dkmp_plugin.simulation.checkpoint import load_checkpoint, refuse_periodic_training, trained_dtype
 from dkmp_plugin.simulation.torchscript_file import (
     PROPAGATOR,
     is_checkpoint,
@@ -19,6 +18,7 @@ from dkmp_plugin.simulation.torchscript_file import (
     read_metadata,
     write_torchscript,
 )
+from dkmp_plugin.training.checkpoint import check_propagates, load_checkpoint, trained_dtype
 
 FORMAT_VERSION = 1
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -97,20 +97,22 @@ def script_propagator(
             f"{checkpoint} holds a {hyper_parameters['model']} model, which is a potential energy; export it "
             "with dkmp_plugin.simulation.export_model"
         )
-    refuse_periodic_training(checkpoint, dataset)
+    check_propagates(checkpoint, model.representation_model, dataset)
     dtype = trained_dtype(hyper_parameters) if dtype is None else dtype
     predictor = DisplacementPredictor(model.representation_model, model.output_model)
     predictor = predictor.to(_DTYPES[dtype]).eval()
     for parameter in predictor.parameters():
         parameter.requires_grad_(False)
-    representation = model.representation_model
-    info = PropagatorInfo(
+    return torchscript.script(predictor), _describe(model.representation_model, dtype, dataset)
+
+
+def _describe(representation: Any, dtype: str, dataset: Dict[str, Any]) -> PropagatorInfo:
+    return PropagatorInfo(
         elements=representation.trained_elements.nonzero().flatten().tolist(),
         num_neighbors=representation.distance.num_neighbors,
         dtype=dtype,
         dataset=dataset,
     )
-    return torchscript.script(predictor), info
 
 
 def export_propagator(
@@ -127,8 +129,8 @@ def export_propagator(
         What the file says about itself.
 
     Raises:
-        ValueError: the checkpoint is unreadable, holds another model, or one that was trained with periodic
-            boxes, or would be overwritten.
+        ValueError: the checkpoint is unreadable, holds another model or one that cannot propagate (see
+            :func:`dkmp_plugin.training.checkpoint.check_propagates`), or would be overwritten.
     """
     check_keeps_inputs([output], [checkpoint])
     module, info = script_propagator(checkpoint, dtype)
@@ -136,11 +138,28 @@ def export_propagator(
     return info
 
 
+def read_propagator_info(path: Union[str, Path]) -> Optional[PropagatorInfo]:
+    """The description of an exported propagator, or of a ``dkmp-r`` checkpoint; None for other models.
+
+    Raises:
+        ValueError: the file is missing or damaged, or of a newer format.
+    """
+    path = Path(path).expanduser()
+    if is_checkpoint(path):
+        model, hyper_parameters, dataset = load_checkpoint(path)
+        if hyper_parameters["model"] != "dkmp-r":
+            return None
+        return _describe(model.representation_model, trained_dtype(hyper_parameters), dataset)
+    text = read_metadata(path, PROPAGATOR)
+    return None if text is None else parse_metadata(text, PropagatorInfo, FORMAT_VERSION, path)
+
+
 def load_propagator(path: Union[str, Path]) -> Tuple[torch.jit.ScriptModule, PropagatorInfo]:
     """Loads an exported propagator, or a ``dkmp-r`` checkpoint (``.ckpt``) in the precision of its training.
 
     Raises:
-        ValueError: the file is missing, damaged, no propagator, or of a newer format.
+        ValueError: the file is missing, damaged, no propagator, of a newer format, or as
+            :func:`dkmp_plugin.training.checkpoint.check_propagates`.
     """
     path = Path(path).expanduser()
     if is_checkpoint(path):
@@ -152,4 +171,6 @@ def load_propagator(path: Union[str, Path]) -> Tuple[torch.jit.ScriptModule, Pro
             "or give a dkmp-r checkpoint (.ckpt)"
         )
     info = parse_metadata(text, PropagatorInfo, FORMAT_VERSION, path)
-    return load_torchscript(path), info
+    module = load_torchscript(path)
+    check_propagates(path, module.representation, info.dataset)
+    return module, info

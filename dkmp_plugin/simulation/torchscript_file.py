@@ -76,6 +76,13 @@ def is_checkpoint(path: Path) -> bool:
     return "data.pkl" in names and "constants.pkl" not in names
 
 
+def is_exported(path: Path) -> bool:
+    """Whether a file holds a description of ours, as exported models and propagators do."""
+    if not zipfile.is_zipfile(path):
+        return False
+    return any(read_metadata(path, name) is not None for name in (POTENTIAL, PROPAGATOR))
+
+
 def parse_metadata(text: bytes, info_class: Type[Info], newest_format: int, path: Path) -> Info:
     """A description as read by :func:`read_metadata`, as the dataclass that it describes.
 

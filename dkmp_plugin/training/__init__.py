@@ -1,1 +1,1 @@
-"""What is plugged into torchmd-net: registration, dataset glue, output heads."""
+"""What is plugged into torchmd-net, how torchmd-train is run, and reading the checkpoints that it leaves."""

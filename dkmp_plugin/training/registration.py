@@ -7,16 +7,13 @@ reports on stderr.
 
 import argparse
 import functools
-import math
 import re
 import warnings
-from pathlib import Path
-from typing import Any, Callable, Dict
-
-import numpy as np
+from typing import Any
 
 from dkmp_plugin.config import DKMP_MODELS, add_arguments, defaults, ignored_keys
-from dkmp_plugin.files import replaced_on_success
+from dkmp_plugin.training.dataset_splits import use_split_of_dataset
+from dkmp_plugin.training.schedules import FALLS, falling_schedule, plateau_schedule
 
 
 def _is_dkmp(args: Any) -> bool:
@@ -127,7 +124,7 @@ def extend_lightning_module(module: Any) -> None:
             from dkmp_plugin.training.muon import MuonWithAdamW
 
             optimizers = [MuonWithAdamW(self.model, self.hparams.lr, self.hparams.weight_decay)]
-            schedulers[0]["scheduler"] = _plateau_schedule(optimizers[0], self.hparams)
+            schedulers[0]["scheduler"] = plateau_schedule(optimizers[0], self.hparams)
         if self.hparams.get("lr_schedule") in FALLS:
             schedulers = [
                 falling_schedule(optimizers[0], self.hparams, self.trainer.estimated_stepping_batches)
@@ -164,38 +161,6 @@ def _constant_box(hyper_parameters: Any, pos: Any) -> Any:
     return None if vectors is None else pos.new_tensor(vectors)
 
 
-def _plateau_schedule(optimizer: Any, hyper_parameters: Any) -> Any:
-    """torchmd-net's own schedule for another optimiser."""
-    from torch.optim.lr_scheduler import ReduceLROnPlateau
-
-    return ReduceLROnPlateau(
-        optimizer,
-        "min",
-        factor=hyper_parameters.lr_factor,
-        patience=hyper_parameters.lr_patience,
-        min_lr=hyper_parameters.lr_min,
-    )
-
-
-# From one to zero, over the training's progress from zero to one.
-FALLS: Dict[str, Callable[[float], float]] = {
-    "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
-    "linear": lambda progress: 1.0 - progress,
-}
-
-
-def falling_schedule(optimizer: Any, hyper_parameters: Any, num_steps: int) -> Any:
-    """From lr to lr_min as ``lr_schedule`` says; during the warm-up torchmd-net sets the rate itself."""
-    from torch.optim.lr_scheduler import LambdaLR
-
-    floor, fall = hyper_parameters.lr_min / hyper_parameters.lr, FALLS[hyper_parameters.lr_schedule]
-
-    def factor(step: int) -> float:
-        return floor + (1.0 - floor) * fall(min(1.0, step / max(1, num_steps)))
-
-    return {"scheduler": LambdaLR(optimizer, factor), "interval": "step", "frequency": 1}
-
-
 def extend_data_module(module: Any) -> None:
     """torchmdnet.data: the dataset's own split counts; what it declares must agree with the configuration."""
     setup_torchmdnet = module.DataModule.setup
@@ -203,7 +168,7 @@ def extend_data_module(module: Any) -> None:
     @functools.wraps(setup_torchmdnet)
     def setup(self, stage):
         result = setup_torchmdnet(self, stage)
-        _use_split_of_dataset(self)
+        use_split_of_dataset(self)
         # What training subtracts must not know the held-out energies.
         if hasattr(self.dataset, "fit_reference_energies"):
             self.dataset.fit_reference_energies(self.idx_train)
@@ -211,8 +176,9 @@ def extend_data_module(module: Any) -> None:
             # torchmd-net did so before: over its own split, and with other reference energies.
             self._standardize()
         if self.hparams["model"] == "dkmp-r" and hasattr(self.dataset, "sampling"):
+            adds_box = self.hparams.get("box_vecs") is not None and not self.dataset.metadata.get("periodic")
             self.dataset.sampling.check_model(
-                self.hparams.get("canonical_frame", "principal"), self.hparams.get("memory", False)
+                self.hparams.get("canonical_frame", "principal"), self.hparams.get("memory", False), adds_box
             )
         if _is_dkmp(dict(self.hparams)):
             # The module logs the same hyper-parameters. After a resume its best checkpoint may carry those of
@@ -234,58 +200,6 @@ def extend_data_module(module: Any) -> None:
         return result
 
     module.DataModule.setup = setup
-
-
-def _use_split_of_dataset(data_module: Any) -> None:
-    """Datasets that know their split, by whole runs or files, which torchmd-net's random split would mix."""
-    split = getattr(data_module.dataset, "split_indices", None)
-    if split is None:
-        return
-    if data_module.hparams["splits"] is not None:
-        _refuse_named_parts(data_module.hparams)
-        return
-    _check_validation_is_there(data_module.hparams, len(split[1]))
-    # torchmd-net has written its random split there.
-    with replaced_on_success(Path(data_module.hparams["log_dir"]) / "splits.npz") as path:
-        np.savez(path, idx_train=split[0], idx_val=split[1], idx_test=split[2])
-    for part, indices in zip(("train", "val", "test"), split, strict=True):
-        setattr(data_module, f"idx_{part}", indices)
-        setattr(
-            data_module, f"{part}_dataset", data_module.train_dataset.__class__(data_module.dataset, indices)
-        )
-    sizes = ", ".join(
-        f"{part} {len(indices)}" for part, indices in zip(("train", "val", "test"), split, strict=True)
-    )
-    print(f"split by the dataset: {sizes}")
-
-
-def _refuse_named_parts(hyper_parameters: Any) -> None:
-    """The parts named in dataset_arg are a split, and so is the file that ``splits`` names."""
-    arguments = hyper_parameters.get("dataset_arg")
-    named = [part for part in ("train", "val", "test") if isinstance(arguments, dict) and part in arguments]
-    if named:
-        raise ValueError(
-            f"splits: {hyper_parameters['splits']} was given, but dataset_arg names the parts too "
-            f"({', '.join(named)}); remove splits from the configuration, or the parts from dataset_arg"
-        )
-
-
-def _check_validation_is_there(hyper_parameters: Any, num_items: int) -> None:
-    if num_items > 0:
-        return
-    watched = [
-        f"{key}: {hyper_parameters[key]}"
-        for key in ("early_stopping_monitor", "checkpoint_monitor")
-        if (hyper_parameters.get(key) or "").startswith("val_")
-    ]
-    falls = _is_dkmp(dict(hyper_parameters)) and hyper_parameters.get("lr_schedule") in FALLS
-    if hyper_parameters.get("lr_metric") == "val" and not falls:
-        watched.append("lr_metric: val")
-    if watched:
-        raise ValueError(
-            f"{watched[0]} needs validation items, but the dataset has none; name some with val: in "
-            "dataset_arg"
-        )
 
 
 def extend_configuration_files(module: Any) -> None:

@@ -13,7 +13,8 @@ import torch
 import yaml
 
 from dkmp_plugin.datasets import DKMPNPZ
-from dkmp_plugin.evaluation.prediction import best_checkpoint, predict
+from dkmp_plugin.evaluation.prediction import predict
+from dkmp_plugin.training.log_dir import best_checkpoint
 from gpu.measure import worst_error
 from gpu.models import grid_structure
 

@@ -9,18 +9,13 @@ from pathlib import Path
 from typing import Dict
 
 import torch
+from measuring import resident_memory
 
 from s2ef.protocol import load_protocol
 from s2ef.structures import load_structures
 from s2ef.training import Budget, Training
 
 _SCRIPTS = Path(__file__).resolve().parent.parent
-
-
-def resident_memory(field: str) -> float:
-    """``VmRSS`` (now) or ``VmHWM`` (peak) of this process in MiB (Linux)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(field)).split()[1]) / 1024
 
 
 def measure(protocol_file: Path, row_name: str, model: str, rounds: int = 10) -> Dict[str, float]:

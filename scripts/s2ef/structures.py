@@ -11,9 +11,9 @@ from torch import Tensor
 from dkmp_plugin.datasets.deepmd import read_deepmd
 from dkmp_plugin.datasets.energy_forces import read_splits
 from dkmp_plugin.datasets.extxyz import read_extxyz
-from dkmp_plugin.datasets.label_file import fit_reference_energies
 from dkmp_plugin.datasets.labelled_structures import LabelledStructures
 from dkmp_plugin.datasets.npz import SGDML_KEYS, read_npz
+from dkmp_plugin.datasets.reference_energies import fit_reference_energies
 from s2ef.protocol import Row
 
 

@@ -7,6 +7,7 @@ from typing import Any, Dict, List
 
 import yaml
 
+from dkmp_plugin.files import replaced_on_success
 from s2ef.models import DKMP_C_SIZES
 from s2ef.protocol import BUDGETS, Protocol
 
@@ -107,7 +108,7 @@ def markdown(results: List[Dict[str, Any]]) -> str:
 def write_csv(path: Path, results: List[Dict[str, Any]]) -> None:
     """The same lines for machines."""
     lines = table_lines(results)
-    with open(path, "w", newline="") as file:
+    with replaced_on_success(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(lines[0]))
         writer.writeheader()
         writer.writerows(lines)

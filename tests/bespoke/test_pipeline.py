@@ -17,11 +17,11 @@ import torch
 
 from dkmp_plugin import cli
 from dkmp_plugin.bespoke.settings import BespokeSettings
-from dkmp_plugin.bespoke.training import loss_weights, newest_checkpoint
+from dkmp_plugin.bespoke.training import loss_weights
 from dkmp_plugin.cli import main
 from dkmp_plugin.datasets.label_file import read_label_file
 from dkmp_plugin.simulation.model_file import load_model_file
-from tests.simulation.conftest import write_checkpoint
+from dkmp_plugin.training.log_dir import newest_checkpoint
 
 DKMP = Path(sys.executable).with_name("dkmp")
 SIZES = {
@@ -175,36 +175,6 @@ def test_finished_folder_and_other_settings(survivor, ligand, capfd):
     assert status == 2 and "seed 1, now 2" in errors and "Traceback" not in errors
     status, _, errors = run_here(capfd, ligand, output, epochs=5)
     assert status == 2 and "epochs 4, now 5" in errors and "train anew" in errors
-
-
-def test_whole_checkpoints_are_never_removed(tmp_path):
-    """Such as those of another version: only the user may throw them away."""
-    other = tmp_path / "epoch=2-val_loss=0.1.ckpt"
-    torch.save({"hyper_parameters": {"model": "dkmp-z"}, "state_dict": {}}, other)
-    with pytest.raises(ValueError, match="holds a 'dkmp-z' model"):
-        newest_checkpoint(tmp_path)
-    assert other.exists()
-
-
-def test_half_a_checkpoint_is_removed_with_a_word(tmp_path, capsys):
-    write_checkpoint(tmp_path / "epoch=1-val_loss=0.1.ckpt")
-    whole = (tmp_path / "epoch=1-val_loss=0.1.ckpt").read_bytes()
-    for epoch, size in ((2, len(whole) - 1), (3, 5000), (4, 0)):
-        (tmp_path / f"epoch={epoch}-val_loss=0.1.ckpt").write_bytes(whole[:size])
-    assert newest_checkpoint(tmp_path) == (1, tmp_path / "epoch=1-val_loss=0.1.ckpt")
-    assert [path.name for path in tmp_path.iterdir()] == ["epoch=1-val_loss=0.1.ckpt"]
-    assert capsys.readouterr().out.count("removed ") == 3
-
-
-def test_half_a_checkpoint_is_not_used(survivor, tmp_path):
-    newest = newest_checkpoint(survivor[0] / "training")[1]
-    for epoch in (0, 1):
-        (tmp_path / f"epoch={epoch}-val_loss=0.1.ckpt").write_bytes(newest.read_bytes())
-    half = tmp_path / "epoch=2-val_loss=0.1.ckpt"
-    half.write_bytes(newest.read_bytes()[:5000])
-    assert newest_checkpoint(tmp_path) == (1, tmp_path / "epoch=1-val_loss=0.1.ckpt")
-    assert not half.exists()
-    assert newest_checkpoint(tmp_path / "none") is None
 
 
 def test_ligand_without_force_field(methane):

@@ -7,7 +7,7 @@ import pytest
 
 from dkmp_plugin.datasets import DKMPAdK
 from dkmp_plugin.datasets.adk import chronological_parts
-from dkmp_plugin.datasets.trajectory_files import Run
+from dkmp_plugin.datasets.run import Run
 from tests.conftest import shared_data
 
 RUN_3 = shared_data() / "adk" / "dims_002.dcd"

@@ -102,6 +102,23 @@ def test_bad_complexes(folder, key, value, message):
         DKMPMISATO(str(folder))
 
 
+@pytest.mark.parametrize(("first", "second"), [("train", "val"), ("train", "test"), ("val", "test")])
+def test_a_complex_in_two_lists_is_refused(folder, first, second):
+    shared = LISTS[f"{first}_MD.txt"][0]
+    with open(folder / f"{second}_MD.txt", "a") as file:
+        file.write(f"{shared}\n")
+    message = rf"{first}_MD\.txt and {second}_MD\.txt share 1 complexes \(the first: {shared}\)"
+    with pytest.raises(ValueError, match=message):
+        DKMPMISATO(str(folder))
+
+
+def test_atomic_numbers_are_positive(folder):
+    change(folder, "atoms_number", np.array([6] * 11 + [0]))
+    data = DKMPMISATO(str(folder))
+    with pytest.raises(ValueError, match="10GS: atom 11 has atomic number 0"):
+        data[3]
+
+
 def test_nan_frame_is_named(folder):
     frames = np.stack([grid(12)] * 10)
     frames[4] = np.nan

@@ -1,5 +1,7 @@
 """Trajectory files to frame pairs: real formats, replicas, selections, and the input that is refused."""
 
+import re
+
 import mdtraj
 import numpy as np
 import pytest
@@ -10,17 +12,14 @@ from hypothesis import strategies as st
 from dkmp_plugin.datasets import DKMPTrajectory
 from dkmp_plugin.datasets.crossing import Crossing
 from dkmp_plugin.datasets.frame_pairs import FramePairs, random_rotation
+from dkmp_plugin.datasets.run import Run
+from dkmp_plugin.datasets.run_borders import find_borders
 from dkmp_plugin.datasets.sampling import Sampling
-from dkmp_plugin.datasets.trajectory_files import (
-    Run,
-    check_frames,
-    find_jumps,
-    load_topology,
-    select_atoms,
-    superpose,
-)
-from dkmp_plugin.ops.ranks_reference import distance_ranks
-from tests.datasets.trajectory_fixtures import GLYCINES, topology, walk, write
+from dkmp_plugin.datasets.trajectory_files import load_runs, load_topology, select_atoms
+from dkmp_plugin.datasets.unwrapping import unwrap
+from dkmp_plugin.ops.reference.ranks import distance_ranks
+from dkmp_plugin.superposition import superpose
+from tests.datasets.trajectory_fixtures import GLYCINES, dcd_bytes, topology, walk, write
 
 
 @pytest.fixture
@@ -120,7 +119,8 @@ def test_number_signs_in_names_of_files_and_folders(folder):
 def test_jumps_are_where_replicas_meet(lengths, seed):
     parts = [walk(length, seed + index, shift=20.0 * index) for index, length in enumerate(lengths)]
     borders = np.cumsum(lengths)[:-1].tolist()
-    assert find_jumps(np.concatenate(parts), np.arange(sum(lengths))) == borders
+    steps = np.sqrt(np.square(np.diff(np.concatenate(parts), axis=0)).mean((1, 2)))
+    assert find_borders(steps, np.arange(sum(lengths))) == borders
 
 
 def test_ranks_come_from_the_first_frame_or_the_interval(folder):
@@ -177,6 +177,19 @@ def test_augmentation_is_for_training_items_and_keeps_the_target(folder):
     matrix = random_rotation()
     assert torch.allclose(matrix @ matrix.T, torch.eye(3), atol=1e-5)
     assert torch.det(matrix) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"previous": True}, {"pushforward": True}], ids=str)
+def test_noise_moves_the_stand_in_for_a_frame_before_the_first(folder, options):
+    """Otherwise items without an earlier frame seemed to have one, of noise."""
+    data = pairs(folder, lag=2, augment_noise=0.1, augment_rotation=True, **options)
+    item = data[1]
+    assert torch.equal(item.previous, item.pos)
+    assert not torch.allclose(item.pos, torch.from_numpy(data.runs[0].positions[1]), atol=1e-3)
+    later = data[3]
+    assert torch.allclose(
+        torch.pdist(later.previous), torch.pdist(torch.tensor(data.runs[0].positions[1])), atol=1e-4
+    )
 
 
 def test_smoothing_averages_training_data_only(folder):
@@ -241,6 +254,55 @@ def test_truncated_dcd(folder):
 
 
 @pytest.mark.parametrize(
+    "content",
+    [
+        b"T",
+        b"\0\0\0\0",
+        b"ATOM" + 500 * b" ",
+        bytes(500),
+        dcd_bytes(walk(3))[:60],
+        dcd_bytes(walk(3))[:150],
+        # Lengths of records that cannot be.
+        dcd_bytes(walk(3))[:92] + b"\xff" * 400,
+        dcd_bytes(walk(3), length="<q")[:100] + b"\xff" * 7 + b"\x7f" + bytes(400),
+        dcd_bytes(walk(3), num_fixed=10),
+    ],
+    ids=lambda content: f"{len(content)} bytes",
+)
+def test_files_that_are_no_dcd(folder, content):
+    (folder / "damaged.dcd").write_bytes(content)
+    with pytest.raises(ValueError, match=r"damaged\.dcd is no DCD trajectory"):
+        pairs(folder, train=["damaged.dcd"])
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"box": True},
+        {"charmm": False},
+        {"fourth_dimension": True},
+        {"fourth_dimension": True, "box": True},
+        {"num_fixed": 3},
+        {"num_fixed": 3, "box": True},
+        {"length": ">i"},
+        {"length": "<q", "box": True},
+    ],
+    ids=str,
+)
+def test_dcd_files_of_other_programs(folder, layout):
+    positions = walk(12, 1)
+    positions[1:, 8 - layout.get("num_fixed", 0) :] = positions[0, 8 - layout.get("num_fixed", 0) :]
+    content = dcd_bytes(positions, **layout)
+    (folder / "other.dcd").write_bytes(content)
+    (run,) = pairs(folder, train=["other.dcd"]).runs
+    np.testing.assert_allclose(run.positions, positions, atol=1e-5)
+    for size in (len(content) - 4, len(dcd_bytes(positions[:1], **layout)) - 4):
+        (folder / "cut.dcd").write_bytes(content[:size])
+        with pytest.raises(ValueError, match=r"cut\.dcd is truncated: its last frame has"):
+            pairs(folder, train=["cut.dcd"])
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"lag": 12}, "first.dcd has 12 frames, lag 12 needs at least 13"),
@@ -266,7 +328,104 @@ def test_bad_positions(folder):
         write(folder / name, positions)
         with pytest.raises(ValueError, match=message):
             pairs(folder, train=[name])
-    check_frames("no bonds", walk(3), np.zeros((0, 2), dtype=int))
+
+
+def test_selections_without_bonds_are_checked_by_their_molecules(folder):
+    """Alpha carbons are not bonded to each other; what they belong to must be whole, and in Å."""
+    write(folder / "nanometer.dcd", 0.1 * walk(5))
+    cut = walk(5)
+    cut[4:, 4:] += 20.0
+    write(folder / "cut.dcd", cut)
+    for name, message in (("nanometer.dcd", "mixes nm and Å"), ("cut.dcd", "in frame 4 .*make mol")):
+        with pytest.raises(ValueError, match=message):
+            pairs(folder, train=[name], selection="name CA")
+    assert len(pairs(folder, selection="name CA")) == 11
+
+
+TRICLINIC = np.array([[12.0, 0, 0], [5.0, 11.0, 0], [-4.0, 3.0, 9.0]])
+
+
+def waters(num_frames: int, seed: int = 0):
+    """Topology of five waters, and their walk (T, 15, 3) in Å through a triclinic box, free and wrapped."""
+    top = mdtraj.Topology()
+    chain = top.add_chain()
+    for _ in range(5):
+        residue = top.add_residue("HOH", chain)
+        for name in ("O", "H1", "H2"):
+            top.add_atom(name, mdtraj.element.get_by_symbol(name[0]), residue)
+    top.create_standard_bonds()
+    generator = np.random.default_rng(seed)
+    centers = generator.uniform(0, 10, (5, 3)) + np.cumsum(generator.normal(size=(num_frames, 5, 3)), axis=0)
+    shape = np.array([[0, 0, 0], [0.957, 0, 0], [-0.24, 0.927, 0]])
+    images = np.floor(centers @ np.linalg.inv(TRICLINIC)) @ TRICLINIC
+    free, wrapped = (np.repeat(x, 3, axis=1) + np.tile(shape, (5, 1)) for x in (centers, centers - images))
+    return top, free, wrapped
+
+
+def write_boxed(path, top, positions, times=None, box=TRICLINIC):
+    trajectory = mdtraj.Trajectory(positions / 10, top, times)
+    trajectory.unitcell_vectors = np.repeat(box[None] / 10, len(positions), 0)
+    trajectory.save(str(path))
+    return path.name
+
+
+@pytest.mark.parametrize("selection", ["full", "element O"])
+@pytest.mark.parametrize("periodic", [True, False])
+def test_molecules_are_followed_across_the_box(tmp_path, periodic, selection):
+    """Wrapped one by one, molecules hop by a box vector; displacements are those of the free walk."""
+    top, free, wrapped = waters(40)
+    assert np.abs(np.diff(wrapped, axis=0)).max() > 6
+    write_boxed(tmp_path / "top.pdb", top, wrapped[:1])
+    write_boxed(tmp_path / "wrapped.dcd", top, wrapped)
+    data = pairs(
+        tmp_path, train=["wrapped.dcd"], lag=2, periodic=periodic, selection=selection, previous=True
+    )
+    (run,) = data.runs
+    atoms = select_atoms(top, selection)
+    expected = (free - free[0] + wrapped[0])[:, atoms]
+    np.testing.assert_allclose(run.positions, expected, atol=1e-3)
+    item = data[20]
+    np.testing.assert_allclose(item.y, expected[22] - expected[20], atol=1e-3)
+    np.testing.assert_allclose(item.previous, expected[18], atol=1e-3)
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 1000))
+def test_unwrapping_stays_on_the_lattice_of_boxes_that_change(seed):
+    _, free, _ = waters(10, seed)
+    generator = np.random.default_rng(seed)
+    boxes = TRICLINIC * (1 + 0.01 * generator.normal(size=(10, 1, 1)))
+    molecules = np.repeat(np.arange(5), 3)
+    images = generator.integers(-2, 3, (10, 5, 3))[:, molecules] @ boxes
+    unwrapped = free + images
+    unwrap(unwrapped, boxes, molecules)
+    offsets = (unwrapped - free) @ np.linalg.inv(boxes)
+    np.testing.assert_allclose(offsets, np.rint(offsets), atol=1e-9)
+    assert np.abs(np.diff(unwrapped, axis=0)).max() < 6
+
+
+def test_an_ion_that_hops_to_its_image_starts_no_run_and_a_replica_does(tmp_path):
+    """The second replica begins where its file says: it is not drawn to the images of the first."""
+    top = topology()
+    top.add_atom("ZN", mdtraj.element.zinc, top.add_residue("ZN", top.add_chain()))
+    box = 30.0 * np.eye(3)
+    ion = np.array([29.5, 10, 10]) + 0.2 * np.arange(10)[:, None] * np.array([1.0, 0, 0])
+    hopping = np.concatenate([walk(10, 1) + 8.0, ion[:, None] % 30.0], axis=1)
+    replica = hopping + 14.0
+    replica[:, 8] = 1.0 + 0.1 * np.arange(10)[:, None]
+    write_boxed(tmp_path / "top.pdb", top, hopping[:1], box=box)
+    write_boxed(tmp_path / "all.dcd", top, np.concatenate([hopping, replica]), box=box)
+    first, second = pairs(tmp_path, train=["all.dcd"]).runs
+    assert (len(first.positions), len(second.positions)) == (10, 10)
+    np.testing.assert_allclose(first.positions[:, 8], ion, atol=1e-3)
+    np.testing.assert_allclose(second.positions, replica, atol=1e-3)
+
+
+def test_boxes_of_no_volume_are_none(folder):
+    write(folder / "vacuum.dcd", walk(5), box=1.0)
+    assert pairs(folder, train=["vacuum.dcd"], selection="name CA").metadata["periodic"] is False
+    with pytest.raises(ValueError, match="no periodic box"):
+        pairs(folder, train=["vacuum.dcd"], periodic=True)
 
 
 def test_unreadable_topology(folder):
@@ -339,5 +498,125 @@ def test_crossing_is_for_training_items(folder):
     for wrong in ({"augment_crossing": 1.5}, {"lag": 0}, {"num_neighbors": -1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             pairs(folder, **wrong)
-    with pytest.raises(ValueError, match="pushforwards"):
-        pairs(folder, pushforwards=True)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"stride": 2.5},
+        {"stride": 0},
+        {"stride": -1},
+        {"lag": True},
+        {"augment_smoothing": 1.5},
+        {"augment_noise": "0.1"},
+        {"augment_rotation": "false"},
+        {"num_neighbors": "16"},
+        {"num_neighbors": 16.0},
+        {"rerank_interval": 2.5},
+        {"selection": [0, 1, 2]},
+        {"topology": ["top.pdb", "other.pdb"]},
+        {"train": [1]},
+        {"val": {"third.dcd": 1}},
+    ],
+    ids=str,
+)
+def test_values_of_another_type(folder, wrong):
+    (name, value), *_ = wrong.items()
+    with pytest.raises(ValueError, match=rf"^{name}: .*{re.escape(str(value))}.* was given, "):
+        pairs(folder, **wrong)
+
+
+@pytest.mark.parametrize("suffix", [".xtc", ".trr", ".nc"])
+def test_no_pair_bridges_missing_frames(folder, suffix):
+    """Times at 2 µs, where single precision knows them to 0.1 ps only."""
+    times = 2.0e6 + 2.5 * np.delete(np.arange(20.0), [7, 8, 9])
+    name = write(folder / f"gap{suffix}", np.delete(walk(20, 1), [7, 8, 9], axis=0), times)
+    data = pairs(folder, train=[name])
+    assert [len(run.positions) for run in data.runs] == [7, 10]
+    assert data.metadata["picoseconds_per_frame"] == pytest.approx(2.5)
+    twice = pairs(folder, train=[name], stride=2)
+    assert [len(run.positions) for run in twice.runs] == [4, 5]
+    assert twice.metadata["picoseconds_per_frame"] == pytest.approx(5.0)
+
+
+def test_files_of_different_spacing_are_not_mixed(folder):
+    for name, spacing in (("fine.xtc", 2.0), ("coarse.xtc", 20.0), ("rounded.xtc", 2.001)):
+        write(folder / name, walk(9, 1), spacing * (1 + np.arange(9)))
+    message = r"fine\.xtc has 2 ps between frames, coarse\.xtc has 20: lag would mean different times"
+    with pytest.raises(ValueError, match=message):
+        pairs(folder, train=["fine.xtc"], val=["coarse.xtc"])
+    # DCD files have no times, and 0, 1, 2 ... only count the frames (second.xtc).
+    names = ["first.dcd", "second.xtc", "coarse.xtc"]
+    assert pairs(folder, train=names).metadata["picoseconds_per_frame"] == 20.0
+    assert len(pairs(folder, train=["fine.xtc"], val=["rounded.xtc"])) == 16
+    assert "picoseconds_per_frame" not in pairs(folder).metadata
+
+
+def test_times_that_never_advance_say_nothing(folder):
+    write(folder / "still.xtc", walk(9, 1), np.zeros(9))
+    assert len(pairs(folder, train=["still.xtc"])) == 8
+
+
+def test_runs_that_are_too_short_are_left_out_with_a_warning(folder):
+    frames = np.concatenate([walk(8, 1), walk(3, 2, shift=30.0), walk(7, 3)])
+    write(folder / "all.dcd", frames)
+    with pytest.warns(UserWarning, match=r"1 of its 3 runs .* the 5 frames .*: all\.dcd#1 \(3\)$"):
+        data = pairs(folder, train=["all.dcd"], lag=4)
+    assert [run.name for run in data.runs] == ["all.dcd#0", "all.dcd#2"]
+    with pytest.raises(ValueError, match=r"all\.dcd#1 has 3 frames, lag 4 needs at least 5"):
+        pairs(folder, train=["all.dcd#1"], lag=4)
+    with pytest.raises(
+        ValueError, match=r"interrupted 2 times, and its longest run has 8 frames, at least 9"
+    ):
+        pairs(folder, train=["all.dcd"], lag=8)
+
+
+def test_elements_are_declared(folder):
+    assert pairs(folder).metadata["elements"] == [6, 7, 8]
+
+
+@pytest.mark.parametrize("removed", [1, 20, 40, 300, 700])
+def test_truncated_xyz(folder, removed):
+    write(folder / "whole.xyz", walk(12, 1))
+    content = (folder / "whole.xyz").read_bytes()
+    assert len(pairs(folder, train=["whole.xyz"])) == 11
+    (folder / "cut.xyz").write_bytes(content[: len(content) - removed])
+    if removed == 1:
+        # The end of the last line alone.
+        assert len(pairs(folder, train=["cut.xyz"])) == 11
+        return
+    with pytest.raises(ValueError, match=r"cut\.xyz is truncated: its last frame has"):
+        pairs(folder, train=["cut.xyz"])
+
+
+def test_files_that_are_no_xyz(folder):
+    for content in ("", "a b\n", "0\n\n"):
+        (folder / "other.xyz").write_text(content)
+        with pytest.raises(ValueError, match=r"other\.xyz is no XYZ trajectory"):
+            pairs(folder, train=["other.xyz"])
+
+
+def test_patterns_are_not_expanded(folder):
+    with pytest.raises(
+        ValueError, match=r"\*\.dcd: no such file.*patterns are not expanded, name every file"
+    ):
+        pairs(folder, train="*.dcd")
+
+
+def test_hdf5_without_pytables(folder, monkeypatch):
+    from dkmp_plugin import optional
+
+    (folder / "run.h5").write_bytes(b"")
+    monkeypatch.setattr(optional, "find_spec", lambda name: None if name == "tables" else True)
+    with pytest.raises(optional.MissingPackageError, match=r"run\.h5 needs tables, .* pip install tables"):
+        load_runs(folder / "run.h5", topology())
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"reference": "mean"}, {"superpose": "frames"}, {"superpose": "runs"}, {"remove_drift": True}],
+    ids=str,
+)
+def test_one_atom(folder, option):
+    data = pairs(folder, selection="index 0", **option)
+    assert all(torch.isfinite(value).all() for idx in range(11) for _, value in data[idx])

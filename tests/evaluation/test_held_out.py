@@ -8,7 +8,7 @@ import torch
 
 from dkmp_plugin.datasets.label_file import LabelledConformations, write_label_file
 from dkmp_plugin.evaluation.held_out import evaluate_held_out
-from dkmp_plugin.simulation.units import kilojoule_per_mole
+from dkmp_plugin.units import energy_factor
 from tests.conftest import ethanol, hyper_parameters
 from tests.strong_potential import strong_potential
 
@@ -46,7 +46,15 @@ def trained(tmp_path_factory):
     contents = {
         "hyper_parameters": settings,
         "state_dict": {"model." + name: value for name, value in model.state_dict().items()},
-        "dkmp_plugin": {"dataset": labels.metadata()},
+        "dkmp_plugin": {
+            "dataset": {
+                "energy_unit": "eV",
+                "level_of_theory": labels.level_of_theory,
+                "total_charge": 0,
+                "elements": labels.elements,
+                "reference_energies": REFERENCES,
+            }
+        },
     }
     checkpoint = tmp_path_factory.mktemp("checkpoint") / "eV.ckpt"
     torch.save(contents, checkpoint)
@@ -68,7 +76,7 @@ def changed(checkpoint, tmp_path, **declared):
 
 
 def in_unit(labels, unit):
-    factor = kilojoule_per_mole("eV") / kilojoule_per_mole(unit)
+    factor = energy_factor("eV", unit)
     return replace(
         labels,
         energies=labels.energies * factor,

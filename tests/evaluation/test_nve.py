@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from dkmp_plugin import cli
-from dkmp_plugin.evaluation.nve import run_nve, simulate_nve, summarise
-from dkmp_plugin.evaluation.report import read_columns
-from dkmp_plugin.evaluation.verlet import OpenMMVerlet, molecular_dynamics
+from dkmp_plugin.evaluation.columns import read_columns
+from dkmp_plugin.evaluation.molecular_dynamics import molecular_dynamics
+from dkmp_plugin.evaluation.nve import run_nve, simulate_nve
+from dkmp_plugin.evaluation.nve_summary import summarise
+from dkmp_plugin.evaluation.verlet import OpenMMVerlet
 from dkmp_plugin.simulation.stack import prepare_backend
 from tests.conftest import ROOT, ethanol
 from tests.simulation.conftest import checkpoint, model_path
@@ -261,6 +263,19 @@ def test_a_potential_that_blows_up_is_an_error(tmp_path, stiffness, outcome):
         run_nve(dynamics, tmp_path, {}, duration=100.0, time_step=10.0, equilibration=0.0)
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("engine", ["openmm", "ase"])
+def test_a_seed_is_the_same_start_every_time(model_path, structure, engine, seed):
+    """OpenMM itself takes 0 for another seed at every call."""
+    starts = []
+    for chosen in (seed, seed, seed + 1):
+        dynamics = molecular_dynamics(model_path, structure, engine, time_step=0.1)
+        dynamics.equilibrate(300.0, 0.002, chosen)
+        starts.append(dynamics.get_state()[1])
+    np.testing.assert_array_equal(starts[0], starts[1])
+    assert np.abs(starts[0] - starts[2]).max() > 0.0
+
+
 def test_bad_input(model_path, structure, tmp_path, capsys):
     with pytest.raises(ValueError, match="engine"):
         molecular_dynamics(model_path, structure, "gromacs")
@@ -285,6 +300,9 @@ def test_bad_input(model_path, structure, tmp_path, capsys):
         (["--duration", "0.2"], "duration: 0.2 ps was given, at least 0.38 ps is expected"),
         (["--equilibration", "-1"], "equilibration: -1.0 was given"),
         (["--temperature", "-300"], "temperature: -300.0 was given"),
+        (["--seed", "-1"], "seed: -1 was given, a whole number from 0 to 2147483647 is expected"),
+        (["--seed", "-1", "--engine", "ase"], "seed: -1 was given, a whole number from 0 to 2147483647"),
+        (["--seed", "2147483648"], "seed: 2147483648 was given"),
         (["--platform", "Nope"], "platform: 'Nope' was given, one of Reference"),
     ],
 )
@@ -293,6 +311,11 @@ def test_impossible_options_of_the_command(model_path, structure, tmp_path, caps
     assert cli.main(command) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_too_short_for_a_drift_is_refused_before_anything_is_loaded(structure, tmp_path):
+    with pytest.raises(ValueError, match=r"duration: 0\.2 ps was given"):
+        simulate_nve("no model", structure, tmp_path / "run", duration=0.2)
 
 
 @pytest.mark.parametrize("engine", ["openmm", "ase"])

@@ -4,7 +4,9 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from dkmp_plugin.evaluation.report import Panel, Table, plot_over_time, read_columns, write_html
+from dkmp_plugin.evaluation.columns import read_columns
+from dkmp_plugin.evaluation.html_page import Table, write_html
+from dkmp_plugin.evaluation.time_plot import Panel, plot_over_time
 
 
 def test_page_holds_numbers_and_pictures_and_needs_no_other_file(tmp_path):

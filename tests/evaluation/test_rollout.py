@@ -216,11 +216,73 @@ def test_command_line_refuses_models_that_know_boxes(checkpoint, tmp_path, capsy
     assert "was trained with periodic boxes" in capsys.readouterr().err
 
 
+def test_ranks_are_as_recent_as_in_the_training(checkpoint, tmp_path):
+    """Unless something else is asked for; checkpoints that do not say rank once, as they always did."""
+    from dkmp_plugin.evaluation.rollout_files import roll_out_trajectory
+
+    write(tmp_path / "top.pdb", GLYCINES[None])
+    write(tmp_path / "run.dcd", walk(13, 5, step=0.4) * 1.1)
+    contents = torch.load(checkpoint, weights_only=True)
+
+    def errors(declared, interval=None):
+        dataset = {"lag": 2, "selection": "full", **declared}
+        torch.save({**contents, "dkmp_plugin": {"dataset": dataset}}, tmp_path / "epoch=0.ckpt")
+        files = (tmp_path / name for name in ("epoch=0.ckpt", "top.pdb", "run.dcd"))
+        return roll_out_trajectory(*files, rerank_interval=interval)[0].errors["model"]
+
+    never, always, now_and_then = errors({}), errors({}, 1), errors({}, 2)
+    assert never == errors({}, 0) and len({never, always, now_and_then}) == 3
+    assert errors({"num_neighbors": 0, "rerank_interval": 0}) == always
+    assert errors({"num_neighbors": 0, "rerank_interval": 0}, 0) == never
+    assert errors({"num_neighbors": 4, "rerank_interval": 0}) == never
+    # Frames in the training, predictions (of two frames) in a rollout.
+    assert errors({"num_neighbors": 4, "rerank_interval": 5}) == now_and_then
+
+
+def test_rollouts_keep_to_the_time_between_frames(checkpoint, tmp_path):
+    from dkmp_plugin.evaluation.rollout_files import roll_out_trajectory
+
+    write(tmp_path / "top.pdb", GLYCINES[None])
+    contents = torch.load(checkpoint, weights_only=True)
+    contents["dkmp_plugin"]["dataset"].update(stride=2, picoseconds_per_frame=10.0)
+    torch.save(contents, tmp_path / "epoch=0.ckpt")
+    for name, spacing in (("as_trained.xtc", 5.0), ("other.xtc", 10.0), ("unknown.dcd", 10.0)):
+        write(tmp_path / name, walk(11, 1), spacing * np.arange(11))
+        files = [tmp_path / other for other in ("epoch=0.ckpt", "top.pdb", name)]
+        if name == "other.xtc":
+            with pytest.raises(ValueError, match=r"other.xtc has 20 ps .*\(stride 2\), .* trained with 10"):
+                roll_out_trajectory(*files)
+        else:
+            assert roll_out_trajectory(*files)[0].num_steps == 2
+
+
+def test_what_cannot_be_written_or_ranked_is_said_before_the_rollout(checkpoint, tmp_path, monkeypatch):
+    from dkmp_plugin.evaluation.rollout_files import roll_out_trajectory
+
+    monkeypatch.setattr("dkmp_plugin.evaluation.rollout_files.evaluate_run", lambda *_: pytest.fail("ran"))
+    write(tmp_path / "top.pdb", GLYCINES[None])
+    write(tmp_path / "run.dcd", walk(9, 1))
+    files = (checkpoint, tmp_path / "top.pdb", tmp_path / "run.dcd")
+    for name in ("out.foo", "out", "out.h5", "out.DCD"):
+        with pytest.raises(ValueError, match=rf"{name}: a trajectory has one of the suffixes \.dcd, \.xtc"):
+            roll_out_trajectory(*files, tmp_path / name)
+    with pytest.raises(ValueError, match="rerank_interval: -3 was given"):
+        roll_out_trajectory(*files, rerank_interval=-3)
+
+
+def test_exported_models_are_no_checkpoints(checkpoint, tmp_path):
+    from dkmp_plugin.simulation import export_propagator
+
+    export_propagator(checkpoint, tmp_path / "propagator.pt")
+    with pytest.raises(ValueError, match=r"propagator\.pt is an exported model; give the checkpoint"):
+        load_displacement_model(tmp_path / "propagator.pt")
+
+
 def test_egnn_baseline_learns_and_stands_beside_the_model(predictor):
     pytest.importorskip("egnn_pytorch", reason="egnn-pytorch, the baseline, is optional")
     from dkmp_plugin.datasets.frame_pairs import FramePairs
+    from dkmp_plugin.datasets.run import Run
     from dkmp_plugin.datasets.sampling import Sampling
-    from dkmp_plugin.datasets.trajectory_files import Run
     from dkmp_plugin.evaluation.egnn_baseline import EGNNPredictor, train_egnn
 
     # Every frame is the one before, blown up: an equivariant displacement.

@@ -59,6 +59,18 @@ def test_minima_are_counted():
     assert count_minima(x**2, prominence=0.1) == 0
 
 
+@pytest.mark.parametrize("unknown", [np.nan, np.inf])
+def test_minima_are_not_counted_across_what_is_unknown(unknown):
+    """Where a calculation does not converge: the energies on both sides are no neighbours."""
+    falls_and_rises = np.concatenate([np.linspace(3, 0, 10), [unknown], np.linspace(1, 4, 10)])
+    assert count_minima(falls_and_rises, prominence=0.1) == 0
+    x = np.linspace(0, 4 * np.pi, 200)
+    energy = np.cos(x)
+    energy[95:105] = unknown  # around a maximum
+    assert count_minima(energy, prominence=0.1) == 2
+    assert count_minima(np.full(5, unknown), prominence=0.1) == 0
+
+
 @pytest.mark.parametrize(("overlap", "smooth"), [(0.8, True), (0.0, False)])
 def test_only_smooth_shells_are_smooth(overlap, smooth):
     """An atom passes every border and the cutoff (6 Å): no jump of energy, force or its slope."""

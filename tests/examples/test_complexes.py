@@ -108,7 +108,7 @@ class TestClaim:
 @pytest.mark.parametrize("name", ["thrombin", "t4-lysozyme-water"])
 def test_ligands_of_the_other_complexes(name, monkeypatch):
     """Their files are read, elements included; 52 atoms and 18 atoms."""
-    from dkmp_plugin.labeling.molecule import read_amber
+    from dkmp_plugin.labeling.amber import read_amber
 
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
     from complexes import COMPLEXES

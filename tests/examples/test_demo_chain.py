@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from dkmp_plugin.evaluation.prediction import best_checkpoint
+from dkmp_plugin.training.log_dir import best_checkpoint
 from tests.conftest import ROOT
 
 SCRIPTS = sorted(path.name for path in (ROOT / "examples").glob("0*.py"))

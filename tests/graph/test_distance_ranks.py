@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dkmp_plugin import ops
 from dkmp_plugin.graph import distance_ranks
-from dkmp_plugin.ops import ranks_reference
+from dkmp_plugin.ops import reference
 
 TRICLINIC = torch.tensor([[8.0, 0.0, 0.0], [2.0, 7.0, 0.0], [-3.0, 2.0, 6.0]], dtype=torch.float64)
 
@@ -35,7 +35,7 @@ def test_equals_reference(count, num_neighbors, systems, scale, rounded, double,
     # Rounded positions have many ties, which go to the lower index.
     pos = pos.round() if rounded else pos
     batch = torch.arange(count) * systems // max(count, 1)
-    expected = ranks_reference.distance_ranks(pos, num_neighbors, batch)
+    expected = reference.distance_ranks(pos, num_neighbors, batch)
     assert torch.equal(distance_ranks(pos, num_neighbors, batch), expected)
 
 
@@ -111,7 +111,7 @@ def test_bad_input_is_refused(pos, num_neighbors, batch, message: str) -> None:
         distance_ranks(pos, num_neighbors, batch)
 
 
-@pytest.mark.parametrize("search", [distance_ranks, ranks_reference.distance_ranks])
+@pytest.mark.parametrize("search", [distance_ranks, reference.distance_ranks])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_positions_of_an_exploded_simulation_are_refused(search, dtype) -> None:
     # Squared distances overflow where positions do not yet.
@@ -120,14 +120,14 @@ def test_positions_of_an_exploded_simulation_are_refused(search, dtype) -> None:
         search(pos, 1)
 
 
-@pytest.mark.parametrize("search", [distance_ranks, ranks_reference.distance_ranks])
+@pytest.mark.parametrize("search", [distance_ranks, reference.distance_ranks])
 def test_lattice_vectors_need_not_be_short(search) -> None:
     pos, lengths = _positions(30), torch.diag(torch.tensor([8.0, 9.0, 10.0], dtype=torch.float64))
     skewed = torch.tensor([[1, 0, 0], [2, 1, 0], [-3, 4, 1]], dtype=torch.float64) @ lengths
     assert torch.equal(search(pos, 12, None, skewed), distance_ranks(pos, 12, None, lengths))
 
 
-@pytest.mark.parametrize("search", [distance_ranks, ranks_reference.distance_ranks])
+@pytest.mark.parametrize("search", [distance_ranks, reference.distance_ranks])
 def test_one_box_for_all_systems(search) -> None:
     pos, batch = _positions(30), torch.arange(30) // 15
     assert torch.equal(search(pos, 6, batch, TRICLINIC[None]), distance_ranks(pos, 6, batch, TRICLINIC))

@@ -172,9 +172,9 @@ def test_windows_of_overlapping_shells_add_up(sample) -> None:
     for shell in range(num_shells):
         part = slice(int(graph.ptr[shell]), int(graph.ptr[shell + 1]))
         lower, upper = shell * width, cutoff if shell + 1 == num_shells else (shell + 1) * width
-        weight = reference.shell_window(graph.distance[part].double(), lower, upper, overlap, cutoff)
+        weight = reference.message.shell_window(graph.distance[part].double(), lower, upper, overlap, cutoff)
         for row, distance, w in zip(_rows(graph)[part].tolist(), graph.distance[part], weight, strict=True):
-            envelope = reference.shell_window(distance.double().view(1), 0.0, cutoff, 0.0, cutoff)
+            envelope = reference.message.shell_window(distance.double().view(1), 0.0, cutoff, 0.0, cutoff)
             total.setdefault(tuple(row), [0.0, float(envelope)])[0] += float(w)
     for weight, envelope in total.values():
         assert weight == pytest.approx(envelope, abs=2e-5)

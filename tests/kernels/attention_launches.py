@@ -6,7 +6,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
-from dkmp_plugin.ops import attention_reference
+from dkmp_plugin.ops import reference
 from tests.kernels.checks import Run
 from tests.kernels.sources import kernel_text
 
@@ -126,7 +126,7 @@ def expected(case: Case) -> List[Optional[Tensor]]:
     inputs = [None if x is None else x.double().requires_grad_() for x in case.inputs]
     given = [x for x in inputs if x is not None]
     upstream = case.upstream.double().requires_grad_()
-    out = attention_reference.dilated_attention(*inputs[:3], case.neighbors, inputs[3], case.scale)
+    out = reference.dilated_attention(*inputs[:3], case.neighbors, inputs[3], case.scale)
     first = torch.autograd.grad(out, given, upstream, create_graph=True)
     directions = [p for x, p in zip(case.inputs, case.directions, strict=True) if x is not None]
     total = sum(

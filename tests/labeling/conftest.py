@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from dkmp_plugin.labeling.molecule import Molecule, read_amber
+from dkmp_plugin.labeling.amber import read_amber
+from dkmp_plugin.labeling.molecule import Molecule
 from tests.p_xylene import p_xylene, p_xylene_files, p_xylene_topology, t4_lysozyme
 
 __all__ = ["p_xylene", "p_xylene_files", "p_xylene_topology", "t4_lysozyme"]

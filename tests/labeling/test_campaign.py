@@ -1,4 +1,5 @@
 import os
+import resource
 import signal
 
 import numpy as np
@@ -95,6 +96,37 @@ def test_runs_planned_otherwise_and_other_molecules_are_done_again(tmp_path, run
     labels = run_campaign(moved, other, output, task_map=again, progress=False)
     assert again.done.count("sample_run") == len(other)
     assert sorted(entry["seed"] for entry in labels.sampling["runs"]) == [run.seed for run in other]
+
+
+def test_a_folder_of_another_plan_that_cannot_be_removed_is_an_error(tmp_path, runs, water):
+    """shutil.rmtree refuses links to folders, such as those of a faster disk."""
+    elsewhere = tmp_path / "scratch"
+    elsewhere.mkdir()
+    np.save(elsewhere / "frames.npy", np.zeros((3, 3, 3)))
+    (tmp_path / "labels.h5.runs").mkdir()
+    (tmp_path / "labels.h5.runs" / "run_000").symlink_to(elsewhere)
+    with pytest.raises(OSError, match="symbolic link"):
+        run_campaign(water, runs, tmp_path / "labels.h5", progress=False)
+
+
+def test_files_of_labels_are_closed_one_after_the_other(tmp_path, water):
+    """A long run has more chunks than a process may have open files."""
+    (run,) = plan_runs({"train": (300,)}, temperatures=(300.0,), seed=5, **SHORT)[:1]
+
+    def at_once(function, arguments):
+        for index, (first, *_) in enumerate(arguments):
+            if function is campaign.sample_run:
+                yield index, np.tile(first.conformers, (run.num_frames, 1, 1))
+            else:
+                yield index, (np.zeros(2), np.zeros((2, 3, 3)))
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 50, hard))
+    try:
+        labels = run_campaign(water, [run], tmp_path / "labels.h5", task_map=at_once, progress=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(labels) == 300
 
 
 def test_conformations_that_do_not_converge_are_left_out_or_too_many(tmp_path, runs, water, monkeypatch):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from dkmp_plugin.labeling.campaign import SamplingRun, sample_run
-from dkmp_plugin.labeling.molecule import read_sdf
 from dkmp_plugin.labeling.sampling import sample_gfn2
+from dkmp_plugin.labeling.sdf import read_sdf
 
 Chem = pytest.importorskip("rdkit.Chem", reason="RDKit is not installed (extra `bespoke`)")
 from rdkit.Chem import rdDistGeom, rdForceFieldHelpers  # noqa: E402

@@ -9,9 +9,11 @@ import openmm
 import pytest
 from openmm import app, unit
 
+from dkmp_plugin.labeling.amber import read_amber
 from dkmp_plugin.labeling.extraction import extract_molecule
-from dkmp_plugin.labeling.molecule import Molecule, read_amber, read_sdf
+from dkmp_plugin.labeling.molecule import Molecule
 from dkmp_plugin.labeling.sampling import sample_gfn2
+from dkmp_plugin.labeling.sdf import read_sdf
 
 
 @pytest.fixture

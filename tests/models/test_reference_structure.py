@@ -77,6 +77,29 @@ def test_mean_structure_is_kept_and_saved(molecule, moved):
         create_model("mean").train()(z, pos)
 
 
+def test_the_atoms_of_the_mean_structure_are_those_of_the_training(molecule, moved):
+    """The same number of atoms is not enough; models saved before numbers were kept take what they took."""
+    z, pos = molecule
+    model = create_model("mean").train()
+    model(z, moved, extra_args={"reference": pos})
+    model.eval()
+    expected = model(z.repeat(2), moved.repeat(2, 1), torch.arange(2).repeat_interleave(len(z)))[0]
+    other = z.clone()
+    other[2] = 9
+    with pytest.raises(ValueError, match=f"atom 2 has atomic number 9, in the mean .* {int(z[2])}; give"):
+        model(other, moved)
+    fresh = create_model("mean")
+    fresh.load_state_dict(model.state_dict())
+    with pytest.raises(ValueError, match="atom 2 has atomic number 9"):
+        fresh(other, moved)
+    old = {name: value for name, value in model.state_dict().items() if not name.endswith("numbers")}
+    assert len(old) == len(model.state_dict()) - 1
+    fresh = create_model("mean")
+    fresh.load_state_dict(old)
+    assert torch.allclose(fresh(z, moved)[0], expected[: len(z)], atol=1e-9)
+    fresh(other, moved)
+
+
 def test_deviation_that_relaxes_can_be_learned(molecule, moved):
     """The factors alone express relaxation to the reference, whatever the orientation."""
     z, pos = molecule

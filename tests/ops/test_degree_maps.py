@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dkmp_plugin import ops
-from dkmp_plugin.ops import degrees_reference
-from dkmp_plugin.ops.degrees_reference import from_matrices, to_matrices
-from dkmp_plugin.ops.reference import spherical_harmonics
+from dkmp_plugin.ops import reference
+from dkmp_plugin.ops.reference.degrees import from_matrices, to_matrices
+from dkmp_plugin.ops.reference.message import spherical_harmonics
 
 # Arguments by the name of a case: shapes beside the number of atoms, for width d. Weights have no atoms.
 SHAPES = {
@@ -84,7 +84,7 @@ def test_arguments_are_handed_on_without_a_copy(native):
 
 def test_products_are_those_of_matrices():
     first, second = inputs_of("degree_products", 6, 5)
-    product, invariants = degrees_reference.degree_products(first, second)
+    product, invariants = reference.degree_products(first, second)
     (a, b), (left, right) = first.chunk(2, dim=2), second.chunk(2, dim=2)
     matrix, other = to_matrices(left), to_matrices(right)
     applied = torch.einsum("nijc,njc->nic", matrix, b)
@@ -131,7 +131,7 @@ def test_equals_the_reference_to_the_second_derivative(name, num_atoms, width, s
     dtype, tolerance = (torch.float32, 2e-5) if single else (torch.float64, 1e-12)
     arguments = inputs_of(name, num_atoms, width, dtype, seed)
     ours = derivatives(op_of(name), arguments, seed)
-    exact = derivatives(op_of(name, degrees_reference), [x.double() for x in arguments], seed)
+    exact = derivatives(op_of(name, reference), [x.double() for x in arguments], seed)
     for a, b in zip(ours, exact, strict=True):
         assert a.shape == b.shape and a.dtype == dtype
         scale = float(b.abs().max()) if b.numel() else 0.0
@@ -176,7 +176,7 @@ def test_third_derivatives_are_refused(native):
 
 @pytest.mark.parametrize("implementation", ["native", "reference"])
 def test_bad_input_is_refused(native, implementation):
-    op = native if implementation == "native" else degrees_reference
+    op = native if implementation == "native" else reference
     first, second = inputs_of("degree_products", 4, 6)
     with pytest.raises(ValueError, match=r"expected \(N, 3, 2 d\)"):
         op.degree_products(second, first)

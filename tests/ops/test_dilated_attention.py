@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dkmp_plugin import ops
-from dkmp_plugin.ops import attention_reference
+from dkmp_plugin.ops import reference
 
-OPS = [ops.dilated_attention, attention_reference.dilated_attention]
+OPS = [ops.dilated_attention, reference.dilated_attention]
 both = pytest.mark.parametrize("op", OPS, ids=["chosen", "reference"])
 
 
@@ -63,7 +63,7 @@ def derivatives(op, case, dtype=torch.float64, scale=None):
 def assert_equal_to_reference(op, case, dtype=torch.float64, relative=1e-11, scale=None):
     """The op in ``dtype`` against the reference in float64, up to the second derivatives."""
     computed = derivatives(op, case, dtype, scale)
-    expected = derivatives(attention_reference.dilated_attention, case, torch.float64, scale)
+    expected = derivatives(reference.dilated_attention, case, torch.float64, scale)
     for place, (ours, theirs) in enumerate(zip(computed, expected, strict=True)):
         assert ours.shape == theirs.shape and ours.dtype == dtype
         if theirs.numel() == 0:
@@ -156,7 +156,7 @@ def test_remembered_visiting_orders_change_no_result(native):
     other = first.flatten().clone()
     other[1::64] = other[1::64].flip(0)  # every 64th entry is sampled, from 0 on
     for neighbors in (first, other.view_as(first), first):
-        expected = attention_reference.dilated_attention(query, key, value, neighbors, bias)
+        expected = reference.dilated_attention(query, key, value, neighbors, bias)
         result = native.dilated_attention(query, key, value, neighbors, bias)
         torch.testing.assert_close(result, expected)
 
@@ -253,7 +253,7 @@ def test_derivatives_of_some_inputs_only(native):
     result = native.dilated_attention(query, key, value.requires_grad_(), index, bias)
     (first,) = torch.autograd.grad(result.square().sum(), value, create_graph=True)
     (second,) = torch.autograd.grad(first.square().sum(), value)
-    again = attention_reference.dilated_attention(query, key, value, index, bias)
+    again = reference.dilated_attention(query, key, value, index, bias)
     (expected_first,) = torch.autograd.grad(again.square().sum(), value, create_graph=True)
     (expected_second,) = torch.autograd.grad(expected_first.square().sum(), value)
     assert torch.allclose(first, expected_first, rtol=1e-12)
@@ -338,9 +338,9 @@ def test_one_sender_for_everybody(native):
 
 def test_blocks_of_the_reference_do_not_matter(monkeypatch):
     arguments = example(20, seed=2)
-    whole = attention_reference.dilated_attention(*arguments)
-    monkeypatch.setattr(attention_reference, "_block_elements", lambda: 60)
-    assert torch.allclose(attention_reference.dilated_attention(*arguments), whole, atol=1e-14)
+    whole = reference.dilated_attention(*arguments)
+    monkeypatch.setattr(reference.attention, "_block_elements", lambda: 60)
+    assert torch.allclose(reference.dilated_attention(*arguments), whole, atol=1e-14)
 
 
 @both

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dkmp_plugin.ops import ranks_reference
-from dkmp_plugin.ops.ranks_reference import distance_ranks, minimum_image
+from dkmp_plugin.ops import reference
+from dkmp_plugin.ops.reference.ranks import distance_ranks, minimum_image
 
 
 def sorted_pairs(pos, count, box=None):
@@ -47,7 +47,7 @@ def test_ranks_are_exact(sizes, count, seed, lattice):
 def test_blocks_do_not_matter(monkeypatch):
     pos = torch.rand(50, 3, generator=torch.Generator().manual_seed(0)).mul(8).round()
     whole = distance_ranks(pos, 20)
-    monkeypatch.setattr(ranks_reference, "_block_pairs", lambda: 150)
+    monkeypatch.setattr(reference.ranks, "_block_pairs", lambda: 150)
     assert torch.equal(distance_ranks(pos, 20), whole)
     assert torch.equal(whole, sorted_pairs(pos, 20))
 

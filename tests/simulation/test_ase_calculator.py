@@ -19,7 +19,7 @@ from ase.md.verlet import VelocityVerlet
 
 from dkmp_plugin.simulation import DKMPCalculator, load_model_file
 from dkmp_plugin.simulation.model_source import load_model
-from tests.simulation.conftest import write_checkpoint
+from tests.simulation.conftest import DATASET, write_checkpoint
 
 ELECTRONVOLT_PER_KCAL = units.kcal / units.mol
 
@@ -40,6 +40,15 @@ def test_molecule_equals_the_exported_model(model_path, molecule):
     energy.backward()
     assert atoms.get_potential_energy() == pytest.approx(energy.item() * ELECTRONVOLT_PER_KCAL)
     np.testing.assert_allclose(atoms.get_forces(), -leaf.grad.numpy() * ELECTRONVOLT_PER_KCAL, atol=1e-12)
+
+
+def test_energies_in_electronvolt_are_the_model_s(tmp_path, molecule):
+    z, pos = molecule
+    write_checkpoint(tmp_path / "model.ckpt", dataset={**DATASET, "energy_unit": "eV"}, precision=64)
+    atoms = Atoms(z.numpy(), pos.numpy(), calculator=DKMPCalculator(tmp_path / "model.ckpt"))
+    model, _ = load_model(tmp_path / "model.ckpt")
+    places = pos.double() - pos.double()[:1]
+    assert atoms.get_potential_energy() == pytest.approx(model(z, places, None).item(), rel=1e-13)
 
 
 def test_forces_and_stress_are_derivatives_of_the_energy(model_path, crystal):
@@ -283,6 +292,27 @@ def test_charges_that_the_model_was_not_trained_at(model_path, molecule):
     ion.calc = DKMPCalculator(model_path)
     ion.set_initial_charges([0.4, -0.4] + [0.0] * (len(z) - 2))
     assert ion.get_potential_energy() == energy
+    # ASE does not notice that this changes, and would give the energy it knows.
+    for charge, message in ((1, r"gives the atoms the charge \+1"), ("neutral", r"a number \(elementary")):
+        ion.info["charge"] = charge
+        with pytest.raises(ValueError, match=message):
+            ion.get_potential_energy()
+    for charge in ("0", 0.5, True):
+        with pytest.raises(ValueError, match=rf"charge: {charge!r} was given, a whole number"):
+            DKMPCalculator(model_path, charge=charge)
+
+
+def test_skewed_vectors_of_a_lattice_are_no_placeholder(model_path, molecule):
+    z, pos = molecule
+    cube = 6.0 * np.eye(3)
+    skewed = np.array([[1, 3, 0], [0, 1, -2], [0, 0, 1]]) @ cube
+    energies = [
+        Atoms(
+            z.numpy(), pos.numpy(), cell=cell, pbc=True, calculator=DKMPCalculator(model_path)
+        ).get_potential_energy()
+        for cell in (cube, skewed)
+    ]
+    assert energies[0] == pytest.approx(energies[1], abs=1e-9)
 
 
 def test_unknown_arguments_are_refused(model_path):

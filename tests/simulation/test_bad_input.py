@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from dkmp_plugin.simulation import load_system, stack
-from dkmp_plugin.simulation.checkpoint import load_checkpoint
 from dkmp_plugin.simulation.export import export_model
 from dkmp_plugin.simulation.model_file import FORMAT_VERSION, load_model_file, read_model_info
+from dkmp_plugin.training.checkpoint import load_checkpoint
 from tests.conftest import ROOT, hyper_parameters
 from tests.simulation.conftest import write_checkpoint
 
@@ -218,7 +218,10 @@ class TestMolecules:
             self.add(model_path, self.topology(6, 1, 1), atoms)
 
     def test_charge(self, model_path):
-        self.add(model_path, self.topology(6, 1), charge=0)
+        from openmm import unit
+
+        for neutral in (0, 0.0, 0 * unit.elementary_charge):
+            self.add(model_path, self.topology(6, 1), charge=neutral)
         with pytest.raises(ValueError, match=r"charge: 1 was given.*neutral"):
             self.add(model_path, self.topology(6, 1), charge=1)
 

@@ -141,6 +141,18 @@ def test_wrapping_does_not_matter(solvated_p_xylene):
     assert ml_energy(context, whole) == pytest.approx(energy, abs=1e-2)
 
 
+def test_modelled_atoms_stay_one_molecule_to_openmm(solvated_p_xylene, water_box):
+    """Which decides how frames are wrapped and what a barostat moves."""
+    _, _, context, positions = solvated_p_xylene
+    assert context.getMolecules()[0] == tuple(range(18))
+    box = context.getState().getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.angstrom)
+    # The border of the box through the middle of the ligand.
+    context.setPositions((positions - positions[:18].mean(axis=0) + 5 * box.sum(axis=0)) / 10)
+    wrapped = context.getState(getPositions=True, enforcePeriodicBox=True).getPositions(asNumpy=True)
+    ligand = wrapped.value_in_unit(unit.angstrom)[:18]
+    np.testing.assert_allclose(ligand - ligand[0], positions[:18] - positions[0], atol=1e-4)
+
+
 def test_ligand_in_water_with_a_barostat(solvated_p_xylene):
     _, _, context, positions = solvated_p_xylene
     context.setPositions(positions / 10)

@@ -1,5 +1,7 @@
 """DKMP^R inside OpenMM equals the rollout in PyTorch, on every platform; wrong uses are refused."""
 
+import json
+
 import mdtraj
 import numpy as np
 import pytest
@@ -137,6 +139,15 @@ def test_reranking_follows_the_structure(checkpoint, model_path):
     assert np.allclose(positions(simulation), frames[3], atol=5e-5)
 
 
+def test_dkmp_info_says_what_it_is(model_path, checkpoint, capsys):
+    from dkmp_plugin.cli import main
+
+    for path in (model_path, checkpoint):
+        assert main(["info", str(path)]) == 0
+        said = json.loads(capsys.readouterr().out)
+        assert (said["model"], said["elements"], said["dataset"]["lag"]) == ("dkmp-r", [6, 7, 8], 2)
+
+
 def test_survives_serialisation(model_path, expected, tmp_path):
     import openmm
 
@@ -148,6 +159,44 @@ def test_survives_serialisation(model_path, expected, tmp_path):
     context.getIntegrator().step(2)
     moved = 10 * context.getState(positions=True).getPositions(asNumpy=True)._value
     assert np.allclose(moved, expected[2], atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("declared", "expected"),
+    [
+        ({}, False),
+        ({"num_neighbors": 0, "rerank_interval": 0}, True),
+        ({"num_neighbors": 4, "rerank_interval": 0}, False),
+        ({"num_neighbors": 4, "rerank_interval": 5}, True),
+    ],
+)
+def test_ranks_are_as_recent_as_in_the_training(checkpoint, tmp_path, declared, expected):
+    contents = torch.load(checkpoint, weights_only=True)
+    contents["dkmp_plugin"]["dataset"].update(declared)
+    torch.save(contents, tmp_path / "epoch=0.ckpt")
+    start = (tmp_path / "epoch=0.ckpt", topology().to_openmm(), GLYCINES / 10)
+    assert DKMPPropagator(*start).module.rerank is expected
+    assert DKMPPropagator(*start, rerank=not expected).module.rerank is not expected
+
+
+def test_positions_in_another_unit_are_refused(model_path):
+    top = topology()
+    with pytest.raises(ValueError, match=r"bonds have a median length of 1\.\d+ nm, .* OpenMM quantity"):
+        DKMPPropagator(model_path, top.to_openmm(), GLYCINES)
+    top._bonds = []
+    DKMPPropagator(model_path, top.to_openmm(), GLYCINES / 10)
+    with pytest.raises(ValueError, match=r"neighbouring atoms have a median length of 1\.\d+ nm"):
+        DKMPPropagator(model_path, top.to_openmm(), GLYCINES)
+
+
+def test_systems_without_the_mean_structure_are_refused(tmp_path):
+    path = write_checkpoint(tmp_path / "epoch=0.ckpt", canonical_frame="mean")
+    export_propagator(path, tmp_path / "propagator.pt")
+    for model in (path, tmp_path / "propagator.pt"):
+        with pytest.raises(
+            ValueError, match=r"4 atoms in 1 systems were given, the mean structure .* 8 atoms"
+        ):
+            DKMPPropagator(model, topology().to_openmm(), GLYCINES / 10, atoms=range(4))
 
 
 def test_bad_positions_and_atoms(model_path):
@@ -170,12 +219,38 @@ def test_is_refused_as_a_potential(model_path, checkpoint):
             MLPotential("dkmp", modelPath=str(path)).createSystem(topology().to_openmm())
 
 
-def test_models_that_know_boxes_are_refused(checkpoint, tmp_path):
-    contents = torch.load(checkpoint, weights_only=True)
-    contents["dkmp_plugin"]["dataset"]["periodic"] = True
-    torch.save(contents, tmp_path / "periodic.ckpt")
-    with pytest.raises(ValueError, match="was trained with periodic boxes"):
-        export_propagator(tmp_path / "periodic.ckpt", tmp_path / "periodic.pt")
+@pytest.mark.parametrize(
+    ("model", "declared", "message"),
+    [
+        ({}, {"periodic": True}, "was trained with periodic boxes"),
+        ({"box_vecs": [[9.0, 0, 0], [0, 9.0, 0], [0, 0, 9.0]]}, {}, "was trained with periodic boxes"),
+        ({"canonical_frame": "none"}, {"superpose": "frames"}, "was trained on superposed frames"),
+    ],
+)
+def test_models_that_know_boxes_or_one_orientation_are_refused(tmp_path, model, declared, message):
+    """As by ``dkmp rollout``."""
+    path = write_checkpoint(tmp_path / "epoch=0.ckpt", **model)
+    contents = torch.load(path, weights_only=True)
+    contents["dkmp_plugin"]["dataset"].update(declared)
+    torch.save(contents, path)
+    with pytest.raises(ValueError, match=message):
+        export_propagator(path, tmp_path / "propagator.pt")
+    with pytest.raises(ValueError, match=message):
+        DKMPPropagator(path, topology().to_openmm(), GLYCINES / 10)
+    assert not (tmp_path / "propagator.pt").exists()
+
+
+def test_exported_files_of_models_that_cannot_propagate_are_refused(tmp_path, monkeypatch):
+    """Earlier versions wrote such files."""
+    path = write_checkpoint(tmp_path / "epoch=0.ckpt", canonical_frame="none")
+    contents = torch.load(path, weights_only=True)
+    contents["dkmp_plugin"]["dataset"]["superpose"] = "frames"
+    torch.save(contents, path)
+    with monkeypatch.context() as patch:
+        patch.setattr("dkmp_plugin.simulation.propagator_file.check_propagates", lambda *_: None)
+        export_propagator(path, tmp_path / "propagator.pt")
+    with pytest.raises(ValueError, match="was trained on superposed frames"):
+        load_propagator(tmp_path / "propagator.pt")
 
 
 def test_bad_model_files(model_path, checkpoint, tmp_path):

@@ -9,10 +9,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dkmp_plugin import ops
-from dkmp_plugin.simulation.checkpoint import load_checkpoint
 from dkmp_plugin.simulation.export import EnergyModel, export_model
 from dkmp_plugin.simulation.force_module import OpenMMEnergy, fix_shapes
 from dkmp_plugin.simulation.model_file import load_model_file, read_model_info
+from dkmp_plugin.training.checkpoint import load_checkpoint
 from tests.conftest import ROOT
 from tests.simulation.conftest import write_checkpoint
 

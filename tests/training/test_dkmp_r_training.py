@@ -146,6 +146,10 @@ def test_two_processes_with_gloo(frame, displacement_configuration):
         ({"derivative": True}, "derivative: True was given, false"),
         ({"standardize": True}, "standardize: True was given, false"),
         ({"displacement_scale": 0.0}, "displacement_scale: 0.0 was given, a positive length"),
+        ({"displacement_scale": "x"}, "displacement_scale: 'x' was given, a positive length"),
+        ({"displacement_scale": float("nan")}, "displacement_scale: nan was given, a positive length"),
+        ({"max_num_neighbors": 16.5}, "max_num_neighbors: 16.5 was given, an integer"),
+        ({"max_num_neighbors": "16"}, "max_num_neighbors: '16' was given, an integer"),
         ({"num_frequencies": -1}, "num_frequencies: -1 was given"),
         ({"max_num_neighbors": 1}, "at least one neighbour for each of the 3 layers"),
         ({"lr_schedule": "cosin"}, "lr_schedule: 'cosin' was given, one of plateau, cosine, linear"),
@@ -168,6 +172,8 @@ def test_impossible_configurations(changes, expected):
         ({"canonical_frame": "mean"}, {"reference": "first"}, "'mean' needs reference: mean"),
         ({"memory": True}, {}, "memory: true needs previous: true in dataset_arg"),
         ({"memory": True}, {"pushforward": True}, "needs previous: true .*pushforward"),
+        ({}, {"previous": True}, "previous: true is for models with memory: true"),
+        ({"box_vecs": [[30.0, 0, 0], [0, 30.0, 0], [0, 0, 30.0]]}, {}, "box_vecs was given, but"),
     ],
 )
 def test_data_must_bring_what_the_model_asks_for(displacement_configuration, model, data, expected):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dkmp_plugin.config import LR_SCHEDULES
-from dkmp_plugin.training.registration import falling_schedule
+from dkmp_plugin.training.schedules import falling_schedule
 
 
 def rates(schedule, num_steps):

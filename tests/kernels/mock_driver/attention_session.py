@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dkmp_plugin import ops
-from dkmp_plugin.ops import attention_reference
+from dkmp_plugin.ops import reference
 from tests.kernels.mock_driver.environment import LIBRARY
 from tests.ops import test_dilated_attention as cpu_tests
 
@@ -48,7 +48,7 @@ def edges_of_the_input() -> None:
     cpu_tests.test_third_derivative_is_refused(ops)
     query, key, value, index, bias = (x.float() for x in cpu_tests.example(9, 4, 32, 7))
     index = index.int()
-    expected = attention_reference.dilated_attention(query, key, value, index, bias)
+    expected = reference.dilated_attention(query, key, value, index, bias)
     shifted = [torch.cat([x.flatten()[:1], x.flatten()])[1:].view_as(x) for x in (query, key, value)]
     assert shifted[0].data_ptr() % 16
     transposed = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in (query, key, value)]

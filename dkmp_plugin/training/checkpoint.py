@@ -74,21 +74,44 @@ def load_checkpoint(path: Union[str, Path]) -> Tuple[TorchMD_Net, Dict[str, Any]
     return model.eval(), hyper_parameters, dict(dataset)
 
 
-def refuse_periodic_training(path: Union[str, Path], dataset: Dict[str, Any]) -> None:
-    """For what runs a ``dkmp-r`` model without a box.
+def check_propagates(path: Union[str, Path], representation: Any, dataset: Dict[str, Any]) -> None:
+    """For what runs a ``dkmp-r`` model forward in time: without a box, in whatever orientation.
 
     Args:
-        path: The checkpoint.
+        path: The checkpoint or exported propagator.
+        representation: Its :class:`dkmp_plugin.models.DKMPR`, which may be scripted.
         dataset: What its training dataset declared.
 
     Raises:
-        ValueError: The model was trained with periodic boxes.
+        ValueError: The model was trained with a periodic box, or on superposed frames without a canonical
+            frame.
     """
-    if dataset.get("periodic", False):
+    if dataset.get("periodic", False) or representation.distance.has_constant_box:
         raise ValueError(
             f"{path} was trained with periodic boxes, but here structures have none: their neighbours "
-            "would be others; train with periodic: false"
+            "would be others; train with periodic: false and without box_vecs"
         )
+    if dataset.get("superpose", "none") != "none" and not representation.use_frame:
+        raise ValueError(
+            f"{path} was trained on superposed frames (superpose: {dataset['superpose']}) and knows no "
+            "other orientation; train with canonical_frame: principal"
+        )
+
+
+def trained_rerank_interval(dataset: Dict[str, Any]) -> int:
+    """After how many predictions to rank anew, so that ranks are as recent as in the training; 0 for never.
+
+    Args:
+        dataset: What the training dataset declared. Earlier versions did not say: 0.
+    """
+    if "num_neighbors" not in dataset:
+        return 0
+    if dataset["num_neighbors"] == 0:
+        # Training ranked every frame by itself.
+        return 1
+    # In frames there, in predictions here.
+    interval = dataset["rerank_interval"]
+    return max(1, interval // dataset["lag"]) if interval > 0 else 0
 
 
 def read_contents(path: Path) -> Any:

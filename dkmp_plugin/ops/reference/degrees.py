@@ -1,7 +1,7 @@
 """Norms and products of spherical features and their gates in pure ATen: the meaning of the native ops.
 
 Degree 2 is multiplied as Cartesian tensors, symmetric traceless matrices. The order of the components is that
-of :func:`dkmp_plugin.ops.reference.spherical_harmonics`.
+of :func:`dkmp_plugin.ops.reference.message.spherical_harmonics`.
 """
 
 import math

@@ -1,0 +1,77 @@
+"""What labels must be, whatever file they come from: known units and elements, finite, of a whole charge."""
+
+from typing import Any, Optional, Sequence
+
+import numpy as np
+
+from dkmp_plugin.units import ENERGY_UNITS
+
+
+def check_energy_unit(energy_unit: str) -> None:
+    """Refuse a unit that nothing can be converted from.
+
+    Raises:
+        ValueError: it is none of ``ENERGY_UNITS``.
+    """
+    if energy_unit not in ENERGY_UNITS:
+        raise ValueError(
+            f"energy_unit: {energy_unit!r} was given, one of {', '.join(ENERGY_UNITS)} is expected; say in "
+            "which unit the energies of the file are"
+        )
+
+
+def check_finite(name: str, values: Optional[np.ndarray], structure_of_row: np.ndarray) -> None:
+    """Refuse NaN and infinity, and say in which structures they are.
+
+    Args:
+        name: What the values are, in the plural.
+        values: (R, ...), or None: nothing is checked.
+        structure_of_row: (R,) the structure that each row belongs to, ascending from 0.
+
+    Raises:
+        ValueError: a value is not finite.
+    """
+    if values is None or np.isfinite(values).all():
+        return
+    finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    bad = np.unique(structure_of_row[~finite])
+    raise ValueError(
+        f"{name} hold NaN or infinity in {bad.size} of {structure_of_row[-1] + 1} structures (first: "
+        f"{bad[0]}); remove or relabel them"
+    )
+
+
+def check_atomic_numbers(elements: Sequence[int]) -> None:
+    """Refuse elements that do not exist.
+
+    Args:
+        elements: The atomic numbers that occur, ascending.
+
+    Raises:
+        ValueError: one is not from 1 to 118.
+    """
+    if elements[0] < 1 or elements[-1] > 118:
+        raise ValueError(f"atomic_numbers hold {list(elements)}, numbers from 1 to 118 are expected")
+
+
+def check_total_charge(given: Any, name: str = "total_charge") -> int:
+    """A total charge that a user or a file gave, as a plain integer.
+
+    Args:
+        given: The value.
+        name: What to call it in the error.
+
+    Raises:
+        ValueError: it is no whole number.
+    """
+    try:
+        # float(True) is 1.
+        number = float("nan") if isinstance(given, (bool, np.bool_)) else float(given)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not number.is_integer():
+        plain = given.item() if isinstance(given, np.generic) else given
+        raise ValueError(
+            f"{name}: {plain!r} was given, a whole number of elementary charges is expected, such as 0 or -1"
+        )
+    return int(number)

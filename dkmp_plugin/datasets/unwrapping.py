@@ -1,0 +1,84 @@
+"""Molecules of a periodic trajectory, followed across the borders of the box."""
+
+from typing import Any
+
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+
+def bonds_of(topology: Any) -> np.ndarray:
+    """Bonded atoms (b, 2) int64 of an mdtraj topology."""
+    pairs = [(first.index, second.index) for first, second in topology.bonds]
+    return np.array(pairs, dtype=np.int64).reshape(-1, 2)
+
+
+def molecules_of(bonds: np.ndarray, num_atoms: int) -> np.ndarray:
+    """Number (N,) of the molecule of each atom: what bonds connect, or an atom alone.
+
+    Args:
+        bonds: (b, 2) indices of bonded atoms.
+        num_atoms: N.
+    """
+    graph = coo_matrix((np.ones(len(bonds)), (bonds[:, 0], bonds[:, 1])), shape=(num_atoms, num_atoms))
+    return connected_components(graph, directed=False)[1]
+
+
+class _Centers:
+    """Centroids (M, 3) of molecules, whose numbers (N,) may be any."""
+
+    def __init__(self, molecules: np.ndarray) -> None:
+        _, self.labels, counts = np.unique(molecules, return_inverse=True, return_counts=True)
+        self._order = np.argsort(self.labels, kind="stable")
+        self._starts = np.cumsum(counts) - counts
+        self._counts = counts[:, None]
+
+    def __call__(self, frame: np.ndarray) -> np.ndarray:
+        sums = np.add.reduceat(frame[self._order].astype(np.float64), self._starts, axis=0)
+        return sums / self._counts
+
+
+def _image_shifts(before: np.ndarray, after: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """Lattice vectors (M, 3) that bring centroids to the image nearest where they were before."""
+    box = box.astype(np.float64)
+    return -np.rint((after - before) @ np.linalg.inv(box)) @ box
+
+
+def step_lengths(positions: np.ndarray, boxes: np.ndarray, molecules: np.ndarray) -> np.ndarray:
+    """Root mean square displacement (T - 1,) in Å from each frame to the next, across the box's borders.
+
+    Args:
+        positions: (T, n, 3) in Å, molecules whole.
+        boxes: (T, 3, 3) box vectors as rows in Å.
+        molecules: (n,) number of each atom's molecule.
+    """
+    centers_of = _Centers(molecules)
+    before, lengths = centers_of(positions[0]), np.zeros(len(positions) - 1)
+    for index in range(1, len(positions)):
+        centers = centers_of(positions[index])
+        shifts = _image_shifts(before, centers, boxes[index])
+        moved = positions[index] - positions[index - 1] + shifts[centers_of.labels]
+        lengths[index - 1] = np.sqrt(np.square(moved).mean())
+        before = centers
+    return lengths
+
+
+def unwrap(positions: np.ndarray, boxes: np.ndarray, molecules: np.ndarray) -> None:
+    """Brings every molecule, in place, to the periodic image nearest to where it was in the frame before.
+
+    Differences of frames are then displacements, not hops to the other side of the box. In boxes of any shape
+    this is exact for molecules that move by less than half of the box's smallest width between frames.
+
+    Args:
+        positions: (T, n, 3) in Å, molecules whole; the first frame stays.
+        boxes: (T, 3, 3) box vectors as rows in Å.
+        molecules: (n,) number of each atom's molecule.
+    """
+    centers_of = _Centers(molecules)
+    before = centers_of(positions[0])
+    for index in range(1, len(positions)):
+        centers = centers_of(positions[index])
+        shifts = _image_shifts(before, centers, boxes[index])
+        if shifts.any():
+            positions[index] += shifts[centers_of.labels].astype(positions.dtype)
+        before = centers + shifts
