@@ -82,7 +82,7 @@ HYPERPARAMETERS: Tuple[Hyperparameter, ...] = (
         "principal",
         "dkmp-r: orientation in which the model sees a structure; 'principal' (its own axes), 'first' "
         "(superposed on the first frame of the trajectory) and 'mean' (superposed on the mean structure of "
-        "the training runs, dataset_arg reference: mean) make it exactly rotation-equivariant, 'none' takes "
+        "the training runs, dataset_arg reference: mean) make it rotation-equivariant, 'none' takes "
         "positions as they are; 'first' and 'mean' also show the model how far atoms are from that reference",
         CANONICAL_FRAMES,
     ),

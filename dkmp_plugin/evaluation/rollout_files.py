@@ -62,7 +62,7 @@ def roll_out_trajectory(
     # Two predictions of a rollout need this many frames.
     runs = load_runs(trajectory, chemistry, selection, stride, min_frames=2 * dataset["lag"] + 1)
     _check_spacing(checkpoint, dataset, runs)
-    outputs = _output_files(output, len(runs))
+    outputs = _output_files(output, runs)
     inputs = (checkpoint, topology, split_run(trajectory)[0])
     check_keeps_inputs((path for files in outputs for path in files), inputs)
     if output is not None:
@@ -90,14 +90,16 @@ def _check_spacing(checkpoint: Union[str, Path], dataset: Dict[str, Any], runs: 
             )
 
 
-def _output_files(output: Optional[Union[str, Path]], num_runs: int) -> List[List[Path]]:
+def _output_files(output: Optional[Union[str, Path]], runs: List[Run]) -> List[List[Path]]:
     """Of each run, the trajectory and, where that holds no topology itself, the PDB file beside it."""
     if output is None:
         return []
     path = Path(output)
     paths = [path]
-    if num_runs > 1:
-        paths = [path.with_name(f"{path.stem}_{index}{path.suffix}") for index in range(num_runs)]
+    if len(runs) > 1:
+        # Runs that were too short have left gaps in the numbers.
+        numbers = [run.name.rpartition("#")[2] for run in runs]
+        paths = [path.with_name(f"{path.stem}_{number}{path.suffix}") for number in numbers]
     if path.suffix.lower() == ".pdb":
         return [[path] for path in paths]
     return [[path, path.with_suffix(".pdb")] for path in paths]

@@ -1,4 +1,4 @@
-"""Centroids and canonical frames: what makes DKMP^R exactly translation- and rotation-equivariant."""
+"""Centroids and canonical frames: what makes DKMP^R translation- and rotation-equivariant."""
 
 import torch
 from torch import Tensor
@@ -42,8 +42,9 @@ def principal_frames(centered: Tensor, batch: Tensor, num_systems: int) -> Tenso
     """Principal axes of each system, oriented by the third moments along the two longest axes.
 
     The frame turns with the system (``frames(x R^T) = R frames(x)``), so coordinates in it are invariant to
-    rotation. It is undefined where two variances or a third moment coincide, which no flexible molecule does;
-    symmetric toy structures may. Not differentiated: the frame is an input convention, not a prediction.
+    rotation. It is undefined where two variances coincide or a third moment vanishes: for one or two atoms,
+    linear molecules and symmetric ones, such as water and methane; large flexible molecules have no such
+    symmetry. Not differentiated: the frame is an input convention, not a prediction.
 
     Args:
         centered: (N, 3) positions relative to their system's centroid, in Å.
@@ -67,7 +68,7 @@ def principal_frames(centered: Tensor, batch: Tensor, num_systems: int) -> Tenso
 def superposition_frames(centered: Tensor, reference: Tensor, batch: Tensor, num_systems: int) -> Tensor:
     """Rotations that superpose each system on its reference (Kabsch 1976, doi:10.1107/S0567739476001873).
 
-    Not differentiated, like :func:`principal_frames`.
+    Undefined for one or two atoms and linear molecules. Not differentiated, like :func:`principal_frames`.
 
     Args:
         centered: (N, 3) positions relative to their system's centroid, in Å.

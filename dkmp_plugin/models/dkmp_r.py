@@ -129,13 +129,15 @@ class DKMPR(nn.Module):
     """Dilated structure-to-structure network.
 
     Layer l of L attends over the neighbours of ranks ``(l K, (l + 1) K]``, ``K = M // L`` (paper, eq. 4).
-    Coordinates are taken relative to the centroid of each system, so the prediction is exactly translation-
+    Coordinates are taken relative to the centroid of each system, so the prediction is translation-
     equivariant. With ``canonical_frame = "principal"`` they are also turned into the principal axes, and the
-    output head turns its displacements back: exactly rotation-equivariant. Without it the model must be shown
+    output head turns its displacements back: rotation-equivariant too. Both hold to rounding, except for
+    structures whose frame is undefined, where rounding decides it: one or two atoms, linear molecules and,
+    with ``principal``, symmetric ones (see :func:`principal_frames`). Without a frame the model must be shown
     structures in one common orientation (superposed), or learn from rotated copies.
 
     ``first`` and ``mean`` instead superpose the structure on a reference: the first frame of its trajectory,
-    or the mean structure of the training runs, which the model keeps. Equivariance is as exact, and the model
+    or the mean structure of the training runs, which the model keeps. Equivariance is as above, and the model
     sees how far each atom, and the mean of its neighbours in every layer, is from the reference (see
     :class:`NeighborhoodDeviation`): thermal deviations relax, and that is most of what can be predicted.
 

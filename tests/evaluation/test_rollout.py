@@ -130,6 +130,20 @@ def test_command_line(checkpoint, tmp_path, capsys):
     assert "absent.dcd: no such file" in capsys.readouterr().err
 
 
+def test_rollouts_are_numbered_as_their_runs(checkpoint, tmp_path):
+    """A run too short for two steps is left out; the next one keeps its number."""
+    from dkmp_plugin.evaluation.rollout_files import roll_out_trajectory
+
+    write(tmp_path / "top.pdb", GLYCINES[None])
+    frames = np.concatenate([walk(9, 1), walk(4, 2, shift=40.0), walk(7, 3)])
+    write(tmp_path / "runs.dcd", frames)
+    files = [tmp_path / name for name in ("top.pdb", "runs.dcd", "out.pdb")]
+    with pytest.warns(UserWarning, match=r"left out: runs\.dcd#1 \(4\)"):
+        reports = roll_out_trajectory(checkpoint, *files)
+    assert [report.name for report in reports] == ["runs.dcd#0", "runs.dcd#2"]
+    assert sorted(path.name for path in tmp_path.glob("out*")) == ["out_0.pdb", "out_2.pdb"]
+
+
 def test_a_pdb_file_holds_the_whole_rollout(checkpoint, tmp_path):
     from dkmp_plugin.cli import main
 
