@@ -67,7 +67,8 @@ def unwrap(positions: np.ndarray, boxes: np.ndarray, molecules: np.ndarray) -> N
     """Brings every molecule, in place, to the periodic image nearest to where it was in the frame before.
 
     Differences of frames are then displacements, not hops to the other side of the box. In boxes of any shape
-    this is exact for molecules that move by less than half of the box's smallest width between frames.
+    this is exact for molecules that move by less than half of the box's smallest width between frames. All
+    stay on the lattice: where the box fluctuates, a molecule n boxes from its start moves with n times that.
 
     Args:
         positions: (T, n, 3) in Å, molecules whole; the first frame stays.

@@ -173,6 +173,7 @@ def test_impossible_configurations(changes, expected):
         ({"memory": True}, {}, "memory: true needs previous: true in dataset_arg"),
         ({"memory": True}, {"pushforward": True}, "needs previous: true .*pushforward"),
         ({}, {"previous": True}, "previous: true is for models with memory: true"),
+        ({"max_z": 8}, {}, "max_z: 8 was given, but the dataset has atoms of atomic number 8"),
         ({"box_vecs": [[30.0, 0, 0], [0, 30.0, 0], [0, 0, 30.0]]}, {}, "box_vecs was given, but"),
     ],
 )
