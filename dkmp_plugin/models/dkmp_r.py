@@ -7,7 +7,6 @@ from typing import List, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
-from torchmdnet.models.utils import act_class_mapping
 
 from dkmp_plugin.config import ATTENTION_VARIANTS, CANONICAL_FRAMES
 from dkmp_plugin.models.canonical_frame import (
@@ -17,6 +16,7 @@ from dkmp_plugin.models.canonical_frame import (
     principal_frames,
     superposition_frames,
 )
+from dkmp_plugin.models.coordinate_embedding import CoordinateEmbedding
 from dkmp_plugin.models.dilated_attention_layer import (
     BLOCK_SIZE,
     DEVICE_BLOCK_SIZE,
@@ -24,105 +24,18 @@ from dkmp_plugin.models.dilated_attention_layer import (
     atoms_at_once,
 )
 from dkmp_plugin.models.linear_map import LinearMap
+from dkmp_plugin.models.neighbor_distances import neighbor_distances, short_lattice_vectors
 from dkmp_plugin.models.neighborhood_deviation import NeighborhoodDeviation
 from dkmp_plugin.models.partition import rank_columns
+from dkmp_plugin.models.ranked_graph import RankedGraph
 from dkmp_plugin.models.reference_structure import ReferenceStructure
 from dkmp_plugin.models.spatial_order import spatial_order
-from dkmp_plugin.ops import distance_ranks
-from dkmp_plugin.ops.reference.ranks import minimum_image, reduced_lattice
 
-# Wave lengths of the coordinate embedding are drawn around 2 pi / 0.3 Å: about the size of a residue.
-_FREQUENCY_SCALE = 0.3
-# A reference does not move: shorter waves tell bonded atoms apart.
-_REFERENCE_FREQUENCY_SCALE = 1.0
 # Deviations from a reference are a few Å.
 _DEVIATION_SCALE = 0.3
 _MEANS_PER_LAYER = 2
 # Up to this many atoms, features stay in cache in any order.
 _REORDERED_FROM = 8192
-
-
-class RankedGraph(nn.Module):
-    """Distance ranks of a structure, and the constant box of torchmd-net's ``box_vecs``.
-
-    ``torchmdnet.models.model.load_model`` expects the box as ``representation_model.distance.box``.
-
-    Args:
-        num_neighbors: Columns M of the ranks.
-        box: Constant box vectors as rows, (3, 3) in Å, or None.
-    """
-
-    box: Tensor
-
-    def __init__(self, num_neighbors: int, box: Optional[Tensor]) -> None:
-        super().__init__()
-        self.num_neighbors = num_neighbors
-        self.has_constant_box = box is not None
-        self.register_buffer("box", torch.zeros(3, 3) if box is None else box)
-
-    def choose_box(self, box: Optional[Tensor]) -> Optional[Tensor]:
-        """The box of this call, or else the constant one, or None."""
-        if box is None and self.has_constant_box:
-            return self.box
-        return box
-
-    def forward(self, pos: Tensor, batch: Tensor, box: Optional[Tensor]) -> Tensor:
-        """Ranks (N, M) int64; see :func:`dkmp_plugin.ops.distance_ranks`."""
-        return distance_ranks(pos.detach(), self.num_neighbors, batch, self.choose_box(box))
-
-
-class CoordinateEmbedding(nn.Module):
-    """Structure features from centred coordinates (and, unless linear, from the element).
-
-    A linear map of three numbers cannot tell neighbouring atoms apart to thermal precision, so the
-    coordinates also enter as sines and cosines at random fixed frequencies (Tancik et al. 2020). With
-    ``num_frequencies = 0`` the embedding is the paper's linear one. Where there is a reference structure its
-    coordinates, which name the atom, are embedded together with the deviation from it.
-
-    Args:
-        hidden_channels: Width d.
-        num_frequencies: Number of random plane waves.
-        activation: torchmd-net name of the activation.
-        has_reference: Whether deviations are given.
-    """
-
-    waves: Tensor
-
-    def __init__(
-        self, hidden_channels: int, num_frequencies: int, activation: str, has_reference: bool
-    ) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        scale = _REFERENCE_FREQUENCY_SCALE if has_reference else _FREQUENCY_SCALE
-        waves = torch.randn(3, num_frequencies, generator=generator) * scale
-        self.register_buffer("waves", waves)
-        self.linear = num_frequencies == 0
-        inputs = 3 if self.linear else 3 + 2 * num_frequencies + hidden_channels
-        inputs += 3 if has_reference else 0
-        self.first = LinearMap(inputs, hidden_channels if self.linear else 2 * hidden_channels)
-        self.activation = act_class_mapping[activation]()
-        self.second = nn.Identity() if self.linear else LinearMap(2 * hidden_channels, hidden_channels)
-
-    def reset_parameters(self) -> None:
-        """Draw all weights anew; the frequencies stay."""
-        self.first.reset_parameters()
-        if isinstance(self.second, nn.Linear):
-            self.second.reset_parameters()
-
-    def forward(self, coordinates: Tensor, elements: Tensor, deviation: Tensor) -> Tensor:
-        """Structure features (N, d).
-
-        Args:
-            coordinates: (N, 3) in Å, of the reference where there is one.
-            elements: (N, d) element features.
-            deviation: From the reference, scaled, (N, 3); (N, 0) without one.
-        """
-        nanometres = torch.cat([0.1 * coordinates, deviation], 1)
-        if self.linear:
-            return self.first(nanometres)
-        phases = coordinates @ self.waves
-        inputs = torch.cat([nanometres, torch.sin(phases), torch.cos(phases), elements], 1)
-        return self.second(self.activation(self.first(inputs)))
 
 
 class DKMPR(nn.Module):
@@ -303,11 +216,7 @@ class DKMPR(nn.Module):
         order, place = z, z[:0]
         reordered = not self.training and pos.size(0) > self.reordered_from
         if reordered:
-            order = spatial_order(pos, batch)
-            place = torch.empty_like(order)
-            place[order] = torch.arange(order.size(0), device=order.device)
-            # What the entry -1, no neighbour, refers to.
-            place = torch.cat([place, torch.full_like(place[:1], -1)])
+            order, place = _order_in_space(pos, batch)
             z, pos, batch = z[order], pos[order], batch[order]
             coordinates, origin = coordinates[order], origin[order]
         deviation = coordinates - origin
@@ -330,14 +239,7 @@ class DKMPR(nn.Module):
         vectors = [deviation]
         for index, means in enumerate(self.deviations):
             vectors.append(means(structure, deviation, seen_by[index], distances[index]).flatten(1))
-        if not self.literal:
-            # The head sees the coordinates themselves too: slow displacements are smooth in them.
-            skipped = 0.1 * coordinates
-            if self.use_reference:
-                skipped = torch.cat([skipped, self.deviation_scale * deviation], 1)
-            structure = self.norm(structure) + self.coordinate_skip(skipped)
-        if self.use_reference:
-            structure = torch.cat([structure, torch.cat(vectors, 1)], 1)
+        structure = self._features(structure, coordinates, deviation, torch.cat(vectors, 1))
         if reordered:
             structure = structure.index_select(0, place[:-1])
         return structure, frame, given_z, given_pos, given_batch
@@ -379,6 +281,18 @@ class DKMPR(nn.Module):
             )
         return structure
 
+    def _features(self, structure: Tensor, coordinates: Tensor, deviation: Tensor, vectors: Tensor) -> Tensor:
+        """What the head sees: features (N, d), and behind them, with a reference, vectors (N, 3 V) in Å."""
+        if not self.literal:
+            # The head sees the coordinates themselves too: slow displacements are smooth in them.
+            skipped = 0.1 * coordinates
+            if self.use_reference:
+                skipped = torch.cat([skipped, self.deviation_scale * deviation], 1)
+            structure = self.norm(structure) + self.coordinate_skip(skipped)
+        if self.use_reference:
+            structure = torch.cat([structure, vectors], 1)
+        return structure
+
     def _layer_graph(
         self,
         columns: Tensor,
@@ -404,10 +318,10 @@ class DKMPR(nn.Module):
         """
         box = self.distance.choose_box(box)
         if box is not None:
-            box = _short_lattice_vectors(box.to(pos.dtype))
+            box = short_lattice_vectors(box.to(pos.dtype))
         if self.training:
             seen = neighbors.index_select(1, columns)
-            return [seen, _distances_of(pos, pos, seen, batch, box)]
+            return [seen, neighbor_distances(pos, pos, seen, batch, box)]
         # In blocks for the reasons given in DilatedAttentionLayer.forward.
         if len(memory) == 0:
             shape = [pos.size(0), columns.size(0)]
@@ -420,44 +334,16 @@ class DKMPR(nn.Module):
                 seen[block] = place[neighbors[order[block].unsqueeze(1), columns]]
             else:
                 seen[block] = neighbors[block].index_select(1, columns)
-            distance[block] = _distances_of(pos, pos[block], seen[block], batch[block], box)
+            distance[block] = neighbor_distances(pos, pos[block], seen[block], batch[block], box)
         return memory
 
 
-def _distances_of(
-    pos: Tensor, centers: Tensor, neighbors: Tensor, batch: Tensor, box: Optional[Tensor]
-) -> Tensor:
-    """Distances (n, K) in Å from n centers (n, 3) to their neighbours among the atoms (N, 3)."""
-    senders = neighbors.clamp(min=0).flatten()
-    vector = pos.index_select(0, senders).view(neighbors.size(0), -1, 3) - centers.unsqueeze(1)
-    if box is not None:
-        vector = _minimum_images(vector, batch, box)
-    squared = (vector * vector).sum(2).masked_fill(neighbors < 0, 0.0)
-    # The square root has an infinite slope at 0.
-    apart = squared > 0.0
-    length = torch.sqrt(torch.where(apart, squared, torch.ones_like(squared)))
-    return torch.where(apart, length, torch.zeros_like(length))
-
-
-def _short_lattice_vectors(box: Tensor) -> Tensor:
-    """The same lattices as boxes (3, 3), (1, 3, 3) for all systems or (B, 3, 3), the first two as (3, 3)."""
-    if box.dim() == 2 or box.size(0) == 1:
-        return reduced_lattice(box.reshape(3, 3))
-    return torch.stack([reduced_lattice(box[system]) for system in range(box.size(0))])
-
-
-def _minimum_images(vector: Tensor, batch: Tensor, box: Tensor) -> Tensor:
-    """Nearest periodic images of vectors (N, K, 3) of a batch with one common box or one per system."""
-    if box.dim() == 2:
-        return minimum_image(vector, box)
-    images: List[Tensor] = []
-    first = 0
-    sizes = torch.bincount(batch, minlength=box.size(0))
-    for system in range(box.size(0)):
-        stop = first + int(sizes[system])
-        images.append(minimum_image(vector[first:stop], box[system]))
-        first = stop
-    return torch.cat(images)
+def _order_in_space(pos: Tensor, batch: Tensor) -> Tuple[Tensor, Tensor]:
+    """Order (N,) of the atoms, and each one's place (N + 1,) in it; the last, of no neighbour, is -1."""
+    order = spatial_order(pos, batch)
+    place = torch.empty_like(order)
+    place[order] = torch.arange(order.size(0), device=order.device)
+    return order, torch.cat([place, torch.full_like(place[:1], -1)])
 
 
 def _check_settings(

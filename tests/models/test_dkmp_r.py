@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dkmp_plugin.models import DKMPR
-from dkmp_plugin.models.dkmp_r import _distances_of
 from dkmp_plugin.models.elements import check_elements
+from dkmp_plugin.models.neighbor_distances import neighbor_distances
 from dkmp_plugin.models.partition import PARTITIONS, rank_columns
 from dkmp_plugin.models.spatial_order import spatial_order
 from dkmp_plugin.training.displacement import Displacement
@@ -153,8 +153,8 @@ def test_periodic_images_do_not_matter(molecule):
     assert torch.equal(representation.distance(pos, batch, box), representation.distance(image, batch, box))
     columns = representation.distance(pos, batch, box)
     for lattice in (box, box.unsqueeze(0)):
-        before = _distances_of(pos, pos, columns, batch, lattice)
-        assert torch.allclose(_distances_of(image, image, columns, batch, lattice), before, atol=1e-9)
+        before = neighbor_distances(pos, pos, columns, batch, lattice)
+        assert torch.allclose(neighbor_distances(image, image, columns, batch, lattice), before, atol=1e-9)
 
 
 @pytest.mark.parametrize("changes", VARIANTS)
