@@ -54,10 +54,14 @@ bool within_autocast_or_transform() {
          c10::impl::tls_is_dispatch_key_included(Key::FuncTorchDynamicLayerFrontMode);
 }
 
+// Without gaps between rows, or columns: for weights that have some oneDNN takes hundreds of times as long. The
+// gradient of a part of something is such a view, and the weight where that gradient is differentiated.
+bool is_dense(const Tensor& x) { return x.is_contiguous() || (x.dim() == 2 && x.t().is_contiguous()); }
+
 bool suits_onednn(const Tensor& x, const Tensor& weight, const MaybeTensor& bias) {
   return wide_vectors_left_idle() && at::globalContext().userEnabledMkldnn() && !within_autocast_or_transform() &&
          is_plain_float(x) && is_plain_float(weight) && (!bias || (is_plain_float(*bias) && bias->dim() == 1)) &&
-         x.dim() >= 2 && weight.dim() == 2 && x.size(-1) == weight.size(1) &&
+         x.dim() >= 2 && weight.dim() == 2 && is_dense(x) && is_dense(weight) && x.size(-1) == weight.size(1) &&
          (!bias || bias->size(0) == weight.size(0)) && x.numel() * weight.size(0) >= kFewestProducts;
 }
 
