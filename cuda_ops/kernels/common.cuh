@@ -26,6 +26,8 @@ typedef DKMP_SCALAR Scalar;
 // N K and N H D pass 2^31 in systems that fit a GPU: positions in arrays are always 64 bits wide.
 typedef long long Offset;
 
+DKMP_INLINE bool is_index(Offset index, Offset size) { return index >= 0 && index < size; }
+
 constexpr int kWarp = 32;
 constexpr unsigned kWholeWarp = 0xffffffffu;
 

@@ -7,7 +7,7 @@
 extern "C" __global__ void edge_groups_count(
     const long long* index, long long num_entries, long long num_atoms, int* counts) {
   const Offset e = (Offset)blockIdx.x * blockDim.x + threadIdx.x;
-  if (e < num_entries && index[e] >= 0 && index[e] < num_atoms) atomicAdd(counts + index[e], 1);
+  if (e < num_entries && is_index(index[e], num_atoms)) atomicAdd(counts + index[e], 1);
 }
 
 // left: the counts, which this kernel uses up. start[a]: where the entries of atom a begin.
@@ -15,6 +15,6 @@ extern "C" __global__ void edge_groups_fill(
     const long long* index, long long num_entries, long long num_atoms, const long long* start, int* left,
     int* entries) {
   const Offset e = (Offset)blockIdx.x * blockDim.x + threadIdx.x;
-  if (e >= num_entries || index[e] < 0 || index[e] >= num_atoms) return;
+  if (e >= num_entries || !is_index(index[e], num_atoms)) return;
   entries[start[index[e]] + atomicAdd(left + index[e], -1) - 1] = (int)e;
 }

@@ -6,8 +6,6 @@
 #include "neighbor_grid_plan.cuh"
 #include "order_free_sum.cuh"
 
-DKMP_INLINE bool is_index(Offset index, Offset size) { return index >= 0 && index < size; }
-
 // An edge of the atoms (-1, -1) pads the list to its capacity: its vector is zero.
 // An offset of the smallest integer, which radius_shells writes into a graph that cannot be trusted, makes it NaN.
 // So do other indices outside num_atoms, and a system outside num_boxes: an error would have to wait for the device.
