@@ -1,6 +1,6 @@
 """A model file with known weights, and molecules to run it on."""
 
-from typing import Any, Dict
+from typing import Any, Callable, Dict, Set
 
 import pytest
 import torch
@@ -30,6 +30,15 @@ def write_checkpoint(path, trained_elements=(1, 6, 7, 8), dataset=DATASET, **cha
     contents = {"hyper_parameters": settings, "state_dict": state, "dkmp_plugin": {"dataset": dataset}}
     torch.save(contents, path)
     return settings
+
+
+def executed_operators(call: Callable[[], Any]) -> Set[str]:
+    """Names of the operators that a call executes once TorchScript has compiled what it watched."""
+    for _ in range(3):
+        call()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        call()
+    return {event.key for event in profile.key_averages()}
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,18 @@ def test_exported_with_and_without(model_path, checkpoint, tmp_path):
     run(export, checkpoint, tmp_path / "reference.pt", native="0")
     energy = float(run(ENERGY, tmp_path / "reference.pt", native="1").splitlines()[-1])
     assert energy == pytest.approx(expected, rel=1e-9)
+
+
+def test_exported_files_hold_the_native_ops_alone(model_path, tmp_path):
+    """With the reference beside every op OpenMM took seconds to make a System."""
+    propagator = tmp_path / "propagator.pt"
+    export_propagator(write_checkpoint(tmp_path / "epoch=0.ckpt"), propagator)
+    for path in (model_path, propagator):
+        with zipfile.ZipFile(path) as archive:
+            code = {name: archive.read(name).decode() for name in archive.namelist() if name.endswith(".py")}
+        assert any("ops.dkmp_plugin." in text for text in code.values())
+        beside = "".join(text for name, text in code.items() if "ops/reference" in name)
+        assert not [name for name in fallback._SCHEMAS if f"def {name}(" in beside]
 
 
 FRAME = (
