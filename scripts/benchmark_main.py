@@ -136,7 +136,7 @@ def exported_dkmp(z: torch.Tensor, pos: torch.Tensor, **settings: Any) -> Callab
         energy.backward()
         return -leaf.grad
 
-    # TorchScript watches a module, then compiles it: the first three calls take up to a second each.
+    # TorchScript watches a module, then compiles it: the first three calls are slower.
     for _ in range(3):
         run()
     return run

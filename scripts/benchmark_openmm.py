@@ -4,6 +4,7 @@ Tables (choose with --tables):
   ligand        one evaluation of p-xylene: the bare module in PyTorch, and the same through OpenMM
   complex       one step of T4 lysozyme + p-xylene (2,621 atoms, OBC2): pure MM, and the ligand by the model
   minimisation  twenty iterations of OpenMM's minimiser on both (openmm-ml issue 94: 60 times longer)
+  start         making a System of p-xylene, a Context of it, and the first ten steps
   speed         many steps of p-xylene and of the complex: the first tenth and the last (openmm-ml issue 62)
   tensornet     p-xylene and the complex by this model and by openmm-ml's own `torchmdnet` potential, a
                 TensorNet trained on the same labels (scripts/train_tensornet.py); needs the latest stack
@@ -55,6 +56,9 @@ def parse_arguments(given: Optional[List[str]] = None) -> argparse.Namespace:
     )
     parser.add_argument("--tables", nargs="+", choices=list(TABLES), default=list(TABLES), help="[all]")
     parser.add_argument("--platform", default="CPU", help="OpenMM platform [CPU]")
+    parser.add_argument(
+        "--model", type=Path, default=BUNDLED_MODEL, help="of p-xylene, of the table start [the bundled one]"
+    )
     parser.add_argument("--repeats", type=int, default=200, help="evaluations of the 18-atom ligand [200]")
     parser.add_argument("--complex-repeats", type=int, default=30, help="steps of the complex [30]")
     parser.add_argument(
@@ -187,6 +191,28 @@ def table_minimisation(arguments: argparse.Namespace, platform: openmm.Platform)
     return times
 
 
+def table_start(arguments: argparse.Namespace, platform: openmm.Platform) -> Times:
+    topology, positions = p_xylene()
+    potential = MLPotential("dkmp", modelPath=str(arguments.model))
+    made: Dict[str, Any] = {}
+
+    def make_system() -> None:
+        made["system"] = potential.createSystem(topology)
+
+    def make_context() -> None:
+        made["context"] = context_of(made["system"], positions, platform)
+
+    return alternate(
+        {
+            "createSystem": make_system,
+            "Context": make_context,
+            "the first ten steps": lambda: made["context"].getIntegrator().step(10),
+        },
+        repeats=5,
+        warm_up=1,
+    )
+
+
 def table_speed(arguments: argparse.Namespace, platform: openmm.Platform) -> Times:
     topology, positions = p_xylene()
     alone = context_of(MLPotential("dkmp").createSystem(topology), positions, platform)
@@ -286,6 +312,7 @@ TABLES: Dict[str, Callable[[argparse.Namespace, openmm.Platform], Times]] = {
     "ligand": table_ligand,
     "complex": table_complex,
     "minimisation": table_minimisation,
+    "start": table_start,
     "speed": table_speed,
     "tensornet": table_tensornet,
 }
