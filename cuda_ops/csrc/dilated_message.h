@@ -108,7 +108,8 @@ inline Tensor trim_channels(const Tensor& x, int64_t width, int64_t padded) {
   split.back() /= padded;
   shape.back() = split.back() * width;
   split.push_back(padded);
-  return x.reshape(split).narrow(-1, 0, width).reshape(shape);
+  // One group alone would stay a view with gaps, where the ops promise results without (their Meta kernels too).
+  return x.reshape(split).narrow(-1, 0, width).reshape(shape).contiguous();
 }
 
 // Directions of (edge_vector, query, key, value, vector, table); a table without directions is empty.

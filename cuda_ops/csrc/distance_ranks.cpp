@@ -73,7 +73,11 @@ class RankSearch {
   // Writes `count` ranks of `atom` (fewer than there are atoms), as indices of the batch.
   void rank(int64_t atom, int64_t count, int64_t first_atom, int64_t* ranks) {
     double radius = std::min(radius_, whole_);
-    while (find(atom, radius) < count && radius < whole_) radius = std::min(1.3 * radius, whole_);
+    int64_t size;
+    while ((size = find(atom, radius)) < count && radius < whole_) radius = std::min(1.3 * radius, whole_);
+    TORCH_CHECK_VALUE(
+        size >= count, kName, ": positions are so far from the box that rounding hides the images of atoms; wrap them "
+        "into the box");
     std::nth_element(found_.begin(), found_.begin() + (count - 1), found_.end());
     std::sort(found_.begin(), found_.begin() + count);
     for (int64_t k = 0; k < count; ++k) ranks[k] = first_atom + found_[k].atom;

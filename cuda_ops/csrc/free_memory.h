@@ -8,8 +8,17 @@
 
 namespace dkmp {
 
+// What the kernel would give back of a container's memory before it refuses any: files it has read, mostly.
+inline double reclaimable_memory(const std::string& group) {
+  double sum = 0.0, bytes = 0.0;
+  std::ifstream stat(group + "/memory.stat");
+  for (std::string name; stat >> name >> bytes;)
+    if (name == "inactive_file" || name == "active_file" || name == "slab_reclaimable") sum += bytes;
+  return sum;
+}
+
 // Bytes; infinite where the system does not say (then an allocation failure is the only limit).
-inline double free_memory() {
+inline double free_memory(const std::string& group = "/sys/fs/cgroup") {
   double available = std::numeric_limits<double>::infinity();
   std::ifstream info("/proc/meminfo");
   for (std::string word; info >> word;)
@@ -19,8 +28,9 @@ inline double free_memory() {
       break;
     }
   double limit = 0.0, used = 0.0;
-  std::ifstream limit_file("/sys/fs/cgroup/memory.max"), used_file("/sys/fs/cgroup/memory.current");
-  if (limit_file >> limit && used_file >> used) available = std::min(available, std::max(0.0, limit - used));
+  std::ifstream limit_file(group + "/memory.max"), used_file(group + "/memory.current");
+  if (limit_file >> limit && used_file >> used)
+    available = std::min(available, std::max(0.0, limit - std::max(0.0, used - reclaimable_memory(group))));
   return available;
 }
 

@@ -99,8 +99,9 @@ inline Lane<Scalar> exponential_within_limit(const Lane<Scalar>& x) {
   Lane<Scalar> sum = Lane<Scalar>{} + K::inverse_factorials[K::terms];
 #pragma GCC unroll 16
   for (int k = K::terms - 1; k >= 0; --k) sum = K::inverse_factorials[k] + sum * rest;
-  // Casts between vectors of equal size keep the bits: the integer is added to the exponent.
-  return (Lane<Scalar>)((Bits)sum + ((Bits)shifted << K::shift));
+  // Casts between vectors of equal size keep the bits: the integer is added to the exponent. The bits of a NaN could
+  // become a number's by that.
+  return x == x ? (Lane<Scalar>)((Bits)sum + ((Bits)shifted << K::shift)) : x;
 }
 
 // The same for any x, which is brought into the range without overflow.

@@ -59,6 +59,9 @@ class NeighborGrid {
   // False when a packed cell offset could overflow: positions absurdly many boxes away.
   bool offsets_fit() const { return offsets_fit_; }
 
+  // Whether positions may be rounded by as much as the box is wide: searches would look at ever more images.
+  bool is_coarse() const { return box_ && slack_ > *std::min_element(height_.begin(), height_.end()); }
+
   // Periodic images that a search within the radius looks at, over those whose volume is in the sphere.
   double flatness(double radius) const {
     if (!box_) return 1.0;
@@ -307,6 +310,9 @@ void check_flatness(const char* op, const NeighborGrid<Scalar>& grid, double rad
   TORCH_CHECK_VALUE(
       flatness < kFlattest, op, ": box is nearly flat: within ", radius, " angstrom of an atom there are ", flatness,
       " times as many of its images as it has room for; give shorter lattice vectors of the same lattice");
+  TORCH_CHECK_VALUE(
+      !grid.is_coarse(), op,
+      ": positions are so far from the box that rounding hides the images of atoms; wrap them into the box");
 }
 
 }  // namespace dkmp

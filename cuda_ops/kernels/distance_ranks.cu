@@ -93,7 +93,8 @@ DKMP_INLINE void select_ranks(const Grid& g, const GridRecord& r, int i, int cou
         best = other;
       }
     }
-    if (threadIdx.x % kWarp == 0) row[k] = best;
+    // Nobody is left where rounding hides the images of atoms: positions too far from the box.
+    if (threadIdx.x % kWarp == 0) row[k] = best == kNobody ? -1 : best;
     last_squared = best_squared;
     last = best;
   }
@@ -106,7 +107,7 @@ extern "C" __global__ void __launch_bounds__(128, 4) distance_ranks(
     const int* wrap, const int* cell_start, const Site* sorted, int num_atoms, int num_neighbors, int capacity,
     const unsigned long long* status, long long* ranks) {
   DYN_SHARED(Scalar, shared);
-  const int i = (blockIdx.x * blockDim.x + threadIdx.x) / kWarp, lane = threadIdx.x % kWarp;
+  const int i = (int)(((Offset)blockIdx.x * blockDim.x + threadIdx.x) / kWarp), lane = threadIdx.x % kWarp;
   if (i >= num_atoms) return;
   long long* row = ranks + (Offset)num_neighbors * i;
   for (int k = lane; k < num_neighbors; k += kWarp) row[k] = -1;

@@ -40,7 +40,7 @@ extern "C" __global__ void edge_vectors_forward(
 extern "C" __global__ void __launch_bounds__(128, 4) edge_vectors_transposed(
     const Scalar* grad, const int* offsets, const long long* start, const int* entries, int num_atoms,
     long long num_edges, Scalar* grad_pos, Scalar* box_terms) {
-  const int atom = (blockIdx.x * blockDim.x + threadIdx.x) / kWarp, lane = threadIdx.x % kWarp;
+  const int atom = (int)(((Offset)blockIdx.x * blockDim.x + threadIdx.x) / kWarp), lane = threadIdx.x % kWarp;
   if (atom >= num_atoms) return;
   const Offset begin = start[atom], end = start[atom + 1];
   Scalar most = 0, most_term = 0;

@@ -159,6 +159,8 @@ extern "C" __global__ void grid_setup(
   double looked_at = 1.0;
   for (int k = 0; k < 3; ++k) looked_at *= 2.0 * reach / (double)r.height[k] + 1.0;
   if (box && !(looked_at < (double)kFlattest * room)) raise(status, kFlatBox);
+  // Positions that may be rounded by as much as the box is wide: searches would look at ever more images.
+  if (box && !(r.slack <= fminf(fminf(r.height[0], r.height[1]), r.height[2]))) raise(status, kTooManyImages);
   records[i] = r;
 }
 

@@ -40,7 +40,7 @@ extern "C" __global__ void __launch_bounds__(128, 4) radius_shells_count(
     DKMP_GRID_PARAMETERS, int num_atoms, Scalar cutoff, Scalar per_width, int num_shells, const Scalar* borders,
     int* counts, unsigned long long* status) {
   DYN_SHARED(int, shared_counts);
-  const int i = (blockIdx.x * blockDim.x + threadIdx.x) / kWarp, lane = threadIdx.x % kWarp;
+  const int i = (int)(((Offset)blockIdx.x * blockDim.x + threadIdx.x) / kWarp), lane = threadIdx.x % kWarp;
   if (i >= num_atoms || status[kStatusFlags] != 0) return;
   const Grid grid = DKMP_GRID;
   const bool in_shared = num_shells <= kSharedShells;
@@ -89,7 +89,7 @@ extern "C" __global__ void __launch_bounds__(128, 4) radius_shells_write(
     DKMP_GRID_PARAMETERS, int num_atoms, Scalar cutoff, Scalar per_width, int num_shells, const Scalar* borders,
     const long long* ends, int* left, const unsigned long long* status, long long num_edges, int* senders,
     unsigned long long* packed) {
-  const int i = (blockIdx.x * blockDim.x + threadIdx.x) / kWarp;
+  const int i = (int)(((Offset)blockIdx.x * blockDim.x + threadIdx.x) / kWarp);
   if (i >= num_atoms || status[kStatusFlags] != 0) return;
   const Grid grid = DKMP_GRID;
   search_neighbors(grid, i, cutoff, [&](int j, const int* n, Scalar squared) {

@@ -7,7 +7,7 @@ cluster. The CUDA kernels, ``cuda_ops/kernels``, are part of the library as text
 GPU at hand, so no CUDA compiler is needed here.
 
 The cache is ``$DKMP_PLUGIN_CACHE``, else ``$XDG_CACHE_HOME/dkmp_plugin``, else ``~/.cache/dkmp_plugin``. Its
-folders are named after sources, torch, compiler and flags, so a change of any of them builds anew.
+folders are named after sources, torch, libc, compiler and flags, so a change of any of them builds anew.
 Compiled files are kept beside them, so that a change compiles only what it touches.
 ``$DKMP_PLUGIN_CXXFLAGS`` is added to the compiler's flags (except for the inner loops, which have their own).
 """
@@ -98,22 +98,28 @@ def cache_folder() -> Path:
     if folder:
         return Path(folder)
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "dkmp_plugin"
+    if base:
+        return Path(base) / "dkmp_plugin"
+    try:
+        return Path.home() / ".cache" / "dkmp_plugin"
+    except RuntimeError as error:  # no HOME, and a user whom the system does not know
+        raise BuildError(f"no folder for the build cache: {error} Set DKMP_PLUGIN_CACHE to one") from error
 
 
-def find_compiler() -> Tuple[str, str]:
-    """Path and version line of the C++ compiler: ``$CXX``, else g++, c++ or clang++.
+def find_compiler() -> Tuple[List[str], str]:
+    """Command and version line of the C++ compiler: ``$CXX`` (``ccache g++`` too), else g++, c++ or clang++.
 
     Raises:
         BuildError: none was found.
     """
     wanted = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "c++", "clang++"]
-    for name in wanted:
-        path = shutil.which(name)
+    for words in map(shlex.split, wanted):
+        path = shutil.which(words[0]) if words else None
         if path is not None:
-            answer = subprocess.run([path, "--version"], capture_output=True, text=True)
+            command = [path, *words[1:]]
+            answer = subprocess.run([*command, "--version"], capture_output=True, text=True)
             if answer.returncode == 0:
-                return path, answer.stdout.splitlines()[0]
+                return command, (answer.stdout.splitlines() or [shlex.join(command)])[0]
     raise BuildError(
         f"no C++ compiler found (looked for {', '.join(wanted)}); install one, for example with "
         "'apt-get install g++' or 'conda install gxx', or set CXX"
@@ -153,6 +159,8 @@ def _sources_key(sources: Path) -> str:
     settings = (
         torch.__version__,
         platform.machine(),
+        # A home folder may be shared by machines of which one has an older libc.
+        platform.libc_ver(),
         _COMMON_FLAGS,
         _KERNEL_FLAGS,
         sorted(_levels().items()),
@@ -206,8 +214,10 @@ def _embed_kernels(sources: Path, target: Path) -> None:
     target.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _compile_all(compiler: str, version: str, sources: Path, work: Path, jobs: int, force: bool) -> List[str]:
-    base = [compiler, *_COMMON_FLAGS, *_torch_flags(), f"-I{sources / 'csrc'}"]
+def _compile_all(
+    compiler: List[str], version: str, sources: Path, work: Path, jobs: int, force: bool
+) -> List[str]:
+    base = [*compiler, *_COMMON_FLAGS, *_torch_flags(), f"-I{sources / 'csrc'}"]
     commands: List[List[str]] = []
     # Kernels first: they take longest, so that the last job to end is a short one.
     files = sorted((sources / "csrc").rglob("*.cpp"), key=lambda path: (".isa." not in path.name, path.name))
@@ -231,7 +241,8 @@ def _compile(command: List[str], version: str, sources: Path, force: bool) -> st
     source = Path(command[-1])
     # Where the sources lie does not matter: another checkout shares the cache.
     flags = [word.replace(str(sources), "") for word in command[1:-1]]
-    digest = hashlib.sha256(repr((torch.__version__, version, flags)).encode() + source.read_bytes())
+    machine = (torch.__version__, platform.libc_ver(), version, flags)
+    digest = hashlib.sha256(repr(machine).encode() + source.read_bytes())
     shared = (*(sources / "kernels").glob("*_plan.cuh"), *(sources / "kernels").glob("*_arithmetic.cuh"))
     for header in sorted({*(sources / "csrc").glob("*.h"), *source.parent.glob("*.h"), *shared}):
         digest.update(header.name.encode() + b"\0" + header.read_bytes())
@@ -241,15 +252,22 @@ def _compile(command: List[str], version: str, sources: Path, force: bool) -> st
         with tempfile.TemporaryDirectory(dir=target.parent) as work:
             finished = Path(work) / "object.o"
             _run([*command, "-o", str(finished)])
-            os.replace(finished, target)
+            _keep(finished, target)
     return str(target)
 
 
-def _link(compiler: str, objects: List[str], target: Path) -> None:
+def _keep(finished: Path, target: Path) -> None:
+    """Moves a file into the cache, whole even if the machine loses its power afterwards."""
+    with finished.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(finished, target)
+
+
+def _link(compiler: List[str], objects: List[str], target: Path) -> None:
     folder = str(Path(torch.__file__).resolve().parent / "lib")
     _run(
         [
-            compiler,
+            *compiler,
             "-shared",
             "-fopenmp",
             *objects,
@@ -273,8 +291,8 @@ def _prebuilt(folder: Path) -> Optional[Build]:
 def build(jobs: Optional[int] = None, force: bool = False) -> Build:
     """Builds the native library, or finds it in the cache.
 
-    Two processes may call this at the same time: one builds, the other waits and uses the result. Without a
-    compiler, a library that another compiler built from the same sources for the same torch is used.
+    Two processes may call this at the same time: one builds, the other waits and uses the result. Where it
+    cannot be built, a library that another compiler built from the same sources for the same torch is used.
 
     Args:
         jobs: compilers to run at once; default is the number of cores, at most 4.
@@ -289,12 +307,17 @@ def build(jobs: Optional[int] = None, force: bool = False) -> Build:
     sources = source_folder()
     folder = cache_folder() / _sources_key(sources)
     try:
-        compiler, version = find_compiler()
+        return _built(sources, folder, jobs, force)
     except BuildError:
-        found = _prebuilt(folder)
+        found = None if force else _prebuilt(folder)
         if found is None:
             raise
         return found
+
+
+def _built(sources: Path, folder: Path, jobs: Optional[int], force: bool) -> Build:
+    """The library of the compiler at hand."""
+    compiler, version = find_compiler()
     target = folder / hashlib.sha256(version.encode()).hexdigest()[:12] / _LIBRARY_NAME
     if target.exists() and not force:
         return Build(target, version)
@@ -311,7 +334,7 @@ def build(jobs: Optional[int] = None, force: bool = False) -> Build:
 
 
 def _build_into(
-    compiler: str, version: str, sources: Path, target: Path, jobs: Optional[int], force: bool
+    compiler: List[str], version: str, sources: Path, target: Path, jobs: Optional[int], force: bool
 ) -> None:
     count = jobs if jobs is not None else min(4, os.cpu_count() or 1)
     # A silent minute at the first import would look like a hang.
@@ -321,6 +344,13 @@ def _build_into(
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="building-") as work:
         objects = _compile_all(compiler, version, sources, Path(work), count, force)
         finished = Path(work) / _LIBRARY_NAME
-        _link(compiler, objects, finished)
+        try:
+            _link(compiler, objects, finished)
+        except BuildError:
+            if force:
+                raise
+            # One of the objects in the cache may be damaged.
+            objects = _compile_all(compiler, version, sources, Path(work), count, True)
+            _link(compiler, objects, finished)
         target.with_name(_COMPILER_NOTE).write_text(version + "\n")
-        os.replace(finished, target)
+        _keep(finished, target)

@@ -1,6 +1,7 @@
 """Loads the native library once per process, or says why the reference has to do."""
 
 import os
+import sys
 import warnings
 
 import torch
@@ -10,11 +11,19 @@ from dkmp_plugin.ops.builder import BuildError, build
 from dkmp_plugin.ops.status import OpsStatus
 
 
+def _is_build_command() -> bool:
+    """Whether Python is on its way to ``python -m dkmp_plugin.ops.build``: this package is imported first."""
+    return sys.argv[:1] == ["-m"] and "dkmp_plugin.ops.build" in sys.orig_argv
+
+
 def load() -> OpsStatus:
     """Builds if needed and loads the native ops; on failure warns once and reports the reference.
 
     ``DKMP_PLUGIN_NATIVE=0`` chooses the reference without a warning.
     """
+    if _is_build_command():
+        # It builds by its own options.
+        return OpsStatus(False, None, None, "the build command runs")
     if os.environ.get("DKMP_PLUGIN_NATIVE", "1") == "0":
         fallback.register()
         return OpsStatus(False, None, None, "switched off by DKMP_PLUGIN_NATIVE=0")
@@ -27,7 +36,8 @@ def load() -> OpsStatus:
     except (BuildError, OSError) as error:
         warnings.warn(
             "dkmp_plugin runs without its native ops, many times slower and with more memory: "
-            f"{error}. After fixing this, 'python -m dkmp_plugin.ops.build' builds them; "
+            f"{error}. After fixing this, 'python -m dkmp_plugin.ops.build' builds them (and anew where the "
+            "library does not load); "
             "DKMP_PLUGIN_NATIVE=0 silences this warning.",
             RuntimeWarning,
             stacklevel=3,

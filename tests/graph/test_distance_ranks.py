@@ -120,6 +120,20 @@ def test_positions_of_an_exploded_simulation_are_refused(search, dtype) -> None:
         search(pos, 1)
 
 
+def test_positions_rounded_by_more_than_the_box_is_wide_are_refused() -> None:
+    """Rounding hides images there: searches found too few atoms, and read beyond the end of their list."""
+    if not ops.status().native:
+        pytest.skip(f"the native library is not loaded: {ops.status().why_not}")
+    box = torch.diag(torch.tensor([1003.0, 1.0, 1.0]))
+    for distance in (4e7, 99_020 * 1003 + 501.5):
+        pos = torch.tensor([[0.0, 0, 0], [distance, 0, 0]])
+        with pytest.raises(ValueError, match="wrap them into the box"):
+            distance_ranks(pos, 1, box=box)
+    # Unwrapped positions of a long run are searched.
+    pos = torch.tensor([[0.0, 0, 0], [1e5, 0, 0], [0.25, 0, 0]])
+    assert distance_ranks(pos, 2, box=10 * torch.eye(3))[0].tolist() == [1, 2]
+
+
 @pytest.mark.parametrize("search", [distance_ranks, reference.distance_ranks])
 def test_lattice_vectors_need_not_be_short(search) -> None:
     pos, lengths = _positions(30), torch.diag(torch.tensor([8.0, 9.0, 10.0], dtype=torch.float64))

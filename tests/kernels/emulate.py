@@ -106,7 +106,7 @@ def _object(name: str, sanitizer: Optional[str]) -> Path:
         with tempfile.TemporaryDirectory(dir=cache()) as work:
             made = Path(work) / "object.o"
             flags = (*_SCHEDULER, *_SANITIZERS[sanitizer][1])
-            _run([find_compiler()[0], *flags, "-c", str(EMULATOR / f"{name}.cpp"), "-o", str(made)])
+            _run([*find_compiler()[0], *flags, "-c", str(EMULATOR / f"{name}.cpp"), "-o", str(made)])
             _put(made, target)
     return target
 
@@ -129,12 +129,12 @@ def _built(source: str, macros: Mapping[str, object], sanitizer: Optional[str]) 
         include = (f"-I{EMULATOR}", f"-I{KERNELS}", *macro_flags(macros))
         compiled = str(Path(work) / "kernel.o")
         compiler = find_compiler()[0]
-        _run([compiler, *_COMPILE, *_WARNINGS, *flags, *include, "-c", str(unit), "-o", compiled])
+        _run([*compiler, *_COMPILE, *_WARNINGS, *flags, *include, "-c", str(unit), "-o", compiled])
         parts = [compiled, str(_object("scheduler", sanitizer))]
         if sanitizer is None:
-            _run([compiler, "-shared", *parts, "-o", str(made)])
+            _run([*compiler, "-shared", *parts, "-o", str(made)])
         else:
-            _run([compiler, *flags, *parts, str(_object("main", sanitizer)), "-o", str(made)])
+            _run([*compiler, *flags, *parts, str(_object("main", sanitizer)), "-o", str(made)])
         return _put(made, target)
 
 

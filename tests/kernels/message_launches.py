@@ -54,7 +54,7 @@ def _plan_library() -> ctypes.CDLL:
     with tempfile.TemporaryDirectory() as work:
         source, library = Path(work) / "plan.cpp", Path(work) / "plan.so"
         source.write_text(text)
-        command = [find_compiler()[0], "-std=c++17", "-shared", "-fPIC", f"-I{KERNELS}", str(source)]
+        command = [*find_compiler()[0], "-std=c++17", "-shared", "-fPIC", f"-I{KERNELS}", str(source)]
         subprocess.run([*command, "-o", str(library)], check=True)
         return ctypes.CDLL(str(library))
 

@@ -116,6 +116,10 @@ def test_bad_input_is_marked(box):
     assert int(launcher().grid(pos, batch, skewed, 5.0).status[0]) == 0
     assert int(launcher().grid(pos, batch, CUBIC, 300.0, 0, 1e4).status[0]) & 16
     assert int(launcher().grid(pos + 1e9, batch, CUBIC, 3.0).status[0]) & 8
+    # Positions that are rounded by more than the box is wide.
+    far, narrow = pos + torch.tensor([4e7, 0.0, 0.0]), torch.diag(torch.tensor([103.0, 1.0, 1.0]))
+    assert int(launcher().grid(far, batch, narrow, 0.0, 1).status[0]) == 8
+    assert int(launcher().grid(pos, batch, narrow, 0.0, 1).status[0]) == 0
     # An enormous cutoff does not make a box flat.
     assert int(launcher().grid(pos, batch, CUBIC, 1e15, 0, 1e4).status[0]) == 8 + 16
 

@@ -8,6 +8,8 @@ from typing import Dict
 
 import pytest
 
+from dkmp_plugin import ops
+from dkmp_plugin.ops import build as build_command
 from dkmp_plugin.ops import builder
 
 # A library as small as the real one is not: the machinery is the same, the wait is not.
@@ -143,11 +145,83 @@ def test_without_native_library_the_reference_runs(tmp_path: Path, forced: bool)
         )
 
 
+COMMAND = [sys.executable, "-W", "error", "-m", "dkmp_plugin.ops.build"]
+
+
 def test_command_finds_the_library(native) -> None:
-    command = [sys.executable, "-W", "error", "-m", "dkmp_plugin.ops.build"]
-    process = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    process = subprocess.run(COMMAND, capture_output=True, text=True, timeout=300)
     assert process.returncode == 0, process.stderr
     assert Path(process.stdout.splitlines()[0]).exists()
+
+
+def test_importing_the_command_builds_nothing(tmp_path: Path) -> None:
+    """Its options come first: --jobs 1 is for machines without the memory for more."""
+    process = subprocess.run(
+        [*COMMAND, "--help"], env=_environment(tmp_path), capture_output=True, text=True, timeout=300
+    )
+    assert process.returncode == 0 and "--jobs" in process.stdout, process.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_command_builds_anew_what_does_not_load(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, native
+) -> None:
+    whole, damaged = Path(ops.status().library), tmp_path / "damaged.so"
+    damaged.write_bytes(b"")
+    calls = []
+
+    def build(jobs, force):
+        calls.append((jobs, force))
+        return builder.Build(whole if force else damaged, "g++")
+
+    monkeypatch.setattr(build_command, "build", build)
+    assert build_command.main(["--jobs", "1"]) == 0
+    assert calls == [(1, False), (1, True)]
+    out, error = capsys.readouterr()
+    assert str(whole) in out and f"{damaged} does not load" in error
+    monkeypatch.setattr(build_command, "build", lambda jobs, force: builder.Build(damaged, "g++"))
+    assert build_command.main([]) == 1
+    assert "does not load" in capsys.readouterr().err
+
+
+def test_compiler_with_arguments(compiler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    path = builder.find_compiler()[0][0]
+    monkeypatch.setenv("CXX", f"env {path}")
+    words, version = builder.find_compiler()
+    assert words[1:] == [path] and version == compiler
+
+
+def test_damaged_objects_are_compiled_anew_and_libraries_of_other_compilers_used(
+    compiler: str, sources: Path, tmp_path: Path
+) -> None:
+    environment = _environment(tmp_path / "cache")
+    out, error = _start(BUILD, str(sources), environment=environment).communicate(timeout=300)
+    assert out, error
+    library = Path(out.split()[-1])
+    for made in (tmp_path / "cache" / "objects").glob("*.o"):
+        made.write_bytes(b"")
+    library.unlink()
+    again = _start(BUILD, str(sources), environment=environment)
+    assert again.communicate(timeout=300)[0].split()[-1] == str(library)
+    assert library.stat().st_size > 0
+    other = tmp_path / "other-compiler"
+    other.write_text('#!/bin/sh\n[ "$1" = --version ] && echo other 1.0 && exit 0\nexit 1\n')
+    other.chmod(0o755)
+    environment = _environment(tmp_path / "cache", CXX=str(other))
+    found = _start(BUILD, str(sources), environment=environment)
+    assert found.communicate(timeout=120)[0].split()[-1] == str(library)
+
+
+def test_no_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("DKMP_PLUGIN_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", unknown)
+    with pytest.raises(builder.BuildError, match="Set DKMP_PLUGIN_CACHE"):
+        builder.build()
 
 
 def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:

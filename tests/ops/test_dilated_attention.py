@@ -301,6 +301,16 @@ def test_absent_atoms_are_never_read(native):
     assert torch.equal(result.isnan().flatten(1).any(1), touched)
 
 
+@pytest.mark.parametrize("bits", [0x7FC00000, 0x7FC00001, -0x3FFFFF, 0x7FFFFFFF])
+def test_every_not_a_number_stays_one(native, bits):
+    """Whatever bits it has: added to the exponent, some became numbers."""
+    query, key, value, index, bias = (x.float() if x.is_floating_point() else x for x in example(6, 1, 16, 4))
+    bias[2] = torch.tensor([bits], dtype=torch.int32).view(torch.float32)
+    assert bias[2].isnan().all()
+    result = native.dilated_attention(query, key, value, index, bias)
+    assert result[2].isnan().all() and not result[3].isnan().any()
+
+
 def test_strided_inputs_are_read_correctly(native):
     case = example(9, 2, 5, 4)
     expected = native.dilated_attention(*case)

@@ -275,6 +275,18 @@ def test_scripted_equals_eager() -> None:
     assert all(torch.equal(a, b) for a, b in zip(eager, compiled, strict=True))
 
 
+@pytest.mark.parametrize("width", [16, 20])
+@pytest.mark.parametrize("carries", [False, True])
+def test_results_have_no_gaps(native, width: int, carries: bool) -> None:
+    """As fake tensors promise: torch.compile refused widths that kernels pad with channels."""
+    case = message_case(width=width, attention=False, carries_vector=carries)
+    features = [x.clone().requires_grad_() for x in case.features()]
+    values = case.call(native.dilated_message, 1, *features)
+    used = [x for x in features if x.numel() > 0]
+    gradients = torch.autograd.grad([x.sum() for x in values], used, create_graph=True)
+    assert all(x.is_contiguous() for x in (*values, *gradients))
+
+
 def test_strided_inputs_are_read_correctly() -> None:
     case = message_case()
     strided = [torch.stack([x, torch.full_like(x, math.nan)], dim=-1)[..., 0] for x in case.features()]

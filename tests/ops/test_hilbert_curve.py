@@ -32,7 +32,7 @@ def program(tmp_path_factory) -> Path:
     source = folder / "places.cpp"
     source.write_text(PROGRAM)
     include = f"-I{builder.source_folder() / 'csrc'}"
-    subprocess.run([compiler, "-std=c++17", include, str(source), "-o", str(folder / "places")], check=True)
+    subprocess.run([*compiler, "-std=c++17", include, str(source), "-o", str(folder / "places")], check=True)
     return folder / "places"
 
 

@@ -50,7 +50,7 @@ def mock_library() -> Path:
         with tempfile.TemporaryDirectory(dir=folder) as work:
             made = Path(work) / LIBRARY
             flags = ["-std=c++17", "-O1", "-Wall", "-fPIC", "-shared", f"-Wl,-soname,{LIBRARY}"]
-            builder._run([builder.find_compiler()[0], *flags, str(source), "-ldl", "-o", str(made)])
+            builder._run([*builder.find_compiler()[0], *flags, str(source), "-ldl", "-o", str(made)])
             os.replace(made, target)
     return folder
 
