@@ -11,6 +11,8 @@ constexpr double kFarthest = 1e16;
 // Boxes are refused in which a search looks at so many times more images of an atom than there is room for: it would
 // take minutes. Compact ones look at 2 to 50 times what is needed.
 constexpr double kFlattest = 1e4;
+// Largest rounding of positions over the width of the box.
+constexpr double kCoarsest = 16.0;
 // What is within reach of a larger cutoff is within reach of this one.
 constexpr double kLongestReach = 4.0 * kFarthest;
 

@@ -59,8 +59,8 @@ class NeighborGrid {
   // False when a packed cell offset could overflow: positions absurdly many boxes away.
   bool offsets_fit() const { return offsets_fit_; }
 
-  // Whether positions may be rounded by as much as the box is wide: searches would look at ever more images.
-  bool is_coarse() const { return box_ && slack_ > *std::min_element(height_.begin(), height_.end()); }
+  // Whether positions may be rounded by many times the box's width: searches would look at ever more images.
+  bool is_coarse() const { return box_ && slack_ > kCoarsest * *std::min_element(height_.begin(), height_.end()); }
 
   // Periodic images that a search within the radius looks at, over those whose volume is in the sphere.
   double flatness(double radius) const {

@@ -158,9 +158,11 @@ extern "C" __global__ void grid_setup(
   const double reach = typical, room = 4.19 * reach * reach * reach / (double)volume + 1.0;
   double looked_at = 1.0;
   for (int k = 0; k < 3; ++k) looked_at *= 2.0 * reach / (double)r.height[k] + 1.0;
-  if (box && !(looked_at < (double)kFlattest * room)) raise(status, kFlatBox);
-  // Positions that may be rounded by as much as the box is wide: searches would look at ever more images.
-  if (box && !(r.slack <= fminf(fminf(r.height[0], r.height[1]), r.height[2]))) raise(status, kTooManyImages);
+  const float width = fminf(fminf(r.height[0], r.height[1]), r.height[2]);
+  if (box && !(looked_at < (double)kFlattest * room))
+    raise(status, kFlatBox);
+  else if (box && !(r.slack <= kCoarsest * width))  // searches would look at ever more images
+    raise(status, kTooManyImages);
   records[i] = r;
 }
 

@@ -15,6 +15,8 @@ using namespace dkmp;
 constexpr float kFarthest = 1e16f;
 // Boxes that would be searched for minutes are refused, as there.
 constexpr float kFlattest = 1e4f;
+// Largest rounding of positions over the width of the box; more is refused.
+constexpr float kCoarsest = 16.0f;
 
 constexpr int kImageLimit = 1 << 20;  // 21 bits per component of a packed cell offset
 
