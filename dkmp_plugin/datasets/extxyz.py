@@ -8,25 +8,10 @@ import numpy as np
 from dkmp_plugin.datasets.energy_forces import EnergyForces, Files, read_splits
 from dkmp_plugin.datasets.label_checks import check_total_charge
 from dkmp_plugin.datasets.labelled_structures import LabelledStructures
+from dkmp_plugin.datasets.xyz_frames import read_xyz_frames
 
 # What a structure's total charge is called in its comment line.
 _CHARGE_KEYS = ("charge", "total_charge")
-
-
-def _read_frames(path: Path) -> List[Any]:
-    import ase.io
-
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}; correct dataset_root or the file name")
-    try:
-        frames = ase.io.read(path, ":", format="extxyz")
-    except Exception as error:
-        # ASE raises all sorts of errors for damaged files.
-        raise ValueError(f"{path} is not a readable extended XYZ file ({error}); write it anew") from error
-    assert isinstance(frames, list)
-    if not frames:
-        raise ValueError(f"{path} holds no structures; at least one is expected")
-    return frames
 
 
 def _property(frame: Any, key: str, path: Path, index: int) -> np.ndarray:
@@ -112,7 +97,7 @@ def read_extxyz(
         ValueError: a missing or damaged file, a frame without energy or forces, frames of which some are
             periodic and others not, periodicity along some directions only, differing charges, NaN.
     """
-    frames = _read_frames(path)
+    frames = read_xyz_frames(path)
     periodic = [bool(frame.pbc.all()) for frame in frames]
     if any(frame.pbc.any() and not frame.pbc.all() for frame in frames) or len(set(periodic)) > 1:
         raise ValueError(
@@ -153,7 +138,7 @@ def read_isolated_atoms(path: Path, energy_key: str = "energy") -> Dict[int, flo
         ValueError: a frame of several atoms, an element twice, a missing energy.
     """
     references: Dict[int, float] = {}
-    for index, frame in enumerate(_read_frames(path)):
+    for index, frame in enumerate(read_xyz_frames(path)):
         if len(frame) != 1 or int(frame.numbers[0]) in references:
             raise ValueError(
                 f"{path}: frame {index} is {frame.symbols}; one frame of one atom per element is expected"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io.formats import open_with_compression
 from ase.units import Bohr, Hartree, kcal, mol
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,6 +24,7 @@ from dkmp_plugin.datasets import (
 )
 from dkmp_plugin.datasets.energy_forces import EnergyForces
 from dkmp_plugin.datasets.labelled_structures import LabelledStructures, join_structures
+from dkmp_plugin.datasets.xyz_frames import read_xyz_frames
 from tests.conftest import shared_data
 
 NUMBERS = np.array([8, 1, 1])
@@ -551,6 +553,39 @@ def test_bad_extxyz_is_refused(tmp_path):
     write_extxyz(tmp_path / "periodic.xyz", water_frames(cell=np.eye(3) * 9)[0])
     with pytest.raises(ValueError, match="some files have boxes"):
         DKMPExtXYZ(str(tmp_path), files=["open.xyz", "periodic.xyz"])
+
+
+@pytest.mark.parametrize("name", ["a.xyz", "a.xyz.gz"])
+def test_extxyz_files_are_read_on_behind_blank_lines(tmp_path, name):
+    """ASE takes the first of them for the end of the file."""
+    frames, arrays = water_frames(3)
+    for number, frame in enumerate(frames):
+        write_extxyz(tmp_path / f"{number}.xyz", frame)
+    texts = [(tmp_path / f"{number}.xyz").read_text() for number in range(3)]
+    with open_with_compression(str(tmp_path / name), "w") as file:
+        file.write("\n" + texts[0] + "\n" + texts[1] + " \n\n" + texts[2] + "\n\n")
+    data = DKMPExtXYZ(str(tmp_path), files=name)
+    np.testing.assert_allclose(data.structures.energies, arrays["energies"], atol=1e-7)
+
+
+def test_blank_comments_are_no_lines_between_frames(tmp_path):
+    (tmp_path / "a.xyz").write_text("1\n\nH 0 0 0\n\n1\n\nO 0 0 0\n")
+    assert [str(frame.symbols) for frame in read_xyz_frames(tmp_path / "a.xyz")] == ["H", "O"]
+    (tmp_path / "a.xyz").write_text("2\n\nH 0 0 0\n\nH 0 0 1\n")
+    with pytest.raises(ValueError, match="not a readable extended XYZ file"):
+        read_xyz_frames(tmp_path / "a.xyz")
+
+
+@pytest.mark.parametrize("name", ["a.xyz@300K", "a b@1.xyz", "a.xyz@1:"])
+def test_extxyz_names_with_at_signs(tmp_path, name):
+    """ASE would split the name a second time and read another file."""
+    frames, arrays = water_frames(3)
+    write_extxyz(tmp_path / "a.xyz", frames[::-1])
+    write_extxyz(tmp_path / "a b", frames[::-1])
+    write_extxyz(tmp_path / "written.xyz", frames)
+    (tmp_path / "written.xyz").rename(tmp_path / name)
+    data = DKMPExtXYZ(str(tmp_path), files=f"{name}@:2")
+    np.testing.assert_allclose(data.structures.energies, arrays["energies"][:2], atol=1e-7)
 
 
 @pytest.mark.parametrize("energy, said", [("-1 eV", "-1 eV"), ("None", "None"), (None, "True")])
