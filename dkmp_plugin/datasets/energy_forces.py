@@ -184,8 +184,8 @@ def read_splits(
         All structures, and the indices of each part, or None.
 
     Raises:
-        ValueError: neither or both ways were used, a selection that cannot be read, parts that overlap, or
-            what ``read`` raises.
+        ValueError: neither or both ways were used, a selection that cannot be read, parts or entries of
+            ``files`` that overlap, or what ``read`` raises.
     """
     parts = [[names] if isinstance(names, str) else list(names) for names in (files, train, val, test)]
     if bool(parts[0]) == bool(parts[1]) or (parts[0] and (parts[2] or parts[3])):
@@ -208,6 +208,7 @@ def read_splits(
             chosen[-1].append((file, path.resolve(), np.arange(len(whole[file]))[selection]))
             size += len(structures[-1])
         sizes.append(size)
+    _refuse_repetition(chosen[0])
     _refuse_overlap(dict(zip(("train", "val", "test"), chosen[1:], strict=True)))
     joined = join_structures(structures)
     if parts[0]:
@@ -219,21 +220,31 @@ def read_splits(
 def _refuse_overlap(parts: Dict[str, List[_Frames]]) -> None:
     """Errors on structures that training has seen say nothing about others."""
     for first, second in combinations(parts, 2):
-        both = f"dataset_arg: {first} and {second}"
-        for name, path, frames in parts[first]:
-            shared = [other for _, other_path, other in parts[second] if other_path == path]
-            count = np.isin(frames, np.concatenate(shared)).sum() if shared else 0
-            if count:
-                raise ValueError(
-                    f"{both} share {count} frame{'s' if count > 1 else ''} of {name}; select others, as in "
-                    "FILE@:450 and FILE@450:"
-                )
-            for other_name, other_path, _ in parts[second]:
-                if path in other_path.parents or other_path in path.parents:
-                    raise ValueError(
-                        f"{both} overlap: they name {name} and {other_name}, one of which is a part of the "
-                        "other; instead of the whole system name its folders set.*"
-                    )
+        for entry in parts[first]:
+            _refuse_shared(f"dataset_arg: {first} and {second}", entry, parts[second])
+
+
+def _refuse_repetition(entries: List[_Frames]) -> None:
+    """torchmd-net would give one copy of a structure to training and another to the test."""
+    for number, entry in enumerate(entries):
+        _refuse_shared("dataset_arg: entries of files", entry, entries[:number])
+
+
+def _refuse_shared(which: str, entry: _Frames, others: List[_Frames]) -> None:
+    name, path, frames = entry
+    shared = [other for _, other_path, other in others if other_path == path]
+    count = np.isin(frames, np.concatenate(shared)).sum() if shared else 0
+    if count:
+        raise ValueError(
+            f"{which} share {count} frame{'s' if count > 1 else ''} of {name}; select others, as in "
+            "FILE@:450 and FILE@450:"
+        )
+    for other_name, other_path, _ in others:
+        if path in other_path.parents or other_path in path.parents:
+            raise ValueError(
+                f"{which} overlap: they name {name} and {other_name}, one of which is a part of the other; "
+                "instead of the whole system name its folders set.*"
+            )
 
 
 def _split_selection(name: str) -> Tuple[str, slice]:

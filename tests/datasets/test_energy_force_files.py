@@ -252,6 +252,24 @@ def test_parts_that_overlap_are_refused(tmp_path, parts, message):
         DKMPNPZ(str(tmp_path), "eV", train=train, val=val, test=test)
 
 
+@pytest.mark.parametrize(
+    "files, message",
+    [
+        (["a.npz", "a.npz"], "entries of files share 6 frames of a.npz"),
+        (["a.npz@:5", "b.npz", "./a.npz@4:"], r"entries of files share 1 frame of \./a\.npz"),
+        (["a.npz@::2", "link.npz"], "entries of files share 3 frames of link.npz"),
+    ],
+)
+def test_files_that_overlap_are_refused(tmp_path, files, message):
+    """torchmd-net would give one copy of a structure to training and another to the test."""
+    write_npz(tmp_path / "a.npz")
+    write_npz(tmp_path / "b.npz")
+    (tmp_path / "link.npz").symlink_to("a.npz")
+    with pytest.raises(ValueError, match=message):
+        DKMPNPZ(str(tmp_path), "eV", files=files)
+    assert len(DKMPNPZ(str(tmp_path), "eV", files=["a.npz@4:", "a.npz@:4", "b.npz"])) == 2 * COUNT
+
+
 def test_frames_may_come_twice_in_one_part(tmp_path):
     write_npz(tmp_path / "a.npz")
     data = DKMPNPZ(str(tmp_path), "eV", train=["a.npz@:4", "a.npz@:2"], val="a.npz@4:")
@@ -709,10 +727,17 @@ def test_only_deepmd_types_that_occur_must_be_elements(tmp_path, mixed):
         DKMPDeePMD(str(tmp_path), files="water")
 
 
-def test_a_deepmd_system_and_its_own_folder_overlap(tmp_path):
+@pytest.mark.parametrize(
+    "arguments, both",
+    [
+        ({"train": "water", "val": "water/set.001"}, "train and val"),
+        ({"files": ["water/set.001", "water"]}, "entries of files"),
+    ],
+)
+def test_a_deepmd_system_and_its_own_folder_overlap(tmp_path, arguments, both):
     write_deepmd(tmp_path / "water")
-    with pytest.raises(ValueError, match=r"train and val.*water/set\.001.*name its folders set\."):
-        DKMPDeePMD(str(tmp_path), train="water", val="water/set.001")
+    with pytest.raises(ValueError, match=rf"{both} overlap.*water/set\.001.*name its folders set\."):
+        DKMPDeePMD(str(tmp_path), **arguments)
 
 
 # --- Real files --------------------------------------------------------------------------------------------
