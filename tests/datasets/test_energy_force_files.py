@@ -305,6 +305,35 @@ def test_torchmd_train_writes_the_split_of_the_dataset(tmp_path):
     assert again.idx_val.tolist() == [3, 4]
 
 
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"val": [2, 3]}, r"idx_train and idx_val share 1 item \(first: 2\)"),
+        ({"test": [0, 2]}, r"idx_train and idx_test share 2 items"),
+        ({"test": [4]}, r"idx_val and idx_test share 1 item"),
+        ({"train": np.arange(COUNT) < 3}, r"idx_train has values of type bool .*np\.flatnonzero"),
+        ({"train": [0.0, 1.5]}, "idx_train has values of type float64"),
+        ({"train": [[0, 1, 2]]}, r"idx_train .* shape \(1, 3\)"),
+        ({"test": [-1]}, "idx_test holds -1, indices from 0 to 5 are expected"),
+        ({"test": [6]}, "idx_test holds 6, indices from 0 to 5 are expected"),
+    ],
+)
+def test_files_of_impossible_splits_are_refused(tmp_path, changes, message):
+    write_npz(tmp_path / "a.npz")
+    parts = {"train": [0, 1, 2], "val": [3, 4], "test": [], **changes}
+    np.savez(tmp_path / "own.npz", **{f"idx_{part}": np.array(indices) for part, indices in parts.items()})
+    data = DKMPNPZ(str(tmp_path), "eV", files="a.npz")
+    with pytest.raises(ValueError, match=rf"own\.npz: {message}"):
+        set_up(data, tmp_path, splits=str(tmp_path / "own.npz"))
+
+
+def test_files_of_splits_may_leave_parts_empty(tmp_path):
+    write_npz(tmp_path / "a.npz")
+    np.savez(tmp_path / "own.npz", idx_train=[0, 1, 2], idx_val=[3, 4], idx_test=[])
+    module = set_up(DKMPNPZ(str(tmp_path), "eV", files="a.npz"), tmp_path, splits=str(tmp_path / "own.npz"))
+    assert len(module.idx_test) == 0
+
+
 @pytest.mark.filterwarnings("ignore:The standardize option is deprecated", "ignore:'pin_memory' argument")
 @pytest.mark.parametrize("references", [None, {1: 0.0, 8: 0.0}])
 def test_standardization_sees_training_items_only(tmp_path, references):
