@@ -10,8 +10,7 @@ def check_split_file(data_module: Any) -> None:
     """Refuse a split that would train on held-out items, or on others than it says.
 
     Args:
-        data_module: torchmd-net's ``DataModule``, set up; nothing is checked where its hyper-parameters name no
-            ``splits``.
+        data_module: torchmd-net's ``DataModule``, set up; without ``splits`` nothing is checked.
 
     Raises:
         ValueError: masks or other values than indices, indices that no item has, parts that share items.
