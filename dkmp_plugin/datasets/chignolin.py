@@ -52,7 +52,7 @@ class DKMPChignolin(EnergyForces):
     Args:
         root: folder of ``chignolin.npz``.
         selection: ``start:stop:step`` of the file, all by default.
-        total_charge: of the molecule; the publication's files do not say it.
+        total_charge: of the molecule; unknown by default, because the publication's files do not say it.
         reference_energies: see :class:`EnergyForces`.
         transform: applied to each item.
 
@@ -64,7 +64,7 @@ class DKMPChignolin(EnergyForces):
         self,
         root: str,
         selection: str = "",
-        total_charge: int = 0,
+        total_charge: Optional[int] = None,
         reference_energies: Optional[Mapping[int, float]] = None,
         transform: Optional[Callable[[Any], Any]] = None,
     ) -> None:
