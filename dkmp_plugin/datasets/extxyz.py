@@ -135,7 +135,7 @@ def read_isolated_atoms(path: Path, energy_key: str = "energy") -> Dict[int, flo
     """Reference energies from frames of one atom each.
 
     Raises:
-        ValueError: a frame of several atoms, an element twice, a missing energy.
+        ValueError: a frame of several atoms, an element twice, an energy that is missing or no number.
     """
     references: Dict[int, float] = {}
     for index, frame in enumerate(read_xyz_frames(path)):
@@ -143,7 +143,13 @@ def read_isolated_atoms(path: Path, energy_key: str = "energy") -> Dict[int, flo
             raise ValueError(
                 f"{path}: frame {index} is {frame.symbols}; one frame of one atom per element is expected"
             )
-        references[int(frame.numbers[0])] = float(_property(frame, energy_key, path, index))
+        energy = _property(frame, energy_key, path, index)
+        if energy.size != 1 or not np.isfinite(energy).all():
+            raise ValueError(
+                f"{path}: frame {index}: {energy_key} is {energy.tolist()}, one energy is expected; correct "
+                "it, or name another with energy_key"
+            )
+        references[int(frame.numbers[0])] = energy.item()
     return references
 
 

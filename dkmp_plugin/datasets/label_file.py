@@ -25,7 +25,7 @@ from dkmp_plugin.datasets.label_checks import (
     check_finite,
     check_total_charge,
 )
-from dkmp_plugin.datasets.reference_energies import check_covered, fit_reference_energies
+from dkmp_plugin.datasets.reference_energies import check_reference_energies, fit_reference_energies
 from dkmp_plugin.files import replaced_on_success
 
 FORMAT = "dkmp-labels"
@@ -102,7 +102,7 @@ class LabelledConformations:
         check_energy_unit(self.energy_unit)
         check_atomic_numbers(self.elements)
         if self.reference_energies:
-            check_covered(self.elements, self.reference_energies)
+            check_reference_energies(self.elements, self.reference_energies)
         for entry in self.sampling.get("runs", []):
             if entry.get("split") not in SPLITS:
                 raise ValueError(
@@ -190,9 +190,7 @@ def _read_open_file(file: h5py.File) -> LabelledConformations:
         level_of_theory=str(attributes["level_of_theory"]),
         total_charge=check_total_charge(attributes["total_charge"]),
         sampling=json.loads(attributes["sampling"]),
-        reference_energies={
-            int(k): float(v) for k, v in json.loads(attributes["reference_energies"]).items()
-        },
+        reference_energies=check_reference_energies([], json.loads(attributes["reference_energies"])),
         boxes=file["boxes"][()] if "boxes" in file else None,
     )
 

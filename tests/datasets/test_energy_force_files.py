@@ -159,7 +159,13 @@ def test_given_reference_energies_stay(tmp_path):
     assert data.total_energy(torch.zeros(1)).item() == -2000.0
     with pytest.raises(ValueError, match=r"lack the elements \[8\]"):
         DKMPNPZ(str(tmp_path), "eV", files="a.npz", reference_energies={1: -10.0})
-    for wrong, said in (({"H": -10.0, 8: -1.0}, "'H': -10.0"), ({1: "low", 8: -1.0}, "1: 'low'")):
+    for wrong, said in (
+        ({"H": -10.0, 8: -1.0}, "'H': -10.0"),
+        ({1: "low", 8: -1.0}, "1: 'low'"),
+        ({1.5: -10.0, 8: -1.0}, r"1\.5: -10\.0"),
+        ({1: float("nan"), 8: -1.0}, "1: nan"),
+        ({1: [-10.0], 8: -1.0}, r"1: \[-10\.0\]"),
+    ):
         with pytest.raises(ValueError, match=f"reference_energies: {said} was given, an atomic number"):
             DKMPNPZ(str(tmp_path), "eV", files="a.npz", reference_energies=wrong)
     for wrong in ("average", False, [-10.0, -1980.0]):
@@ -582,6 +588,19 @@ def test_isolated_atoms_become_the_reference(tmp_path):
         DKMPExtXYZ(str(tmp_path), files="a.xyz", isolated_atoms="a.xyz")
     with pytest.raises(ValueError, match="give one"):
         DKMPExtXYZ(str(tmp_path), files="a.xyz", isolated_atoms="atoms.xyz", reference_energies={})
+
+
+@pytest.mark.parametrize(
+    "energy, said", [("nan", r"\[?nan\]?"), ("-inf", r"\[?-inf\]?"), ('"-13.6 -13.7"', r"\[-13\.6, -13\.7\]")]
+)
+def test_isolated_atoms_of_no_energy_are_refused(tmp_path, energy, said):
+    write_extxyz(tmp_path / "a.xyz", water_frames()[0])
+    (tmp_path / "atoms.xyz").write_text(
+        f"1\nProperties=species:S:1:pos:R:3 energy=-1900.0\nO 0 0 0\n"
+        f"1\nProperties=species:S:1:pos:R:3 energy={energy}\nH 0 0 0\n"
+    )
+    with pytest.raises(ValueError, match=rf"atoms\.xyz: frame 1: energy is {said}, one energy is expected"):
+        DKMPExtXYZ(str(tmp_path), files="a.xyz", isolated_atoms="atoms.xyz")
 
 
 def test_bad_extxyz_is_refused(tmp_path):

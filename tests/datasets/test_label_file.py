@@ -79,6 +79,8 @@ def test_unknown_unit_element_and_split_are_refused():
         make_labels(atomic_numbers=np.array([8, 0, 1]))
     with pytest.raises(ValueError, match="lack the elements"):
         make_labels(reference_energies={1: -300.0})
+    with pytest.raises(ValueError, match="reference_energies: 8: nan was given"):
+        make_labels(reference_energies={1: -300.0, 8: float("nan")})
     with pytest.raises(ValueError, match="split 'validation'"):
         make_labels(split="validation")
 
@@ -231,6 +233,16 @@ def test_files_that_name_no_whole_split_leave_it_to_torchmd_net(tmp_path):
     for name, labels in (("one.h5", merge_runs([make_labels(0)])), ("unlisted.h5", unlisted)):
         write_label_file(tmp_path / name, labels)
         assert DKMPHDF5(str(tmp_path / name)).split_indices is None
+
+
+@pytest.mark.parametrize("stored", ['{"1": NaN, "8": -2.0}', '{"1.5": -1.0, "8": -2.0}', "[-1.0, -2.0]"])
+def test_reference_energies_that_are_none_are_refused(tmp_path, stored):
+    path = tmp_path / "labels.h5"
+    write_label_file(path, three_runs())
+    with h5py.File(path, "r+") as file:
+        file.attrs["reference_energies"] = stored
+    with pytest.raises(ValueError, match=r"labels\.h5: reference_energies: .* was given"):
+        read_label_file(path)
 
 
 def test_fractional_charges_are_refused(tmp_path):
