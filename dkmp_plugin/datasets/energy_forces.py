@@ -1,8 +1,9 @@
 """The part that all energy-and-force datasets share: items, splits, reference energies, metadata."""
 
+from collections import Counter
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, NoReturn, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, NoReturn, Optional, Protocol, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch_geometric.data import Data, Dataset
 
 from dkmp_plugin.datasets.arguments import refuse_unknown_arguments
 from dkmp_plugin.datasets.label_checks import check_total_charge
-from dkmp_plugin.datasets.labelled_structures import LabelledStructures, join_structures
+from dkmp_plugin.datasets.labelled_structures import LabelledStructures, join_structures, selected_indices
 from dkmp_plugin.datasets.reference_energies import (
     check_reference_energies,
     least_squares_reference_energies,
@@ -22,6 +23,14 @@ Files = Union[str, Sequence[str]]
 SplitIndices = Tuple[np.ndarray, np.ndarray, np.ndarray]
 # A name as it was given, its file, and which of its structures
 _Frames = Tuple[str, Path, np.ndarray]
+
+
+class StructureFile(Protocol):
+    """What was read of a file; structures that nobody selects need not be checked."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, selection: slice) -> LabelledStructures: ...
 
 
 class EnergyForces(Dataset):
@@ -168,7 +177,7 @@ def read_splits(
     train: Files,
     val: Files,
     test: Files,
-    read: Callable[[Path], LabelledStructures],
+    read: Callable[[Path], StructureFile],
 ) -> Tuple[LabelledStructures, Optional[SplitIndices]]:
     """Reads ``files`` (torchmd-net splits them), or ``train``, ``val`` and ``test`` (the split is theirs).
 
@@ -178,7 +187,7 @@ def read_splits(
         train: The same for training.
         val: The same for validation.
         test: The same for test.
-        read: Reads one file.
+        read: Reads one file; what is selected of it is checked then.
 
     Returns:
         All structures, and the indices of each part, or None.
@@ -192,21 +201,26 @@ def read_splits(
         raise ValueError(
             "dataset_arg: give either files, which torchmd-net splits, or train (and val and test)"
         )
-    whole: Dict[str, LabelledStructures] = {}
+    selections = [[_split_selection(name) for name in names] for names in parts]
+    uses = Counter(file for part in selections for file, _ in part)
+    whole: Dict[str, StructureFile] = {}
     structures: List[LabelledStructures] = []
     sizes = []
     chosen: List[List[_Frames]] = []
-    for names in parts:
+    for part in selections:
         size = 0
         chosen.append([])
-        for name in names:
-            file, selection = _split_selection(name)
+        for file, selection in part:
             path = Path(root).expanduser() / file
             if file not in whole:
                 whole[file] = read(path)
             structures.append(whole[file][selection])
-            chosen[-1].append((file, path.resolve(), np.arange(len(whole[file]))[selection]))
+            chosen[-1].append((file, path.resolve(), selected_indices(len(whole[file]), selection)))
             size += len(structures[-1])
+            uses[file] -= 1
+            if uses[file] == 0:
+                # What was selected has been copied.
+                del whole[file]
         sizes.append(size)
     _refuse_repetition(chosen[0])
     _refuse_overlap(dict(zip(("train", "val", "test"), chosen[1:], strict=True)))

@@ -677,6 +677,28 @@ def test_isolated_atoms_among_the_structures_are_named(tmp_path, marked):
         DKMPExtXYZ(str(tmp_path), files="a.xyz")
 
 
+@pytest.mark.parametrize("flaw", ["forces", "charge", "energy", "pbc"])
+def test_extxyz_frames_that_are_not_selected_are_not_checked(tmp_path, flaw):
+    frames, arrays = water_frames(4)
+    for frame in frames:
+        frame.info["charge"] = 1
+    if flaw == "forces":
+        frames[0] = ase.Atoms("H", info={"config_type": "IsolatedAtom"})
+        frames[0].calc = SinglePointCalculator(frames[0], energy=-13.6)
+    elif flaw == "charge":
+        del frames[0].info["charge"]
+    elif flaw == "energy":
+        frames[0].calc.results["energy"] = np.nan
+    else:
+        frames[0].pbc = (True, False, False)
+    write_extxyz(tmp_path / "a.xyz", frames)
+    data = DKMPExtXYZ(str(tmp_path), train="a.xyz@1:3", val="a.xyz@:2:-1")
+    np.testing.assert_allclose(data.structures.energies, arrays["energies"][1:], atol=1e-7)
+    assert data.metadata["total_charge"] == 1
+    with pytest.raises(ValueError, match=r"a\.xyz: "):
+        DKMPExtXYZ(str(tmp_path), files="a.xyz")
+
+
 # --- DeePMD-kit's folders ----------------------------------------------------------------------------------
 
 
