@@ -12,6 +12,7 @@ conformations. So the file also carries one constant per element, and what a mod
 """
 
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Union
@@ -251,9 +252,16 @@ def split_indices(labels: LabelledConformations) -> Dict[str, np.ndarray]:
         ``train``, ``val``, ``test`` -> int64 indices, ascending.
 
     Raises:
-        ValueError: a conformation's run is not listed in ``sampling["runs"]``, or a split is empty.
+        ValueError: a conformation's run is not listed in ``sampling["runs"]``, a run is listed twice, or a
+            split is empty.
     """
-    split_of_run = {entry["index"]: entry["split"] for entry in labels.sampling.get("runs", [])}
+    runs = labels.sampling.get("runs", [])
+    split_of_run = {entry["index"]: entry["split"] for entry in runs}
+    twice = sorted(run for run, times in Counter(entry["index"] for entry in runs).items() if times > 1)
+    if twice:
+        raise ValueError(
+            f"the file's sampling description lists the runs {twice} more than once; list each with one split"
+        )
     unknown = sorted(set(labels.run.tolist()) - set(split_of_run))
     if unknown:
         raise ValueError(

@@ -1,4 +1,7 @@
-"""Checks the file that ``splits:`` names: torchmd-net takes whatever indices stand in it."""
+"""Checks the file that ``splits:`` names, and asks for one where the data's own split is incomplete.
+
+torchmd-net takes whatever indices stand in the file.
+"""
 
 from itertools import combinations
 from typing import Any, Dict
@@ -22,6 +25,24 @@ def check_split_file(data_module: Any) -> None:
     for name, indices in parts.items():
         _check_indices(f"splits: {path}: {name}", indices, len(data_module.dataset))
     _refuse_shared_items(str(path), parts)
+
+
+def refuse_partial_split(data_module: Any) -> None:
+    """Refuse torchmd-net's random split where a file assigns its runs to parts, but not as a whole.
+
+    Args:
+        data_module: torchmd-net's ``DataModule``, set up; a dataset with ``split_problem`` says why it has no
+            split. Where the configuration names ``splits``, that counts.
+
+    Raises:
+        ValueError: there is such a problem.
+    """
+    problem = getattr(data_module.dataset, "split_problem", None)
+    if problem is not None and data_module.hparams["splits"] is None:
+        raise ValueError(
+            f"{problem}, or give a split of your own with splits: (a random one would mix conformations of "
+            "one run)"
+        )
 
 
 def _check_indices(name: str, indices: np.ndarray, num_items: int) -> None:
