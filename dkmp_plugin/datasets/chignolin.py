@@ -5,7 +5,7 @@ from typing import Any, Callable, Mapping, Optional
 
 import numpy as np
 
-from dkmp_plugin.datasets.energy_forces import EnergyForces, read_splits
+from dkmp_plugin.datasets.energy_forces import EnergyForces, add_selection, read_splits
 from dkmp_plugin.datasets.labelled_structures import LabelledStructures
 from dkmp_plugin.datasets.npz import open_archive
 from dkmp_plugin.units import ANGSTROM_PER_BOHR, energy_factor
@@ -68,6 +68,5 @@ class DKMPChignolin(EnergyForces):
         reference_energies: Optional[Mapping[int, float]] = None,
         transform: Optional[Callable[[Any], Any]] = None,
     ) -> None:
-        name = f"{FILE}@{selection}" if selection else FILE
-        structures, _ = read_splits(root, name, (), (), (), read_chignolin)
+        structures, _ = read_splits(root, add_selection(FILE, selection), (), (), (), read_chignolin)
         super().__init__(structures, None, LEVEL_OF_THEORY, total_charge, reference_energies, transform)

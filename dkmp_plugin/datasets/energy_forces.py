@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data, Dataset
 
-from dkmp_plugin.datasets.arguments import refuse_unknown_arguments
+from dkmp_plugin.datasets.arguments import check_arguments
 from dkmp_plugin.datasets.label_checks import check_total_charge
 from dkmp_plugin.datasets.labelled_structures import LabelledStructures, join_structures, selected_indices
 from dkmp_plugin.datasets.reference_energies import (
@@ -62,8 +62,8 @@ class EnergyForces(Dataset):
         ValueError: reference energies that lack an element, or a charge other than the structures'.
     """
 
-    def __new__(cls, *_: Any, **arguments: Any) -> "EnergyForces":
-        refuse_unknown_arguments(cls, arguments)
+    def __new__(cls, *positional: Any, **arguments: Any) -> "EnergyForces":
+        check_arguments(cls, positional, arguments)
         return super().__new__(cls)
 
     def __init__(
@@ -196,7 +196,8 @@ def read_splits(
         ValueError: neither or both ways were used, a selection that cannot be read, parts or entries of
             ``files`` that overlap, or what ``read`` raises.
     """
-    parts = [[names] if isinstance(names, str) else list(names) for names in (files, train, val, test)]
+    given = {"files": files, "train": train, "val": val, "test": test}
+    parts = [_list_of_names(part, names) for part, names in given.items()]
     if bool(parts[0]) == bool(parts[1]) or (parts[0] and (parts[2] or parts[3])):
         raise ValueError(
             "dataset_arg: give either files, which torchmd-net splits, or train (and val and test)"
@@ -229,6 +230,15 @@ def read_splits(
         return joined, None
     training, validation, test_part = np.split(np.arange(len(joined)), np.cumsum(sizes[1:])[:-1])
     return joined, (training, validation, test_part)
+
+
+def _list_of_names(part: str, names: Files) -> List[str]:
+    listed = [names] if isinstance(names, str) else names
+    if not isinstance(listed, (list, tuple)) or not all(isinstance(name, str) for name in listed):
+        raise ValueError(
+            f"dataset_arg: {part}: {names!r} was given, the name of a file or a list of names is expected"
+        )
+    return list(listed)
 
 
 def _refuse_overlap(parts: Dict[str, List[_Frames]]) -> None:
@@ -266,13 +276,37 @@ def _split_selection(name: str) -> Tuple[str, slice]:
     # Names of files and folders may hold the sign: a selection has a colon, or is a number by mistake.
     if not sign or (":" not in selection and not selection.isdigit()):
         return name, slice(None)
+    chosen = _slice(selection)
+    if chosen is None:
+        raise ValueError(
+            f"{name!r} was given, FILE or FILE@start:stop or FILE@start:stop:step (not 0) is expected; a "
+            f"name that itself ends like this is given as {name + '@:'!r}"
+        )
+    return file, chosen
+
+
+def _slice(selection: str) -> Optional[slice]:
+    """``start:stop`` or ``start:stop:step``, or None where it is neither."""
     try:
         bounds = [int(bound) if bound else None for bound in selection.split(":")]
     except ValueError:
-        bounds = []
-    if len(bounds) not in (2, 3):
+        return None
+    if len(bounds) not in (2, 3) or bounds[2:] == [0]:
+        return None
+    return slice(*bounds)
+
+
+def add_selection(name: str, selection: str) -> str:
+    """The name of a file with the ``selection`` of a user: all of it where that is empty.
+
+    Raises:
+        ValueError: it is no selection.
+    """
+    if selection == "":
+        return name
+    if _slice(str(selection)) is None:
         raise ValueError(
-            f"{name!r} was given, FILE or FILE@start:stop or FILE@start:stop:step is expected; a name that "
-            f"itself ends like this is given as {name + '@:'!r}"
+            f"selection: {selection!r} was given, start:stop or start:stop:step (not 0) is expected, such as "
+            "':100'"
         )
-    return file, slice(*bounds)
+    return f"{name}@{selection}"

@@ -104,7 +104,7 @@ class LabelledConformations:
         check_atomic_numbers(self.elements)
         if self.reference_energies:
             check_reference_energies(self.elements, self.reference_energies)
-        for entry in self.sampling.get("runs", []):
+        for entry in _listed_runs(self.sampling):
             if entry.get("split") not in SPLITS:
                 raise ValueError(
                     f"run {entry.get('index')} has split {entry.get('split')!r}, "
@@ -125,6 +125,22 @@ class LabelledConformations:
         if not self.reference_energies:
             return 0.0
         return float(sum(self.reference_energies[int(number)] for number in self.atomic_numbers))
+
+
+def _listed_runs(sampling: Any) -> List[Dict[str, Any]]:
+    runs = sampling.get("runs", []) if isinstance(sampling, dict) else None
+    if not isinstance(runs, list):
+        raise ValueError(
+            f"sampling is {str(sampling)[:60]}, a mapping is expected whose runs are a list, as in "
+            '{"runs": [{"index": 0, "split": "train"}]}'
+        )
+    for entry in runs:
+        if not isinstance(entry, dict) or not isinstance(entry.get("index"), int):
+            raise ValueError(
+                f"sampling: runs list {str(entry)[:60]}, an index (a whole number) and a split are expected, "
+                'as in {"index": 0, "split": "train"}'
+            )
+    return runs
 
 
 def write_label_file(path: Union[str, Path], labels: LabelledConformations) -> None:

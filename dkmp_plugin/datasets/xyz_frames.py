@@ -25,6 +25,12 @@ def read_xyz_frames(path: Path) -> List[Any]:
             text = StringIO("".join(_without_blank_lines_between_frames(file)))
         # Given an open file, ASE does not look for a selection behind an @ in the name.
         frames = ase.io.read(text, ":", format="extxyz")
+    except KeyError as error:
+        # ASE looks up the atomic number of each symbol.
+        raise ValueError(
+            f"{path} has atoms called {error}, element symbols are expected; isotopes are given by their "
+            "element, deuterium as H"
+        ) from error
     except Exception as error:
         # ASE raises all sorts of errors for damaged files.
         raise ValueError(f"{path} is not a readable extended XYZ file ({error}); write it anew") from error

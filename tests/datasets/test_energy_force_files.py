@@ -1,5 +1,6 @@
 """Energy-and-force datasets on small files written in the formats as they are published."""
 
+import pickle
 import subprocess
 import sys
 
@@ -180,6 +181,20 @@ def test_unknown_arguments_are_refused(tmp_path):
         DKMPNPZ(str(tmp_path), "eV", trian="a.npz")
 
 
+def test_missing_arguments_are_named(tmp_path):
+    for root in (None, 3):
+        with pytest.raises(ValueError, match=rf"dataset_root: {root} was given, the path of DKMPNPZ's"):
+            DKMPNPZ(root, energy_unit="eV", files="a.npz")
+    with pytest.raises(ValueError, match="dataset_arg: DKMPMD22 needs molecule"):
+        DKMPMD22(str(tmp_path))
+
+
+def test_datasets_can_be_sent_to_other_processes(tmp_path):
+    write_npz(tmp_path / "a.npz")
+    data = DKMPNPZ(str(tmp_path), "eV", files="a.npz")
+    torch.testing.assert_close(pickle.loads(pickle.dumps(data))[1].pos, data[1].pos)
+
+
 @pytest.mark.parametrize("settings", [{"prior_model": "Atomref"}, {"prior_model": [{"Atomref": {}}]}])
 def test_atomic_energies_as_a_prior_are_refused(tmp_path, settings):
     """``remove_ref_energy: true`` makes the same prior of it."""
@@ -209,6 +224,10 @@ def test_training_without_an_element_is_refused():
         ({"files": "a.npz", "test": "a.npz"}, "either files"),
         ({"files": "a.npz@x:3"}, "FILE@start:stop"),
         ({"files": "a.npz@3"}, "FILE@start:stop"),
+        ({"files": "a.npz@::0"}, r"step \(not 0\)"),
+        ({"files": 3}, "files: 3 was given, the name of a file"),
+        ({"files": ["a.npz", None]}, "the name of a file or a list of names"),
+        ({"files": "a.npz", "keys": ["R"]}, r"keys: \['R'\] was given"),
         ({"files": "a.npz@90:"}, "selects none of 6"),
         ({"files": "b.npz"}, "there is no file"),
     ],
@@ -424,6 +443,8 @@ def with_nan():
         ({"F": None}, "eV", r"lacks the arrays F \(it has z, R, E\)"),
         ({"F": np.zeros((COUNT, 4, 3))}, "eV", "forces have shape"),
         ({"E": np.zeros(COUNT - 1)}, "eV", "energies have shape"),
+        ({"E": np.full(COUNT, "low")}, "eV", r"a\.npz: energies are of type <U3, real numbers are expected"),
+        ({"F": np.zeros((COUNT, 3, 3), complex)}, "eV", r"a\.npz: forces are of type complex128"),
         ({"z": np.array([8, 1])}, "eV", "atomic numbers"),
         ({"z": np.array([8, 1, 0])}, "eV", "numbers from 1 to 118"),
         (
@@ -451,6 +472,7 @@ def test_npz_with_element_symbols(tmp_path):
     "numbers, message",
     [
         (np.array(["O", "Hx", "H"]), r"a\.npz: z holds 'Hx', element symbols or atomic numbers are expected"),
+        (np.array(["O", "D", "D"]), r"a\.npz: z holds 'D', .*isotopes are given by their element"),
         (np.array([8.5, 1, 1]), r"a\.npz: z holds 8\.5, "),
         (np.array([8, np.nan, 1]), r"a\.npz: z holds nan, "),
     ],
@@ -498,6 +520,14 @@ def test_md22_says_where_the_file_is(tmp_path):
         DKMPMD22(str(tmp_path), "stachyose")
     with pytest.raises(ValueError, match="Ac-Ala3-NHMe"):
         DKMPMD22(str(tmp_path), "aspirin")
+
+
+@pytest.mark.parametrize("selection", ["abc", 3, "::0", "1:2:3:4"])
+def test_selections_of_published_sets_are_checked(tmp_path, selection):
+    write_npz(tmp_path / "md22_AT-AT.npz")
+    for make in (lambda: DKMPMD22(str(tmp_path), "AT-AT", selection), lambda: DKMPChignolin("", selection)):
+        with pytest.raises(ValueError, match=f"selection: {selection!r} was given, start:stop"):
+            make()
 
 
 def write_chignolin(path, count=3, **changes):
@@ -610,6 +640,9 @@ def test_bad_extxyz_is_refused(tmp_path):
     (tmp_path / "empty.xyz").touch()
     with pytest.raises(ValueError, match=r"empty\.xyz holds no structures"):
         DKMPExtXYZ(str(tmp_path), files="empty.xyz")
+    (tmp_path / "heavy.xyz").write_text("1\nenergy=0.0\nD 0 0 0\n")
+    with pytest.raises(ValueError, match=r"heavy\.xyz has atoms called 'D', .*isotopes are given by"):
+        DKMPExtXYZ(str(tmp_path), files="heavy.xyz")
     slab, _ = water_frames(cell=np.eye(3) * 9)
     slab[0].pbc = (True, True, False)
     write_extxyz(tmp_path / "slab.xyz", slab)
@@ -743,12 +776,25 @@ def test_deepmd_mixed_types_differ_from_frame_to_frame(tmp_path):
         ({"box": np.ones((COUNT, 6))}, r"box.npy has shape \(6, 6\)"),
         ({"box": np.zeros((COUNT, 9))}, "no volume"),
         ({"coord": np.zeros((COUNT, 12))}, r"coord.npy has shape \(6, 12\)"),
-        ({"energy": np.full(COUNT, np.inf)}, "energies hold NaN or infinity in 6 of 6"),
+        ({"energy": np.float64(3)}, r"set\.000/energy\.npy holds no rows"),
+        ({"energy": np.zeros(0)}, r"set\.000/energy\.npy holds no rows"),
+        ({"energy": np.full(COUNT, "low")}, r"set\.000/energy\.npy holds values of type <U3"),
+        ({"energy": np.full(COUNT, None)}, r"set\.000/energy\.npy is not a readable \.npy file"),
+        ({"energy": np.full(COUNT, np.inf)}, r"set\.000: energies hold NaN or infinity in 6 of 6"),
     ],
 )
 def test_bad_deepmd_folders_are_refused(tmp_path, changes, message):
     write_deepmd(tmp_path / "water", **changes)
     with pytest.raises(ValueError, match=message):
+        DKMPDeePMD(str(tmp_path), files="water")
+
+
+@pytest.mark.parametrize("size", [0, 100, -20])
+def test_damaged_deepmd_arrays_are_refused(tmp_path, size):
+    write_deepmd(tmp_path / "water")
+    path = tmp_path / "water/set.001/force.npy"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(ValueError, match=r"set\.001/force\.npy is not a readable \.npy file .*anew"):
         DKMPDeePMD(str(tmp_path), files="water")
 
 

@@ -264,6 +264,24 @@ def test_reference_energies_that_are_none_are_refused(tmp_path, stored):
         read_label_file(path)
 
 
+@pytest.mark.parametrize(
+    "stored, message",
+    [
+        ("[]", r"sampling is \[\], a mapping is expected"),
+        ('{"runs": {"0": "train"}}', "a mapping is expected whose runs are a list"),
+        ('{"runs": [{"split": "train"}]}', "an index .* and a split are expected"),
+        ('{"runs": ["train"]}', "an index .* and a split are expected"),
+    ],
+)
+def test_sampling_descriptions_that_are_none_are_refused(tmp_path, stored, message):
+    path = tmp_path / "labels.h5"
+    write_label_file(path, three_runs())
+    with h5py.File(path, "r+") as file:
+        file.attrs["sampling"] = stored
+    with pytest.raises(ValueError, match=rf"labels\.h5: .*{message}"):
+        read_label_file(path)
+
+
 def test_fractional_charges_are_refused(tmp_path):
     path = tmp_path / "labels.h5"
     write_label_file(path, three_runs())
