@@ -169,7 +169,7 @@ def extend_data_module(module: Any) -> None:
     @functools.wraps(setup_torchmdnet)
     def setup(self, stage):
         result = setup_torchmdnet(self, stage)
-        if _is_dkmp(dict(self.hparams)):
+        if _is_dkmp(dict(self.hparams)) or hasattr(self.dataset, "split_indices"):
             check_split_file(self)
         refuse_partial_split(self)
         use_split_of_dataset(self)

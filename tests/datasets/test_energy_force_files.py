@@ -343,13 +343,14 @@ def test_torchmd_train_writes_the_split_of_the_dataset(tmp_path):
         ({"test": [6]}, "idx_test holds 6, indices from 0 to 5 are expected"),
     ],
 )
-def test_files_of_impossible_splits_are_refused(tmp_path, changes, message):
+@pytest.mark.parametrize("model", ["dkmp-c", "tensornet"])
+def test_files_of_impossible_splits_are_refused(tmp_path, changes, message, model):
     write_npz(tmp_path / "a.npz")
     parts = {"train": [0, 1, 2], "val": [3, 4], "test": [], **changes}
     np.savez(tmp_path / "own.npz", **{f"idx_{part}": np.array(indices) for part, indices in parts.items()})
     data = DKMPNPZ(str(tmp_path), "eV", files="a.npz")
     with pytest.raises(ValueError, match=rf"own\.npz: {message}"):
-        set_up(data, tmp_path, splits=str(tmp_path / "own.npz"))
+        set_up(data, tmp_path, splits=str(tmp_path / "own.npz"), model=model)
 
 
 def test_files_of_splits_may_leave_parts_empty(tmp_path):
