@@ -1,31 +1,58 @@
-"""The keys of ``dataset_arg``: torchmd-net hands them to the dataset as keyword arguments."""
+"""``dataset_root`` and the keys of ``dataset_arg``: torchmd-net hands the first to the dataset by position,
+the others as keyword arguments.
+"""
 
 import inspect
 from numbers import Integral
-from typing import Any, Iterable
+from os import PathLike
+from typing import Any, Iterable, Mapping, Sequence
 
 
-def refuse_unknown_arguments(dataset: type, given: Iterable[str], more: Iterable[str] = ()) -> None:
-    """Refuses keyword arguments that a dataset does not take.
+def check_arguments(
+    dataset: type, positional: Sequence[Any], given: Mapping[str, Any], more: Iterable[str] = ()
+) -> None:
+    """Refuses arguments that a dataset does not take, or that lack what it needs.
 
     Called by ``__new__``, which sees them before Python's own TypeError.
 
     Args:
         dataset: The class.
-        given: Names of the keyword arguments.
-        more: What it takes as ``**keywords``, where its signature has these.
+        positional: The arguments without a name.
+        given: The keyword arguments.
+        more: Names that it takes as ``**keywords``, where its signature has these.
 
     Raises:
-        ValueError: an unknown one; the message names those that are known.
+        ValueError: an unknown one (the message names those that are known), a missing one, or a root that is
+            no path.
     """
+    if not positional and not given:
+        # So does pickle call __new__; of a user's call without arguments Python says what is missing.
+        return
+    parameters = list(inspect.signature(dataset.__init__).parameters.values())[1:]  # type: ignore[misc]
     known = []
-    for parameter in list(inspect.signature(dataset.__init__).parameters.values())[1:]:  # type: ignore[misc]
+    for parameter in parameters:
         known += list(more) if parameter.kind is parameter.VAR_KEYWORD else [parameter.name]
     unknown = [name for name in given if name not in known]
     if unknown:
         raise ValueError(
             f"dataset_arg: {', '.join(map(repr, unknown))} is unknown to {dataset.__name__}, which takes "
             f"{', '.join(name for name in known if name != 'root')}; correct the name"
+        )
+    values = {**dict(zip(known, positional, strict=False)), **given}
+    if "root" in values and not isinstance(values["root"], (str, PathLike)):
+        raise ValueError(
+            f"dataset_root: {values['root']!r} was given, the path of {dataset.__name__}'s folder or file is "
+            "expected; add it to the configuration"
+        )
+    required = [
+        parameter.name
+        for parameter in parameters
+        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ]
+    missing = [name for name in required if name not in values]
+    if missing:
+        raise ValueError(
+            f"dataset_arg: {dataset.__name__} needs {', '.join(missing)}, which was not given; add it"
         )
 
 

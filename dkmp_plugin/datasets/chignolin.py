@@ -5,7 +5,7 @@ from typing import Any, Callable, Mapping, Optional
 
 import numpy as np
 
-from dkmp_plugin.datasets.energy_forces import EnergyForces, read_splits
+from dkmp_plugin.datasets.energy_forces import EnergyForces, add_selection, read_splits
 from dkmp_plugin.datasets.labelled_structures import LabelledStructures
 from dkmp_plugin.datasets.npz import open_archive
 from dkmp_plugin.units import ANGSTROM_PER_BOHR, energy_factor
@@ -52,7 +52,7 @@ class DKMPChignolin(EnergyForces):
     Args:
         root: folder of ``chignolin.npz``.
         selection: ``start:stop:step`` of the file, all by default.
-        total_charge: of the molecule; the publication's files do not say it.
+        total_charge: of the molecule; unknown by default, because the publication's files do not say it.
         reference_energies: see :class:`EnergyForces`.
         transform: applied to each item.
 
@@ -64,10 +64,9 @@ class DKMPChignolin(EnergyForces):
         self,
         root: str,
         selection: str = "",
-        total_charge: int = 0,
+        total_charge: Optional[int] = None,
         reference_energies: Optional[Mapping[int, float]] = None,
         transform: Optional[Callable[[Any], Any]] = None,
     ) -> None:
-        name = f"{FILE}@{selection}" if selection else FILE
-        structures, _ = read_splits(root, name, (), (), (), read_chignolin)
+        structures, _ = read_splits(root, add_selection(FILE, selection), (), (), (), read_chignolin)
         super().__init__(structures, None, LEVEL_OF_THEORY, total_charge, reference_energies, transform)

@@ -52,9 +52,21 @@ def _elements(types: np.ndarray, symbols: List[str], system: Path) -> np.ndarray
     if unknown:
         raise ValueError(
             f"{system / 'type_map.raw'} names {', '.join(unknown)} for a type that occurs; an element symbol "
-            "is expected"
+            "is expected; isotopes are given by their element"
         )
     return np.array([ATOMIC_NUMBERS.get(symbol, 0) for symbol in symbols], dtype=np.int64)[types]
+
+
+def _load(path: Path) -> np.ndarray:
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (OSError, EOFError, ValueError) as error:
+        raise ValueError(f"{path} is not a readable .npy file ({error}); copy or write it anew") from error
+    if not isinstance(values, np.ndarray) or values.ndim == 0 or len(values) == 0:
+        raise ValueError(f"{path} holds no rows; one for each frame is expected, copy or write it anew")
+    if values.dtype.kind not in "fiu":
+        raise ValueError(f"{path} holds values of type {values.dtype}, numbers are expected; write it anew")
+    return values
 
 
 def _read_set(
@@ -66,7 +78,7 @@ def _read_set(
         raise ValueError(f"{folder} lacks {', '.join(missing)}; it has a file per array")
     mixed = (folder / f"{_MIXED_TYPES}.npy").is_file()
     names += [_MIXED_TYPES] if mixed else []
-    arrays = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in names}
+    arrays = {name: _load(folder / f"{name}.npy") for name in names}
     count, atoms = len(arrays["energy"]), len(types)
     expected = {"coord": 3 * atoms, "force": 3 * atoms, "box": 9, _MIXED_TYPES: atoms}
     for name, width in expected.items():
@@ -78,25 +90,31 @@ def _read_set(
     positions, forces = (arrays[name].reshape(count, -1, 3) for name in ("coord", "force"))
     energies = arrays["energy"].astype(np.float64)
     boxes = arrays["box"].reshape(count, 3, 3) if periodic else None
-    if not mixed:
-        elements = _elements(types, symbols, system)
-        return structures_of_one_molecule(elements, positions, energies, forces, "eV", boxes)
-    of_frames = arrays[_MIXED_TYPES].reshape(count, -1).astype(np.int64)
-    if of_frames.min() < -1 or of_frames.max() >= len(symbols):
-        raise ValueError(
-            f"{folder / _MIXED_TYPES}.npy holds types from {of_frames.min()} to {of_frames.max()}; -1 (no "
-            f"atom) to {len(symbols) - 1} are expected, because type_map.raw lists {len(symbols)} elements"
+    there: Optional[np.ndarray] = None
+    if mixed:
+        of_frames = arrays[_MIXED_TYPES].reshape(count, -1).astype(np.int64)
+        if of_frames.min() < -1 or of_frames.max() >= len(symbols):
+            raise ValueError(
+                f"{folder / _MIXED_TYPES}.npy holds types from {of_frames.min()} to {of_frames.max()}; -1 (no"
+                f" atom) to {len(symbols) - 1} are expected: type_map.raw lists {len(symbols)} elements"
+            )
+        there = of_frames >= 0
+        types = of_frames[there]
+    elements = _elements(types, symbols, system)
+    try:
+        if there is None:
+            return structures_of_one_molecule(elements, positions, energies, forces, "eV", boxes)
+        return LabelledStructures(
+            atom_counts=there.sum(axis=1),
+            atomic_numbers=elements,
+            positions=positions[there],
+            energies=energies.reshape(-1),
+            forces=forces[there],
+            energy_unit="eV",
+            boxes=boxes,
         )
-    there = of_frames >= 0
-    return LabelledStructures(
-        atom_counts=there.sum(axis=1),
-        atomic_numbers=_elements(of_frames[there], symbols, system),
-        positions=positions[there],
-        energies=energies.reshape(-1),
-        forces=forces[there],
-        energy_unit="eV",
-        boxes=boxes,
-    )
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
 
 
 def read_deepmd(path: Path) -> LabelledStructures:

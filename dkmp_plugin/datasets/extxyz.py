@@ -1,5 +1,6 @@
 """Extended XYZ files through ASE: ``dataset: DKMPExtXYZ``."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
@@ -7,26 +8,11 @@ import numpy as np
 
 from dkmp_plugin.datasets.energy_forces import EnergyForces, Files, read_splits
 from dkmp_plugin.datasets.label_checks import check_total_charge
-from dkmp_plugin.datasets.labelled_structures import LabelledStructures
+from dkmp_plugin.datasets.labelled_structures import LabelledStructures, selected_indices
+from dkmp_plugin.datasets.xyz_frames import read_xyz_frames
 
 # What a structure's total charge is called in its comment line.
 _CHARGE_KEYS = ("charge", "total_charge")
-
-
-def _read_frames(path: Path) -> List[Any]:
-    import ase.io
-
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}; correct dataset_root or the file name")
-    try:
-        frames = ase.io.read(path, ":", format="extxyz")
-    except Exception as error:
-        # ASE raises all sorts of errors for damaged files.
-        raise ValueError(f"{path} is not a readable extended XYZ file ({error}); write it anew") from error
-    assert isinstance(frames, list)
-    if not frames:
-        raise ValueError(f"{path} holds no structures; at least one is expected")
-    return frames
 
 
 def _property(frame: Any, key: str, path: Path, index: int) -> np.ndarray:
@@ -71,10 +57,10 @@ def _declared_charge(frame: Any, path: Path, index: int) -> Optional[int]:
     return charges[0] if charges else None
 
 
-def _common_charge(frames: Sequence[Any], path: Path, undeclared: Optional[int]) -> Optional[int]:
+def _common_charge(frames: Mapping[int, Any], path: Path, undeclared: Optional[int]) -> Optional[int]:
     """The charge of all frames; ``undeclared`` is that of frames that say nothing."""
     first_frames: Dict[Optional[int], int] = {}
-    for index, frame in enumerate(frames):
+    for index, frame in frames.items():
         declared = _declared_charge(frame, path, index)
         first_frames.setdefault(undeclared if declared is None else declared, index)
     if len(first_frames) > 1:
@@ -89,6 +75,73 @@ def _common_charge(frames: Sequence[Any], path: Path, undeclared: Optional[int])
     return next(iter(first_frames))
 
 
+@dataclass(frozen=True)
+class ExtXYZFile:
+    """The frames of a file; those that are selected are checked, as :func:`read_extxyz` says.
+
+    Attributes:
+        path: The file.
+        frames: All of its frames, as ``ase.Atoms``.
+        energy_unit: See :func:`read_extxyz`, as for what follows.
+    """
+
+    path: Path
+    frames: Sequence[Any]
+    energy_unit: str = "eV"
+    energy_key: str = "energy"
+    forces_key: str = "forces"
+    stress_key: Optional[str] = None
+    total_charge: Optional[int] = None
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, selection: slice) -> LabelledStructures:
+        """The structures that a slice selects."""
+        numbers = selected_indices(len(self), selection).tolist()
+        frames = {number: self.frames[number] for number in numbers}
+        is_periodic = self._is_periodic(list(frames.values()))
+        energies = self._properties(frames, self.energy_key)
+        forces = self._properties(frames, self.forces_key)
+        stresses = None
+        if self.stress_key is not None:
+            from ase.stress import voigt_6_to_full_3x3_stress
+
+            read = self._properties(frames, self.stress_key)
+            stresses = np.array(
+                [voigt_6_to_full_3x3_stress(s) if s.shape == (6,) else s.reshape(3, 3) for s in read]
+            )
+        charge = _common_charge(frames, self.path, self.total_charge)
+        chosen = frames.values()
+        try:
+            return LabelledStructures(
+                atom_counts=np.array([len(frame) for frame in chosen], dtype=np.int64),
+                atomic_numbers=np.concatenate([frame.numbers for frame in chosen]),
+                positions=np.concatenate([frame.positions for frame in chosen]),
+                energies=np.array(energies).reshape(-1),
+                forces=np.concatenate(forces),
+                energy_unit=self.energy_unit,
+                boxes=np.array([frame.cell.array for frame in chosen]) if is_periodic else None,
+                stresses=stresses,
+                total_charge=charge,
+            )
+        except ValueError as error:
+            counted = "" if len(numbers) == len(self) else " (structures counted in the selection)"
+            raise ValueError(f"{self.path}: {error}{counted}") from error
+
+    def _properties(self, frames: Mapping[int, Any], key: str) -> List[np.ndarray]:
+        return [_property(frame, key, self.path, number) for number, frame in frames.items()]
+
+    def _is_periodic(self, frames: Sequence[Any]) -> bool:
+        periodic = [bool(frame.pbc.all()) for frame in frames]
+        if any(frame.pbc.any() and not frame.pbc.all() for frame in frames) or len(set(periodic)) > 1:
+            raise ValueError(
+                f"{self.path}: frames are periodic in some directions only, or not all alike; "
+                "all must be periodic in three directions, or none"
+            )
+        return periodic[0]
+
+
 def read_extxyz(
     path: Path,
     energy_unit: str = "eV",
@@ -96,7 +149,7 @@ def read_extxyz(
     forces_key: str = "forces",
     stress_key: Optional[str] = None,
     total_charge: Optional[int] = None,
-) -> LabelledStructures:
+) -> ExtXYZFile:
     """Reads all frames of a file; they may differ in size and composition, but not in their charge.
 
     Args:
@@ -108,57 +161,36 @@ def read_extxyz(
         total_charge: Of frames that declare none as ``charge`` or ``total_charge`` in their comment lines;
             None if unknown.
 
-    Raises:
-        ValueError: a missing or damaged file, a frame without energy or forces, frames of which some are
-            periodic and others not, periodicity along some directions only, differing charges, NaN.
-    """
-    frames = _read_frames(path)
-    periodic = [bool(frame.pbc.all()) for frame in frames]
-    if any(frame.pbc.any() and not frame.pbc.all() for frame in frames) or len(set(periodic)) > 1:
-        raise ValueError(
-            f"{path}: frames are periodic in some directions only, or not all alike; "
-            "all must be periodic in three directions, or none"
-        )
-    energies = [_property(frame, energy_key, path, index) for index, frame in enumerate(frames)]
-    forces = [_property(frame, forces_key, path, index) for index, frame in enumerate(frames)]
-    stresses = None
-    if stress_key is not None:
-        from ase.stress import voigt_6_to_full_3x3_stress
+    Returns:
+        Frames to select structures from.
 
-        read = [_property(frame, stress_key, path, index) for index, frame in enumerate(frames)]
-        stresses = np.array(
-            [voigt_6_to_full_3x3_stress(s) if s.shape == (6,) else s.reshape(3, 3) for s in read]
-        )
-    charge = _common_charge(frames, path, total_charge)
-    try:
-        return LabelledStructures(
-            atom_counts=np.array([len(frame) for frame in frames], dtype=np.int64),
-            atomic_numbers=np.concatenate([frame.numbers for frame in frames]),
-            positions=np.concatenate([frame.positions for frame in frames]),
-            energies=np.array(energies).reshape(-1),
-            forces=np.concatenate(forces),
-            energy_unit=energy_unit,
-            boxes=np.array([frame.cell.array for frame in frames]) if periodic[0] else None,
-            stresses=stresses,
-            total_charge=charge,
-        )
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    Raises:
+        ValueError: a missing or damaged file; on selection: a frame without energy or forces, frames of which
+            some are periodic and others not, periodicity along some directions only, differing charges, NaN.
+    """
+    frames = read_xyz_frames(path)
+    return ExtXYZFile(path, frames, energy_unit, energy_key, forces_key, stress_key, total_charge)
 
 
 def read_isolated_atoms(path: Path, energy_key: str = "energy") -> Dict[int, float]:
     """Reference energies from frames of one atom each.
 
     Raises:
-        ValueError: a frame of several atoms, an element twice, a missing energy.
+        ValueError: a frame of several atoms, an element twice, an energy that is missing or no number.
     """
     references: Dict[int, float] = {}
-    for index, frame in enumerate(_read_frames(path)):
+    for index, frame in enumerate(read_xyz_frames(path)):
         if len(frame) != 1 or int(frame.numbers[0]) in references:
             raise ValueError(
                 f"{path}: frame {index} is {frame.symbols}; one frame of one atom per element is expected"
             )
-        references[int(frame.numbers[0])] = float(_property(frame, energy_key, path, index))
+        energy = _property(frame, energy_key, path, index)
+        if energy.size != 1 or not np.isfinite(energy).all():
+            raise ValueError(
+                f"{path}: frame {index}: {energy_key} is {energy.tolist()}, one energy is expected; correct "
+                "it, or name another with energy_key"
+            )
+        references[int(frame.numbers[0])] = energy.item()
     return references
 
 
@@ -209,7 +241,7 @@ class DKMPExtXYZ(EnergyForces):
 
         charge = None if total_charge is None else check_total_charge(total_charge)
 
-        def read(path: Path) -> LabelledStructures:
+        def read(path: Path) -> ExtXYZFile:
             return read_extxyz(path, energy_unit, energy_key, forces_key, stress_key, charge)
 
         structures, split = read_splits(root, files, train, val, test, read)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data, Dataset
 
-from dkmp_plugin.datasets.arguments import refuse_unknown_arguments
+from dkmp_plugin.datasets.arguments import check_arguments
 from dkmp_plugin.datasets.crossing import Crossing
 from dkmp_plugin.datasets.run import Run, mean_structure
 from dkmp_plugin.datasets.run_borders import same_spacing
@@ -39,8 +39,8 @@ class FramePairs(Dataset):
             runs that cannot be crossed, or augmentation that turns periodic structures.
     """
 
-    def __new__(cls, *_: Any, **arguments: Any) -> "FramePairs":
-        refuse_unknown_arguments(cls, arguments, [option.name for option in fields(Sampling)])
+    def __new__(cls, *positional: Any, **arguments: Any) -> "FramePairs":
+        check_arguments(cls, positional, arguments, [option.name for option in fields(Sampling)])
         return super().__new__(cls)
 
     def __init__(

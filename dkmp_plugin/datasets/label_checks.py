@@ -21,7 +21,7 @@ def check_energy_unit(energy_unit: str) -> None:
 
 
 def check_finite(name: str, values: Optional[np.ndarray], structure_of_row: np.ndarray) -> None:
-    """Refuse NaN and infinity, and say in which structures they are.
+    """Refuse texts and the like, NaN and infinity, and say in which structures these are.
 
     Args:
         name: What the values are, in the plural.
@@ -29,9 +29,13 @@ def check_finite(name: str, values: Optional[np.ndarray], structure_of_row: np.n
         structure_of_row: (R,) the structure that each row belongs to, ascending from 0.
 
     Raises:
-        ValueError: a value is not finite.
+        ValueError: a value is not finite, or the values are no real numbers.
     """
-    if values is None or np.isfinite(values).all():
+    if values is None:
+        return
+    if values.dtype.kind not in "fiu":
+        raise ValueError(f"{name} are of type {values.dtype}, real numbers are expected; convert them")
+    if np.isfinite(values).all():
         return
     finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
     bad = np.unique(structure_of_row[~finite])

@@ -12,6 +12,7 @@ conformations. So the file also carries one constant per element, and what a mod
 """
 
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Union
@@ -25,7 +26,7 @@ from dkmp_plugin.datasets.label_checks import (
     check_finite,
     check_total_charge,
 )
-from dkmp_plugin.datasets.reference_energies import check_covered, fit_reference_energies
+from dkmp_plugin.datasets.reference_energies import check_reference_energies, fit_reference_energies
 from dkmp_plugin.files import replaced_on_success
 
 FORMAT = "dkmp-labels"
@@ -102,8 +103,8 @@ class LabelledConformations:
         check_energy_unit(self.energy_unit)
         check_atomic_numbers(self.elements)
         if self.reference_energies:
-            check_covered(self.elements, self.reference_energies)
-        for entry in self.sampling.get("runs", []):
+            check_reference_energies(self.elements, self.reference_energies)
+        for entry in _listed_runs(self.sampling):
             if entry.get("split") not in SPLITS:
                 raise ValueError(
                     f"run {entry.get('index')} has split {entry.get('split')!r}, "
@@ -124,6 +125,22 @@ class LabelledConformations:
         if not self.reference_energies:
             return 0.0
         return float(sum(self.reference_energies[int(number)] for number in self.atomic_numbers))
+
+
+def _listed_runs(sampling: Any) -> List[Dict[str, Any]]:
+    runs = sampling.get("runs", []) if isinstance(sampling, dict) else None
+    if not isinstance(runs, list):
+        raise ValueError(
+            f"sampling is {str(sampling)[:60]}, a mapping is expected whose runs are a list, as in "
+            '{"runs": [{"index": 0, "split": "train"}]}'
+        )
+    for entry in runs:
+        if not isinstance(entry, dict) or not isinstance(entry.get("index"), int):
+            raise ValueError(
+                f"sampling: runs list {str(entry)[:60]}, an index (a whole number) and a split are expected, "
+                'as in {"index": 0, "split": "train"}'
+            )
+    return runs
 
 
 def write_label_file(path: Union[str, Path], labels: LabelledConformations) -> None:
@@ -190,9 +207,7 @@ def _read_open_file(file: h5py.File) -> LabelledConformations:
         level_of_theory=str(attributes["level_of_theory"]),
         total_charge=check_total_charge(attributes["total_charge"]),
         sampling=json.loads(attributes["sampling"]),
-        reference_energies={
-            int(k): float(v) for k, v in json.loads(attributes["reference_energies"]).items()
-        },
+        reference_energies=check_reference_energies([], json.loads(attributes["reference_energies"])),
         boxes=file["boxes"][()] if "boxes" in file else None,
     )
 
@@ -253,9 +268,16 @@ def split_indices(labels: LabelledConformations) -> Dict[str, np.ndarray]:
         ``train``, ``val``, ``test`` -> int64 indices, ascending.
 
     Raises:
-        ValueError: a conformation's run is not listed in ``sampling["runs"]``, or a split is empty.
+        ValueError: a conformation's run is not listed in ``sampling["runs"]``, a run is listed twice, or a
+            split is empty.
     """
-    split_of_run = {entry["index"]: entry["split"] for entry in labels.sampling.get("runs", [])}
+    runs = labels.sampling.get("runs", [])
+    split_of_run = {entry["index"]: entry["split"] for entry in runs}
+    twice = sorted(run for run, times in Counter(entry["index"] for entry in runs).items() if times > 1)
+    if twice:
+        raise ValueError(
+            f"the file's sampling description lists the runs {twice} more than once; list each with one split"
+        )
     unknown = sorted(set(labels.run.tolist()) - set(split_of_run))
     if unknown:
         raise ValueError(

@@ -88,9 +88,7 @@ class LabelledStructures:
 
     def __getitem__(self, selection: slice) -> "LabelledStructures":
         """The structures that a slice selects."""
-        indices = np.arange(len(self))[selection]
-        if indices.size == 0:
-            raise ValueError(f"{selection} selects none of {len(self)} structures; correct the selection")
+        indices = selected_indices(len(self), selection)
         ends = np.cumsum(self.atom_counts)
         atoms = np.concatenate([np.arange(ends[i] - self.atom_counts[i], ends[i]) for i in indices])
         return LabelledStructures(
@@ -104,6 +102,18 @@ class LabelledStructures:
             stresses=None if self.stresses is None else self.stresses[indices],
             total_charge=self.total_charge,
         )
+
+
+def selected_indices(count: int, selection: slice) -> np.ndarray:
+    """Which of ``count`` structures a slice selects.
+
+    Raises:
+        ValueError: it selects none.
+    """
+    indices = np.arange(count)[selection]
+    if indices.size == 0:
+        raise ValueError(f"{selection} selects none of {count} structures; correct the selection")
+    return indices
 
 
 def structures_of_one_molecule(

@@ -1,10 +1,9 @@
 """torchmd-net dataset over a label file: ``dataset: DKMPHDF5``."""
 
-from typing import Any, Optional
+from typing import Any, Optional, Tuple
 
 from dkmp_plugin.datasets.energy_forces import EnergyForces, SplitIndices
 from dkmp_plugin.datasets.label_file import (
-    SPLITS,
     LabelledConformations,
     read_label_file,
     split_indices,
@@ -16,8 +15,12 @@ class DKMPHDF5(EnergyForces):
     """Energies and forces of one label file (see ``dkmp_plugin.datasets.label_file``).
 
     Items as in :class:`EnergyForces`; ``y`` is relative to the file's per-element reference energies, or the
-    total energy where it has none. Where every run has its split and no split is empty, training uses them,
-    unless the configuration names ``splits``.
+    total energy where it has none. Training splits as the file's runs say, unless the configuration names
+    ``splits``; a file that lists no runs is split at random.
+
+    Attributes:
+        split_problem: Why the file's runs give no split, where they name one in part; training without
+            ``splits`` raises it.
 
     Args:
         root: the label file (torchmd-train's ``dataset_root``).
@@ -37,9 +40,11 @@ class DKMPHDF5(EnergyForces):
             labels.energy_unit,
             labels.boxes,
         )
+        split, problem = _split_of_runs(labels)
+        self.split_problem = None if problem is None else f"{root}: {problem}"
         super().__init__(
             structures,
-            _splits_of_runs(labels),
+            split,
             level_of_theory=labels.level_of_theory,
             total_charge=labels.total_charge,
             reference_energies=labels.reference_energies,
@@ -47,9 +52,12 @@ class DKMPHDF5(EnergyForces):
         )
 
 
-def _splits_of_runs(labels: LabelledConformations) -> Optional[SplitIndices]:
-    split_of_run = {entry["index"]: entry["split"] for entry in labels.sampling.get("runs", [])}
-    if {split_of_run.get(run) for run in labels.run.tolist()} != set(SPLITS):
-        return None
-    indices = split_indices(labels)
-    return indices["train"], indices["val"], indices["test"]
+def _split_of_runs(labels: LabelledConformations) -> Tuple[Optional[SplitIndices], Optional[str]]:
+    """The split, and what keeps the runs from giving one; neither where the file lists no runs."""
+    if not labels.sampling.get("runs"):
+        return None, None
+    try:
+        indices = split_indices(labels)
+    except ValueError as error:
+        return None, str(error)
+    return (indices["train"], indices["val"], indices["test"]), None

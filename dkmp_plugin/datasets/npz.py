@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, Mapping, Optional, Sequence
 import numpy as np
 from torchmdnet.utils import ATOMIC_NUMBERS
 
-from dkmp_plugin.datasets.energy_forces import EnergyForces, Files, read_splits
+from dkmp_plugin.datasets.energy_forces import EnergyForces, Files, add_selection, read_splits
 from dkmp_plugin.datasets.labelled_structures import LabelledStructures, structures_of_one_molecule
 
 # How sGDML, and after it MD17 and MD22, name the arrays.
@@ -59,7 +59,10 @@ def _atomic_numbers(values: np.ndarray, name: str) -> np.ndarray:
     whole = np.asarray(numbers) % 1 == 0
     if not whole.all():
         bad = (values if symbols is None else symbols)[~whole].flat[0].item()
-        raise ValueError(f"{name} holds {bad!r}, element symbols or atomic numbers are expected")
+        raise ValueError(
+            f"{name} holds {bad!r}, element symbols or atomic numbers are expected; "
+            "isotopes are given by their element"
+        )
     return numbers.astype(np.int64)
 
 
@@ -142,6 +145,10 @@ class DKMPNPZ(EnergyForces):
         total_charge: Optional[int] = None,
         reference_energies: Optional[Mapping[int, float]] = None,
     ) -> None:
+        if keys is not None and not isinstance(keys, Mapping):
+            raise ValueError(
+                f"keys: {keys!r} was given, names by what they stand for are expected, such as {SGDML_KEYS}"
+            )
         names = {**SGDML_KEYS, **(keys or {})}
 
         def read(path: Path) -> LabelledStructures:
@@ -190,5 +197,5 @@ class DKMPMD22(EnergyForces):
             copy = path.parent / molecule / "raw" / path.name
             return read_npz(copy if copy.is_file() else path, "kcal/mol", SGDML_KEYS, hint)
 
-        structures, _ = read_splits(root, f"{name}@{selection}" if selection else name, (), (), (), read)
+        structures, _ = read_splits(root, add_selection(name, selection), (), (), (), read)
         super().__init__(structures, None, MD22_LEVEL_OF_THEORY, 0, reference_energies, transform)

@@ -1,5 +1,6 @@
 """One energy per element, which training subtracts from total energies: fits and checks."""
 
+from math import isfinite
 from typing import Dict, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -47,7 +48,7 @@ def check_reference_energies(elements: Sequence[int], given: Mapping[int, float]
 
     Raises:
         ValueError: an element of the data has none, keys that are no atomic numbers, values that are no
-            energies, or anything else than a mapping.
+            energies (NaN is none), or anything else than a mapping.
     """
     if not isinstance(given, Mapping):
         raise ValueError(
@@ -57,12 +58,15 @@ def check_reference_energies(elements: Sequence[int], given: Mapping[int, float]
     references: Dict[int, float] = {}
     for element, energy in given.items():
         try:
-            references[int(element)] = float(energy)
-        except (TypeError, ValueError) as error:
+            number, value = float(element), float(energy)
+        except (TypeError, ValueError):
+            number = value = float("nan")
+        if not number.is_integer() or not isfinite(value):
             raise ValueError(
                 f"reference_energies: {element!r}: {energy!r} was given, an atomic number and an energy are "
                 "expected, such as 1: -13.6"
-            ) from error
+            )
+        references[int(number)] = value
     check_covered(elements, references)
     return references
 

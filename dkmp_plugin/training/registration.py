@@ -14,6 +14,7 @@ from typing import Any
 from dkmp_plugin.config import DKMP_MODELS, add_arguments, defaults, ignored_keys
 from dkmp_plugin.training.dataset_splits import use_split_of_dataset
 from dkmp_plugin.training.schedules import FALLS, falling_schedule, plateau_schedule
+from dkmp_plugin.training.split_file import check_split_file, refuse_partial_split
 
 
 def _is_dkmp(args: Any) -> bool:
@@ -168,6 +169,9 @@ def extend_data_module(module: Any) -> None:
     @functools.wraps(setup_torchmdnet)
     def setup(self, stage):
         result = setup_torchmdnet(self, stage)
+        if _is_dkmp(dict(self.hparams)) or hasattr(self.dataset, "split_indices"):
+            check_split_file(self)
+        refuse_partial_split(self)
         use_split_of_dataset(self)
         # What training subtracts must not know the held-out energies.
         if hasattr(self.dataset, "fit_reference_energies"):

@@ -9,9 +9,8 @@ from shared_data import data_folder
 from torch import Tensor
 
 from dkmp_plugin.datasets.deepmd import read_deepmd
-from dkmp_plugin.datasets.energy_forces import read_splits
+from dkmp_plugin.datasets.energy_forces import StructureFile, read_splits
 from dkmp_plugin.datasets.extxyz import read_extxyz
-from dkmp_plugin.datasets.labelled_structures import LabelledStructures
 from dkmp_plugin.datasets.npz import SGDML_KEYS, read_npz
 from dkmp_plugin.datasets.reference_energies import fit_reference_energies
 from s2ef.protocol import Row
@@ -49,7 +48,7 @@ class Structures:
         )
 
 
-def _reader(row: Row) -> Callable[[Path], LabelledStructures]:
+def _reader(row: Row) -> Callable[[Path], StructureFile]:
     if row.format == "npz":
         return lambda path: read_npz(path, row.energy_unit, SGDML_KEYS)
     return {"extxyz": read_extxyz, "deepmd": read_deepmd}[row.format]

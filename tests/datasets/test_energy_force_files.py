@@ -1,5 +1,6 @@
 """Energy-and-force datasets on small files written in the formats as they are published."""
 
+import pickle
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io.formats import open_with_compression
 from ase.units import Bohr, Hartree, kcal, mol
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,6 +25,7 @@ from dkmp_plugin.datasets import (
 )
 from dkmp_plugin.datasets.energy_forces import EnergyForces
 from dkmp_plugin.datasets.labelled_structures import LabelledStructures, join_structures
+from dkmp_plugin.datasets.xyz_frames import read_xyz_frames
 from tests.conftest import shared_data
 
 NUMBERS = np.array([8, 1, 1])
@@ -157,7 +160,13 @@ def test_given_reference_energies_stay(tmp_path):
     assert data.total_energy(torch.zeros(1)).item() == -2000.0
     with pytest.raises(ValueError, match=r"lack the elements \[8\]"):
         DKMPNPZ(str(tmp_path), "eV", files="a.npz", reference_energies={1: -10.0})
-    for wrong, said in (({"H": -10.0, 8: -1.0}, "'H': -10.0"), ({1: "low", 8: -1.0}, "1: 'low'")):
+    for wrong, said in (
+        ({"H": -10.0, 8: -1.0}, "'H': -10.0"),
+        ({1: "low", 8: -1.0}, "1: 'low'"),
+        ({1.5: -10.0, 8: -1.0}, r"1\.5: -10\.0"),
+        ({1: float("nan"), 8: -1.0}, "1: nan"),
+        ({1: [-10.0], 8: -1.0}, r"1: \[-10\.0\]"),
+    ):
         with pytest.raises(ValueError, match=f"reference_energies: {said} was given, an atomic number"):
             DKMPNPZ(str(tmp_path), "eV", files="a.npz", reference_energies=wrong)
     for wrong in ("average", False, [-10.0, -1980.0]):
@@ -170,6 +179,20 @@ def test_unknown_arguments_are_refused(tmp_path):
     write_npz(tmp_path / "a.npz")
     with pytest.raises(ValueError, match=r"'trian' .* DKMPNPZ.*energy_unit, files, train, val, test, keys"):
         DKMPNPZ(str(tmp_path), "eV", trian="a.npz")
+
+
+def test_missing_arguments_are_named(tmp_path):
+    for root in (None, 3):
+        with pytest.raises(ValueError, match=rf"dataset_root: {root} was given, the path of DKMPNPZ's"):
+            DKMPNPZ(root, energy_unit="eV", files="a.npz")
+    with pytest.raises(ValueError, match="dataset_arg: DKMPMD22 needs molecule"):
+        DKMPMD22(str(tmp_path))
+
+
+def test_datasets_can_be_sent_to_other_processes(tmp_path):
+    write_npz(tmp_path / "a.npz")
+    data = DKMPNPZ(str(tmp_path), "eV", files="a.npz")
+    torch.testing.assert_close(pickle.loads(pickle.dumps(data))[1].pos, data[1].pos)
 
 
 @pytest.mark.parametrize("settings", [{"prior_model": "Atomref"}, {"prior_model": [{"Atomref": {}}]}])
@@ -201,6 +224,10 @@ def test_training_without_an_element_is_refused():
         ({"files": "a.npz", "test": "a.npz"}, "either files"),
         ({"files": "a.npz@x:3"}, "FILE@start:stop"),
         ({"files": "a.npz@3"}, "FILE@start:stop"),
+        ({"files": "a.npz@::0"}, r"step \(not 0\)"),
+        ({"files": 3}, "files: 3 was given, the name of a file"),
+        ({"files": ["a.npz", None]}, "the name of a file or a list of names"),
+        ({"files": "a.npz", "keys": ["R"]}, r"keys: \['R'\] was given"),
         ({"files": "a.npz@90:"}, "selects none of 6"),
         ({"files": "b.npz"}, "there is no file"),
     ],
@@ -250,6 +277,24 @@ def test_parts_that_overlap_are_refused(tmp_path, parts, message):
         DKMPNPZ(str(tmp_path), "eV", train=train, val=val, test=test)
 
 
+@pytest.mark.parametrize(
+    "files, message",
+    [
+        (["a.npz", "a.npz"], "entries of files share 6 frames of a.npz"),
+        (["a.npz@:5", "b.npz", "./a.npz@4:"], r"entries of files share 1 frame of \./a\.npz"),
+        (["a.npz@::2", "link.npz"], "entries of files share 3 frames of link.npz"),
+    ],
+)
+def test_files_that_overlap_are_refused(tmp_path, files, message):
+    """torchmd-net would give one copy of a structure to training and another to the test."""
+    write_npz(tmp_path / "a.npz")
+    write_npz(tmp_path / "b.npz")
+    (tmp_path / "link.npz").symlink_to("a.npz")
+    with pytest.raises(ValueError, match=message):
+        DKMPNPZ(str(tmp_path), "eV", files=files)
+    assert len(DKMPNPZ(str(tmp_path), "eV", files=["a.npz@4:", "a.npz@:4", "b.npz"])) == 2 * COUNT
+
+
 def test_frames_may_come_twice_in_one_part(tmp_path):
     write_npz(tmp_path / "a.npz")
     data = DKMPNPZ(str(tmp_path), "eV", train=["a.npz@:4", "a.npz@:2"], val="a.npz@4:")
@@ -283,6 +328,36 @@ def test_torchmd_train_writes_the_split_of_the_dataset(tmp_path):
     # What was written can be given back.
     again = set_up(data, tmp_path, splits=str(tmp_path / "splits.npz"))
     assert again.idx_val.tolist() == [3, 4]
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"val": [2, 3]}, r"idx_train and idx_val share 1 item \(first: 2\)"),
+        ({"test": [0, 2]}, r"idx_train and idx_test share 2 items"),
+        ({"test": [4]}, r"idx_val and idx_test share 1 item"),
+        ({"train": np.arange(COUNT) < 3}, r"idx_train has values of type bool .*np\.flatnonzero"),
+        ({"train": [0.0, 1.5]}, "idx_train has values of type float64"),
+        ({"train": [[0, 1, 2]]}, r"idx_train .* shape \(1, 3\)"),
+        ({"test": [-1]}, "idx_test holds -1, indices from 0 to 5 are expected"),
+        ({"test": [6]}, "idx_test holds 6, indices from 0 to 5 are expected"),
+    ],
+)
+@pytest.mark.parametrize("model", ["dkmp-c", "tensornet"])
+def test_files_of_impossible_splits_are_refused(tmp_path, changes, message, model):
+    write_npz(tmp_path / "a.npz")
+    parts = {"train": [0, 1, 2], "val": [3, 4], "test": [], **changes}
+    np.savez(tmp_path / "own.npz", **{f"idx_{part}": np.array(indices) for part, indices in parts.items()})
+    data = DKMPNPZ(str(tmp_path), "eV", files="a.npz")
+    with pytest.raises(ValueError, match=rf"own\.npz: {message}"):
+        set_up(data, tmp_path, splits=str(tmp_path / "own.npz"), model=model)
+
+
+def test_files_of_splits_may_leave_parts_empty(tmp_path):
+    write_npz(tmp_path / "a.npz")
+    np.savez(tmp_path / "own.npz", idx_train=[0, 1, 2], idx_val=[3, 4], idx_test=[])
+    module = set_up(DKMPNPZ(str(tmp_path), "eV", files="a.npz"), tmp_path, splits=str(tmp_path / "own.npz"))
+    assert len(module.idx_test) == 0
 
 
 @pytest.mark.filterwarnings("ignore:The standardize option is deprecated", "ignore:'pin_memory' argument")
@@ -369,6 +444,8 @@ def with_nan():
         ({"F": None}, "eV", r"lacks the arrays F \(it has z, R, E\)"),
         ({"F": np.zeros((COUNT, 4, 3))}, "eV", "forces have shape"),
         ({"E": np.zeros(COUNT - 1)}, "eV", "energies have shape"),
+        ({"E": np.full(COUNT, "low")}, "eV", r"a\.npz: energies are of type <U3, real numbers are expected"),
+        ({"F": np.zeros((COUNT, 3, 3), complex)}, "eV", r"a\.npz: forces are of type complex128"),
         ({"z": np.array([8, 1])}, "eV", "atomic numbers"),
         ({"z": np.array([8, 1, 0])}, "eV", "numbers from 1 to 118"),
         (
@@ -396,6 +473,7 @@ def test_npz_with_element_symbols(tmp_path):
     "numbers, message",
     [
         (np.array(["O", "Hx", "H"]), r"a\.npz: z holds 'Hx', element symbols or atomic numbers are expected"),
+        (np.array(["O", "D", "D"]), r"a\.npz: z holds 'D', .*isotopes are given by their element"),
         (np.array([8.5, 1, 1]), r"a\.npz: z holds 8\.5, "),
         (np.array([8, np.nan, 1]), r"a\.npz: z holds nan, "),
     ],
@@ -443,6 +521,14 @@ def test_md22_says_where_the_file_is(tmp_path):
         DKMPMD22(str(tmp_path), "stachyose")
     with pytest.raises(ValueError, match="Ac-Ala3-NHMe"):
         DKMPMD22(str(tmp_path), "aspirin")
+
+
+@pytest.mark.parametrize("selection", ["abc", 3, "::0", "1:2:3:4"])
+def test_selections_of_published_sets_are_checked(tmp_path, selection):
+    write_npz(tmp_path / "md22_AT-AT.npz")
+    for make in (lambda: DKMPMD22(str(tmp_path), "AT-AT", selection), lambda: DKMPChignolin("", selection)):
+        with pytest.raises(ValueError, match=f"selection: {selection!r} was given, start:stop"):
+            make()
 
 
 def write_chignolin(path, count=3, **changes):
@@ -535,6 +621,19 @@ def test_isolated_atoms_become_the_reference(tmp_path):
         DKMPExtXYZ(str(tmp_path), files="a.xyz", isolated_atoms="atoms.xyz", reference_energies={})
 
 
+@pytest.mark.parametrize(
+    "energy, said", [("nan", r"\[?nan\]?"), ("-inf", r"\[?-inf\]?"), ('"-13.6 -13.7"', r"\[-13\.6, -13\.7\]")]
+)
+def test_isolated_atoms_of_no_energy_are_refused(tmp_path, energy, said):
+    write_extxyz(tmp_path / "a.xyz", water_frames()[0])
+    (tmp_path / "atoms.xyz").write_text(
+        f"1\nProperties=species:S:1:pos:R:3 energy=-1900.0\nO 0 0 0\n"
+        f"1\nProperties=species:S:1:pos:R:3 energy={energy}\nH 0 0 0\n"
+    )
+    with pytest.raises(ValueError, match=rf"atoms\.xyz: frame 1: energy is {said}, one energy is expected"):
+        DKMPExtXYZ(str(tmp_path), files="a.xyz", isolated_atoms="atoms.xyz")
+
+
 def test_bad_extxyz_is_refused(tmp_path):
     (tmp_path / "a.xyz").write_text("3\nProperties=species:S:1:pos:R:3\nO 0 0 0\n")
     with pytest.raises(ValueError, match="not a readable extended XYZ file"):
@@ -542,6 +641,9 @@ def test_bad_extxyz_is_refused(tmp_path):
     (tmp_path / "empty.xyz").touch()
     with pytest.raises(ValueError, match=r"empty\.xyz holds no structures"):
         DKMPExtXYZ(str(tmp_path), files="empty.xyz")
+    (tmp_path / "heavy.xyz").write_text("1\nenergy=0.0\nD 0 0 0\n")
+    with pytest.raises(ValueError, match=r"heavy\.xyz has atoms called 'D', .*isotopes are given by"):
+        DKMPExtXYZ(str(tmp_path), files="heavy.xyz")
     slab, _ = water_frames(cell=np.eye(3) * 9)
     slab[0].pbc = (True, True, False)
     write_extxyz(tmp_path / "slab.xyz", slab)
@@ -551,6 +653,39 @@ def test_bad_extxyz_is_refused(tmp_path):
     write_extxyz(tmp_path / "periodic.xyz", water_frames(cell=np.eye(3) * 9)[0])
     with pytest.raises(ValueError, match="some files have boxes"):
         DKMPExtXYZ(str(tmp_path), files=["open.xyz", "periodic.xyz"])
+
+
+@pytest.mark.parametrize("name", ["a.xyz", "a.xyz.gz"])
+def test_extxyz_files_are_read_on_behind_blank_lines(tmp_path, name):
+    """ASE takes the first of them for the end of the file."""
+    frames, arrays = water_frames(3)
+    for number, frame in enumerate(frames):
+        write_extxyz(tmp_path / f"{number}.xyz", frame)
+    texts = [(tmp_path / f"{number}.xyz").read_text() for number in range(3)]
+    with open_with_compression(str(tmp_path / name), "w") as file:
+        file.write("\n" + texts[0] + "\n" + texts[1] + " \n\n" + texts[2] + "\n\n")
+    data = DKMPExtXYZ(str(tmp_path), files=name)
+    np.testing.assert_allclose(data.structures.energies, arrays["energies"], atol=1e-7)
+
+
+def test_blank_comments_are_no_lines_between_frames(tmp_path):
+    (tmp_path / "a.xyz").write_text("1\n\nH 0 0 0\n\n1\n\nO 0 0 0\n")
+    assert [str(frame.symbols) for frame in read_xyz_frames(tmp_path / "a.xyz")] == ["H", "O"]
+    (tmp_path / "a.xyz").write_text("2\n\nH 0 0 0\n\nH 0 0 1\n")
+    with pytest.raises(ValueError, match="not a readable extended XYZ file"):
+        read_xyz_frames(tmp_path / "a.xyz")
+
+
+@pytest.mark.parametrize("name", ["a.xyz@300K", "a b@1.xyz", "a.xyz@1:"])
+def test_extxyz_names_with_at_signs(tmp_path, name):
+    """ASE would split the name a second time and read another file."""
+    frames, arrays = water_frames(3)
+    write_extxyz(tmp_path / "a.xyz", frames[::-1])
+    write_extxyz(tmp_path / "a b", frames[::-1])
+    write_extxyz(tmp_path / "written.xyz", frames)
+    (tmp_path / "written.xyz").rename(tmp_path / name)
+    data = DKMPExtXYZ(str(tmp_path), files=f"{name}@:2")
+    np.testing.assert_allclose(data.structures.energies, arrays["energies"][:2], atol=1e-7)
 
 
 @pytest.mark.parametrize("energy, said", [("-1 eV", "-1 eV"), ("None", "None"), (None, "True")])
@@ -573,6 +708,28 @@ def test_isolated_atoms_among_the_structures_are_named(tmp_path, marked):
     atom.calc = SinglePointCalculator(atom, energy=-13.6)
     write_extxyz(tmp_path / "a.xyz", [frames[0], atom, frames[1]])
     with pytest.raises(ValueError, match=r"frame 1 has no 'forces'.*file of their own.*isolated_atoms"):
+        DKMPExtXYZ(str(tmp_path), files="a.xyz")
+
+
+@pytest.mark.parametrize("flaw", ["forces", "charge", "energy", "pbc"])
+def test_extxyz_frames_that_are_not_selected_are_not_checked(tmp_path, flaw):
+    frames, arrays = water_frames(4)
+    for frame in frames:
+        frame.info["charge"] = 1
+    if flaw == "forces":
+        frames[0] = ase.Atoms("H", info={"config_type": "IsolatedAtom"})
+        frames[0].calc = SinglePointCalculator(frames[0], energy=-13.6)
+    elif flaw == "charge":
+        del frames[0].info["charge"]
+    elif flaw == "energy":
+        frames[0].calc.results["energy"] = np.nan
+    else:
+        frames[0].pbc = (True, False, False)
+    write_extxyz(tmp_path / "a.xyz", frames)
+    data = DKMPExtXYZ(str(tmp_path), train="a.xyz@1:3", val="a.xyz@:2:-1")
+    np.testing.assert_allclose(data.structures.energies, arrays["energies"][1:], atol=1e-7)
+    assert data.metadata["total_charge"] == 1
+    with pytest.raises(ValueError, match=r"a\.xyz: "):
         DKMPExtXYZ(str(tmp_path), files="a.xyz")
 
 
@@ -620,12 +777,25 @@ def test_deepmd_mixed_types_differ_from_frame_to_frame(tmp_path):
         ({"box": np.ones((COUNT, 6))}, r"box.npy has shape \(6, 6\)"),
         ({"box": np.zeros((COUNT, 9))}, "no volume"),
         ({"coord": np.zeros((COUNT, 12))}, r"coord.npy has shape \(6, 12\)"),
-        ({"energy": np.full(COUNT, np.inf)}, "energies hold NaN or infinity in 6 of 6"),
+        ({"energy": np.float64(3)}, r"set\.000/energy\.npy holds no rows"),
+        ({"energy": np.zeros(0)}, r"set\.000/energy\.npy holds no rows"),
+        ({"energy": np.full(COUNT, "low")}, r"set\.000/energy\.npy holds values of type <U3"),
+        ({"energy": np.full(COUNT, None)}, r"set\.000/energy\.npy is not a readable \.npy file"),
+        ({"energy": np.full(COUNT, np.inf)}, r"set\.000: energies hold NaN or infinity in 6 of 6"),
     ],
 )
 def test_bad_deepmd_folders_are_refused(tmp_path, changes, message):
     write_deepmd(tmp_path / "water", **changes)
     with pytest.raises(ValueError, match=message):
+        DKMPDeePMD(str(tmp_path), files="water")
+
+
+@pytest.mark.parametrize("size", [0, 100, -20])
+def test_damaged_deepmd_arrays_are_refused(tmp_path, size):
+    write_deepmd(tmp_path / "water")
+    path = tmp_path / "water/set.001/force.npy"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(ValueError, match=r"set\.001/force\.npy is not a readable \.npy file .*anew"):
         DKMPDeePMD(str(tmp_path), files="water")
 
 
@@ -674,10 +844,17 @@ def test_only_deepmd_types_that_occur_must_be_elements(tmp_path, mixed):
         DKMPDeePMD(str(tmp_path), files="water")
 
 
-def test_a_deepmd_system_and_its_own_folder_overlap(tmp_path):
+@pytest.mark.parametrize(
+    "arguments, both",
+    [
+        ({"train": "water", "val": "water/set.001"}, "train and val"),
+        ({"files": ["water/set.001", "water"]}, "entries of files"),
+    ],
+)
+def test_a_deepmd_system_and_its_own_folder_overlap(tmp_path, arguments, both):
     write_deepmd(tmp_path / "water")
-    with pytest.raises(ValueError, match=r"train and val.*water/set\.001.*name its folders set\."):
-        DKMPDeePMD(str(tmp_path), train="water", val="water/set.001")
+    with pytest.raises(ValueError, match=rf"{both} overlap.*water/set\.001.*name its folders set\."):
+        DKMPDeePMD(str(tmp_path), **arguments)
 
 
 # --- Real files --------------------------------------------------------------------------------------------

@@ -79,6 +79,8 @@ def test_unknown_unit_element_and_split_are_refused():
         make_labels(atomic_numbers=np.array([8, 0, 1]))
     with pytest.raises(ValueError, match="lack the elements"):
         make_labels(reference_energies={1: -300.0})
+    with pytest.raises(ValueError, match="reference_energies: 8: nan was given"):
+        make_labels(reference_energies={1: -300.0, 8: float("nan")})
     with pytest.raises(ValueError, match="split 'validation'"):
         make_labels(split="validation")
 
@@ -205,32 +207,79 @@ def test_file_without_reference_energies_gives_total_energies(tmp_path):
     assert DKMPHDF5(str(tmp_path / "labels.h5"))[0].y.item() == labels.energies[0]
 
 
-def test_training_splits_by_the_runs_of_the_file(tmp_path):
-    """Without ``splits`` too: torchmd-net's own split would mix conformations of one run."""
+def set_up(path, splits=None):
+    """torchmd-train's data module, ready for training."""
     from torchmdnet.data import DataModule
 
+    settings = {"model": "dkmp-c", "max_z": 100, "seed": 1, "log_dir": str(path.parent), "standardize": False}
+    sizes = {"train_size": None, "val_size": 1, "test_size": 1, "splits": splits}
+    module = DataModule({**settings, **sizes}, DKMPHDF5(str(path)))
+    module.setup("fit")
+    return module
+
+
+def test_training_splits_by_the_runs_of_the_file(tmp_path):
+    """Without ``splits`` too: torchmd-net's own split would mix conformations of one run."""
     labels = three_runs()
     write_label_file(tmp_path / "labels.h5", labels)
-    settings = {"model": "dkmp-c", "max_z": 100, "seed": 1, "log_dir": str(tmp_path), "standardize": False}
-    sizes = {"train_size": None, "val_size": 1, "test_size": 1, "splits": None}
-    module = DataModule({**settings, **sizes}, DKMPHDF5(str(tmp_path / "labels.h5")))
-    module.setup("fit")
+    module = set_up(tmp_path / "labels.h5")
     for part, indices in split_indices(labels).items():
         assert np.asarray(getattr(module, f"idx_{part}")).tolist() == indices.tolist()
     # A split that the configuration names counts.
-    other = {"idx_train": [0, 11], "idx_val": [5], "idx_test": [6]}
-    np.savez(tmp_path / "other.npz", **other)
-    sizes["splits"] = str(tmp_path / "other.npz")
-    module = DataModule({**settings, **sizes}, DKMPHDF5(str(tmp_path / "labels.h5")))
-    module.setup("fit")
+    np.savez(tmp_path / "other.npz", idx_train=[0, 11], idx_val=[5], idx_test=[6])
+    module = set_up(tmp_path / "labels.h5", str(tmp_path / "other.npz"))
     assert np.asarray(module.idx_train).tolist() == [0, 11]
 
 
-def test_files_that_name_no_whole_split_leave_it_to_torchmd_net(tmp_path):
-    unlisted = replace(three_runs(), sampling={})
-    for name, labels in (("one.h5", merge_runs([make_labels(0)])), ("unlisted.h5", unlisted)):
-        write_label_file(tmp_path / name, labels)
-        assert DKMPHDF5(str(tmp_path / name)).split_indices is None
+def test_files_that_name_no_split_leave_it_to_torchmd_net(tmp_path):
+    write_label_file(tmp_path / "labels.h5", replace(three_runs(), sampling={}))
+    assert DKMPHDF5(str(tmp_path / "labels.h5")).split_indices is None
+    assert len(set_up(tmp_path / "labels.h5").idx_train) == 10
+
+
+@pytest.mark.parametrize(
+    "splits, message",
+    [
+        ([(0, "train")], r"the runs \[1, 2\] are not listed"),
+        ([(0, "train"), (1, "val"), (2, "val")], r"no run belongs to the split\(s\) test"),
+        ([(0, "train"), (1, "val"), (2, "test"), (0, "test")], r"lists the runs \[0\] more than once"),
+    ],
+)
+def test_files_that_name_a_split_in_part_are_refused_without_another(tmp_path, splits, message):
+    runs = [{"index": run, "split": split} for run, split in splits]
+    write_label_file(tmp_path / "labels.h5", replace(three_runs(), sampling={"runs": runs}))
+    with pytest.raises(ValueError, match=rf"labels\.h5: .*{message}.*split of your own with splits:"):
+        set_up(tmp_path / "labels.h5")
+    np.savez(tmp_path / "other.npz", idx_train=[0, 11], idx_val=[5], idx_test=[6])
+    assert np.asarray(set_up(tmp_path / "labels.h5", str(tmp_path / "other.npz")).idx_val).tolist() == [5]
+
+
+@pytest.mark.parametrize("stored", ['{"1": NaN, "8": -2.0}', '{"1.5": -1.0, "8": -2.0}', "[-1.0, -2.0]"])
+def test_reference_energies_that_are_none_are_refused(tmp_path, stored):
+    path = tmp_path / "labels.h5"
+    write_label_file(path, three_runs())
+    with h5py.File(path, "r+") as file:
+        file.attrs["reference_energies"] = stored
+    with pytest.raises(ValueError, match=r"labels\.h5: reference_energies: .* was given"):
+        read_label_file(path)
+
+
+@pytest.mark.parametrize(
+    "stored, message",
+    [
+        ("[]", r"sampling is \[\], a mapping is expected"),
+        ('{"runs": {"0": "train"}}', "a mapping is expected whose runs are a list"),
+        ('{"runs": [{"split": "train"}]}', "an index .* and a split are expected"),
+        ('{"runs": ["train"]}', "an index .* and a split are expected"),
+    ],
+)
+def test_sampling_descriptions_that_are_none_are_refused(tmp_path, stored, message):
+    path = tmp_path / "labels.h5"
+    write_label_file(path, three_runs())
+    with h5py.File(path, "r+") as file:
+        file.attrs["sampling"] = stored
+    with pytest.raises(ValueError, match=rf"labels\.h5: .*{message}"):
+        read_label_file(path)
 
 
 def test_fractional_charges_are_refused(tmp_path):

@@ -86,8 +86,9 @@ def test_other_formats_know_no_charge_unless_it_is_given(tmp_path):
             dataset(str(tmp_path), **arguments, total_charge=0.5)
 
 
-def test_published_sets_are_neutral_unless_told(tmp_path):
+def test_published_sets_declare_what_is_known_of_them(tmp_path):
     write_npz(tmp_path / "md22_AT-AT.npz")
     write_chignolin(tmp_path / "chignolin.npz")
     assert DKMPMD22(str(tmp_path), "AT-AT").metadata["total_charge"] == 0
+    assert DKMPChignolin(str(tmp_path)).metadata["total_charge"] is None
     assert DKMPChignolin(str(tmp_path), total_charge=-2).metadata["total_charge"] == -2
