@@ -220,6 +220,25 @@ def validate(args: Mapping[str, Any]) -> None:
         _validate_displacements(args)
 
 
+def validate_training(args: Mapping[str, Any]) -> None:
+    """Refuse settings of a training of a DKMP model that contradict each other.
+
+    Not part of :func:`validate`: trained models may be loaded for energies alone.
+
+    Args:
+        args: torchmd-net hyper-parameters, ours included.
+
+    Raises:
+        ValueError: Forces have a weight, but none are computed: torchmd-net would report errors of zero.
+    """
+    weight = args.get("neg_dy_weight", 0.0)
+    if args["model"] == "dkmp-c" and weight > 0 and not args["derivative"]:
+        raise ValueError(
+            f"derivative: {args['derivative']!r} was given, but neg_dy_weight: {weight!r} asks for forces; "
+            "give derivative: true, or neg_dy_weight: 0 to train on energies alone"
+        )
+
+
 def _validate_displacements(args: Mapping[str, Any]) -> None:
     head = args["output_model"]
     _require(head == "Displacement", "output_model", head, "Displacement (dkmp-r predicts no energy)")

@@ -11,7 +11,7 @@ import re
 import warnings
 from typing import Any
 
-from dkmp_plugin.config import DKMP_MODELS, add_arguments, defaults, ignored_keys
+from dkmp_plugin.config import DKMP_MODELS, add_arguments, defaults, ignored_keys, validate_training
 from dkmp_plugin.training.dataset_splits import use_split_of_dataset
 from dkmp_plugin.training.schedules import FALLS, falling_schedule, plateau_schedule
 
@@ -272,6 +272,8 @@ def extend_command_line(module: Any) -> None:
         ignored = ignored_keys(vars(args)) if _is_dkmp(args) else []
         if ignored:
             warnings.warn(f"{args.model} has no use for {', '.join(ignored)}: ignored", stacklevel=2)
+        if _is_dkmp(args):
+            validate_training(vars(args))
         return args
 
     module.get_argparse = get_argparse

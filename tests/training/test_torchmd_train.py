@@ -195,6 +195,7 @@ def test_double_precision_and_numbers_that_yaml_reads_as_text(configuration):
         ({"energy_unit": "eV"}, "energy_unit: 'eV' was given"),
         ({"lr": "fast"}, "lr: 'fast' was given"),
         ({"num_shels": 3}, "Unknown argument in config file: num_shels"),
+        ({"derivative": False}, "give derivative: true, or neg_dy_weight: 0"),
         ({"max_z": 8}, "max_z: 8 was given, but the dataset has atoms of atomic number 8"),
     ],
 )
