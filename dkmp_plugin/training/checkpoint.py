@@ -4,7 +4,7 @@ import pickle
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any, Dict, List, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
 import numpy as np
 import torch
@@ -112,6 +112,16 @@ def trained_rerank_interval(dataset: Dict[str, Any]) -> int:
     # In frames there, in predictions here.
     interval = dataset["rerank_interval"]
     return max(1, interval // dataset["lag"]) if interval > 0 else 0
+
+
+def recorded_energy_unit(contents: Mapping[str, Any]) -> Optional[str]:
+    """The unit of the energies that a checkpoint was trained on; None where it does not say.
+
+    Args:
+        contents: What the checkpoint holds, of whatever model.
+    """
+    configured = contents.get("hyper_parameters", {}).get("energy_unit")
+    return configured or contents.get("dkmp_plugin", {}).get("dataset", {}).get("energy_unit")
 
 
 def read_contents(path: Path) -> Any:

@@ -9,7 +9,7 @@ import argparse
 import functools
 import re
 import warnings
-from typing import Any
+from typing import Any, Dict
 
 from dkmp_plugin.config import DKMP_MODELS, add_arguments, defaults, ignored_keys, validate_training
 from dkmp_plugin.training.dataset_splits import use_split_of_dataset
@@ -75,6 +75,7 @@ def extend_lightning_module(module: Any) -> None:
     """torchmdnet.module: losses, optimiser and schedule; checkpoints record what the energies mean."""
     import torchmdnet.models.model as model_factory
 
+    from dkmp_plugin.training.continuation import refuse_other_energies, refuse_other_optimization
     from dkmp_plugin.training.losses import LOSSES_OF_STRUCTURES, loss_of_structures
 
     # Bound by from-import: stale if torchmdnet.module was imported before the hook was in place.
@@ -85,16 +86,15 @@ def extend_lightning_module(module: Any) -> None:
         from dkmp_plugin import __version__
 
         if _is_dkmp(self.hparams):
-            data = getattr(self.trainer, "datamodule", None)
-            metadata = getattr(getattr(data, "dataset", None), "metadata", None)
-            checkpoint["dkmp_plugin"] = {"version": __version__, "dataset": dict(metadata or {})}
+            checkpoint["dkmp_plugin"] = {"version": __version__, "dataset": _metadata(self.trainer)}
 
     module.LNNP.on_save_checkpoint = on_save_checkpoint
 
     def on_load_checkpoint(self, checkpoint):
         # Without a trainer only the weights are taken over.
         if _is_dkmp(self.hparams) and self._trainer is not None:
-            _refuse_other_optimization(self.hparams, checkpoint["hyper_parameters"])
+            refuse_other_optimization(self.hparams, checkpoint["hyper_parameters"])
+            refuse_other_energies(_metadata(self.trainer), self.hparams, checkpoint)
 
     module.LNNP.on_load_checkpoint = on_load_checkpoint
 
@@ -134,16 +134,10 @@ def extend_lightning_module(module: Any) -> None:
     module.LNNP.configure_optimizers = configure_optimizers
 
 
-def _refuse_other_optimization(given: Any, of_checkpoint: Any) -> None:
-    """A training goes on with the optimiser and the schedule whose states its checkpoint holds."""
-    for key in ("optimizer", "lr_schedule"):
-        # Checkpoints older than the keys were trained as torchmd-net does by itself.
-        before = of_checkpoint.get(key, defaults()[key])
-        if given[key] != before:
-            raise ValueError(
-                f"{key}: {given[key]!r} was given, but the checkpoint to go on from was trained with "
-                f"{before!r}; give that, or reset_trainer: true to start anew with its weights"
-            )
+def _metadata(trainer: Any) -> Dict[str, Any]:
+    """What the dataset of a training declares about itself."""
+    data = getattr(trainer, "datamodule", None)
+    return dict(getattr(getattr(data, "dataset", None), "metadata", None) or {})
 
 
 def _share_trained_elements(trained_elements: Any) -> None:
@@ -163,10 +157,13 @@ def _constant_box(hyper_parameters: Any, pos: Any) -> Any:
 
 def extend_data_module(module: Any) -> None:
     """torchmdnet.data: the dataset's own split counts; what it declares must agree with the configuration."""
+    from dkmp_plugin.training.continuation import warn_of_other_energy_unit
+
     setup_torchmdnet = module.DataModule.setup
 
     @functools.wraps(setup_torchmdnet)
     def setup(self, stage):
+        is_first = self.dataset is None
         result = setup_torchmdnet(self, stage)
         use_split_of_dataset(self)
         # What training subtracts must not know the held-out energies.
@@ -197,6 +194,8 @@ def extend_data_module(module: Any) -> None:
                     f"energy_unit: {asked!r} was given, but the dataset's energies are in {declared!r}; "
                     "remove energy_unit from the configuration or correct it"
                 )
+            if is_first:
+                warn_of_other_energy_unit(metadata, self.hparams)
         return result
 
     module.DataModule.setup = setup

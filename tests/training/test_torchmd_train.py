@@ -4,7 +4,9 @@ import csv
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import ase
 import ase.io
@@ -13,6 +15,8 @@ import pytest
 import torch
 import yaml
 from ase.calculators.singlepoint import SinglePointCalculator
+from torchmdnet.data import DataModule
+from torchmdnet.module import LNNP
 from torchmdnet.scripts import train
 
 from dkmp_plugin.config import REVISIONS
@@ -83,6 +87,54 @@ def test_another_optimization_does_not_go_on_from_a_checkpoint(configuration, ch
     [(key, other)] = changes.items()
     expected = f"ValueError: {key}: {other!r} was given, but the checkpoint to go on from was trained with"
     assert expected in refused.stderr
+
+
+def contents(**dataset):
+    return {"hyper_parameters": {"model": "dkmp-c"}, "state_dict": {}, "dkmp_plugin": {"dataset": dataset}}
+
+
+@pytest.mark.parametrize(
+    ("recorded", "expected"),
+    [
+        ({"energy_unit": "eV", "total_charge": 0}, "are in kcal/mol, but .* on energies in eV; convert"),
+        ({"energy_unit": "kcal/mol", "total_charge": 1}, "have the total charge 0, but .* of charge 1"),
+        ({"energy_unit": "kcal/mol", "total_charge": 0}, None),
+        ({}, None),
+    ],
+)
+def test_other_energies_do_not_go_on_from_a_checkpoint(recorded, expected):
+    metadata = {"energy_unit": "kcal/mol", "total_charge": 0}
+    trainer = SimpleNamespace(datamodule=SimpleNamespace(dataset=SimpleNamespace(metadata=metadata)))
+    given = {"model": "dkmp-c", "optimizer": "adamw", "lr_schedule": "plateau"}
+    module = SimpleNamespace(hparams=given, trainer=trainer, _trainer=trainer)
+    with nullcontext() if expected is None else pytest.raises(ValueError, match=expected):
+        LNNP.on_load_checkpoint(module, contents(**recorded))
+    # Without a trainer only the weights are taken over.
+    LNNP.on_load_checkpoint(SimpleNamespace(hparams=given, _trainer=None), contents(**recorded))
+
+
+def data_module(configuration, **changes):
+    """Of torchmd-net, with the defaults of its command line that it reads."""
+    values = {"seed": 1, "standardize": False, "dataset_arg": None, "inference_batch_size": 8}
+    values.update(train_size=None, val_size=0.05, test_size=0.1)
+    values.update(yaml.safe_load(configuration(**changes).read_text()))
+    Path(values["log_dir"]).mkdir(exist_ok=True)
+    return DataModule(values)
+
+
+@pytest.mark.parametrize("keys", [["load_weights"], ["load_model", "reset_trainer"]])
+def test_weights_for_energies_in_another_unit_are_named_once(configuration, tmp_path, keys):
+    path = tmp_path / "other.ckpt"
+    given = {key: str(path) if key.startswith("load") else True for key in keys}
+    torch.save(contents(energy_unit="eV", total_charge=1), path)
+    data = data_module(configuration, **given)
+    with pytest.warns(UserWarning, match="trained on energies in eV, the training data are in kcal/mol"):
+        data.setup("fit")
+    data.setup("fit")
+    torch.save(contents(energy_unit="kcal/mol", total_charge=1), path)
+    data_module(configuration, **given).setup("fit")
+    path.unlink()
+    data_module(configuration, **given).setup("fit")
 
 
 @pytest.mark.parametrize("loss", ["norm_loss", "neighborhood_norm_loss", "elastic_norm_loss", "l1_loss"])
