@@ -137,6 +137,15 @@ def test_weights_for_energies_in_another_unit_are_named_once(configuration, tmp_
     data_module(configuration, **given).setup("fit")
 
 
+def test_a_size_of_the_training_part_does_not_go_with_parts_of_the_dataset(configuration):
+    """The label file's runs are its parts; with ``splits`` torchmd-net takes those."""
+    with pytest.raises(ValueError, match="train_size: 2 was given, but the dataset DKMPHDF5 brings its own"):
+        data_module(configuration, splits=None, train_size=2, val_size=30, test_size=8).setup("fit")
+    data = data_module(configuration, splits=None)
+    data.setup("fit")
+    assert len(data.train_dataset) == 24
+
+
 @pytest.mark.parametrize("loss", ["norm_loss", "neighborhood_norm_loss", "elastic_norm_loss", "l1_loss"])
 def test_other_losses_are_what_checkpoints_are_chosen_by(configuration, loss):
     path = configuration(train_loss=loss)
