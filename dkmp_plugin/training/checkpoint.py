@@ -124,8 +124,12 @@ def recorded_energy_unit(contents: Mapping[str, Any]) -> Optional[str]:
     return configured or contents.get("dkmp_plugin", {}).get("dataset", {}).get("energy_unit")
 
 
-def read_contents(path: Path) -> Any:
+def read_contents(path: Path, *, lazily: bool = False) -> Any:
     """What a checkpoint file holds, of whatever model.
+
+    Args:
+        path: The file.
+        lazily: Tensors are read from the file when they are used, and the file must stay as it is until then.
 
     Raises:
         ValueError: The file is missing or unreadable.
@@ -137,7 +141,7 @@ def read_contents(path: Path) -> Any:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_PLAIN_TYPES):
             # torch's remarks about pickle protocols are of no use to somebody loading a model.
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
     except _UNREADABLE as error:
         raise ValueError(
             f"{path} cannot be read as a checkpoint: it is damaged, or holds more than weights and plain "
