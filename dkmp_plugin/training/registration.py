@@ -9,9 +9,10 @@ import argparse
 import functools
 import re
 import warnings
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
 from dkmp_plugin.config import DKMP_MODELS, add_arguments, defaults, ignored_keys, validate_training
+from dkmp_plugin.training.dataset_arguments import parsed_arguments
 from dkmp_plugin.training.dataset_splits import use_split_of_dataset
 from dkmp_plugin.training.schedules import FALLS, falling_schedule, plateau_schedule
 
@@ -215,6 +216,8 @@ def _accept_our_keys(load_torchmdnet: Any) -> Any:
             if name not in namespace:
                 setattr(namespace, name, default)
         load_torchmdnet(self, parser, namespace, values, option_string)
+        if isinstance(getattr(namespace, "dataset_arg", None), str):
+            namespace.dataset_arg = parsed_arguments(namespace.dataset_arg)
         if _is_dkmp(namespace):
             _read_numbers(parser, namespace)
 
@@ -259,6 +262,9 @@ def extend_command_line(module: Any) -> None:
     def get_argparse():
         parser = get_torchmdnet_argparse()
         add_arguments(parser)
+        for action in parser._actions:
+            if action.dest == "dataset_arg":
+                action.type = _dataset_arguments
         return parser
 
     @functools.wraps(get_torchmdnet_args)
@@ -277,6 +283,14 @@ def extend_command_line(module: Any) -> None:
 
     module.get_argparse = get_argparse
     module.get_args = get_args
+
+
+def _dataset_arguments(text: str) -> Optional[Dict[str, Any]]:
+    try:
+        return parsed_arguments(text)
+    except ValueError as error:
+        # argparse hides the words of a ValueError.
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _monitor_training_loss(args: argparse.Namespace) -> None:

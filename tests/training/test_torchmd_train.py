@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -144,6 +145,29 @@ def test_a_size_of_the_training_part_does_not_go_with_parts_of_the_dataset(confi
     data = data_module(configuration, splits=None)
     data.setup("fit")
     assert len(data.train_dataset) == 24
+
+
+# torchmd-net's save_argparse leaves the file open.
+@pytest.mark.filterwarnings("ignore:unclosed file.*input.yaml:ResourceWarning")
+@pytest.mark.parametrize(
+    "text", ['{"files": "a.xyz", "energy_unit": "eV"}', "{files: a.xyz, energy_unit: eV}"]
+)
+def test_arguments_of_a_dataset_on_the_command_line(configuration, monkeypatch, text):
+    expected = {"files": "a.xyz", "energy_unit": "eV"}
+    flag = ["--log-dir", str(configuration().parent), "--dataset-arg", text]
+    for arguments in (flag, ["--conf", str(configuration(dataset_arg=text, log_dir=flag[1]))]):
+        monkeypatch.setattr(sys, "argv", ["torchmd-train", *arguments])
+        assert train.get_args().dataset_arg == expected
+        assert yaml.safe_load((Path(flag[1]) / "input.yaml").read_text())["dataset_arg"] == expected
+
+
+@pytest.mark.parametrize("text", ["a.xyz", "[a.xyz]", "{1: a.xyz}", "{files"])
+def test_arguments_of_a_dataset_that_are_no_mapping(configuration, monkeypatch, capsys, text):
+    with pytest.raises(SystemExit):
+        train.get_argparse().parse_args(["--dataset-arg", text])
+    assert f"dataset_arg: {text!r} was given, a mapping of names to values" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=re.escape(f"{text!r} was given, a mapping")):
+        train.get_argparse().parse_args(["--conf", str(configuration(dataset_arg=text))])
 
 
 @pytest.mark.parametrize("loss", ["norm_loss", "neighborhood_norm_loss", "elastic_norm_loss", "l1_loss"])
