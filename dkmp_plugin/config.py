@@ -158,8 +158,15 @@ _KEYS_OF_OTHER_MODELS: Dict[str, Any] = {
 
 
 def ignored_keys(args: Mapping[str, Any]) -> List[str]:
-    """torchmd-net's keys that are set, not as by default, though DKMP models have no part they belong to."""
-    return [key for key, default in _KEYS_OF_OTHER_MODELS.items() if args.get(key, default) != default]
+    """Keys that are set, not as by default, though the model has no part they belong to.
+
+    For DKMP models some of torchmd-net's keys, for torchmd-net's own models ours.
+    """
+    keys = _KEYS_OF_OTHER_MODELS
+    if args["model"] not in DKMP_MODELS:
+        # What the energies mean is worth recording with any model; the default of revision changes.
+        keys = {key: given for key, given in defaults().items() if key not in ("energy_unit", "revision")}
+    return [key for key, default in keys.items() if args.get(key, default) != default]
 
 
 def shell_settings(args: Mapping[str, Any]) -> Tuple[int, float]:

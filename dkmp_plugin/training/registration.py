@@ -274,7 +274,7 @@ def extend_command_line(module: Any) -> None:
 
         if _is_dkmp(args) or args.train_loss in LOSSES:
             _monitor_training_loss(args)
-        ignored = ignored_keys(vars(args)) if _is_dkmp(args) else []
+        ignored = ignored_keys(vars(args))
         if ignored:
             warnings.warn(f"{args.model} has no use for {', '.join(ignored)}: ignored", stacklevel=2)
         if _is_dkmp(args):

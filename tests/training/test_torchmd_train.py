@@ -185,10 +185,20 @@ def test_other_losses_are_what_checkpoints_are_chosen_by(configuration, loss):
 
 # torchmd-net's save_argparse leaves the file open.
 @pytest.mark.filterwarnings("ignore:unclosed file.*input.yaml:ResourceWarning")
-def test_keys_without_a_meaning_are_named(configuration, monkeypatch):
-    path = configuration(neighbor_embedding=True, aggr="mean")
-    monkeypatch.setattr(sys, "argv", ["torchmd-train", "--conf", str(path)])
-    with pytest.warns(UserWarning, match="dkmp-c has no use for neighbor_embedding, aggr: ignored"):
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"neighbor_embedding": True, "aggr": "mean"}, "dkmp-c .* neighbor_embedding, aggr: ignored"),
+        (
+            {"model": "tensornet", "optimizer": "muon", "lr_schedule": "cosine", "energy_unit": "kcal/mol"},
+            "tensornet has no use for num_shells, lr_schedule, optimizer: ignored",
+        ),
+        ({"model": "tensornet", "num_shells": None, "aggr": "mean"}, None),
+    ],
+)
+def test_keys_without_a_meaning_are_named(configuration, monkeypatch, changes, expected):
+    monkeypatch.setattr(sys, "argv", ["torchmd-train", "--conf", str(configuration(**changes))])
+    with nullcontext() if expected is None else pytest.warns(UserWarning, match=expected):
         train.get_args()
 
 
