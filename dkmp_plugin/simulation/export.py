@@ -10,7 +10,7 @@ from torchmdnet.models.model import TorchMD_Net
 
 from dkmp_plugin.config import shell_settings
 from dkmp_plugin.device import resolve_device
-from dkmp_plugin.files import check_keeps_inputs
+from dkmp_plugin.files import check_is_no_folder, check_keeps_inputs
 from dkmp_plugin.simulation import torchscript
 from dkmp_plugin.simulation.model_file import ModelInfo, save_model_file
 from dkmp_plugin.training.checkpoint import load_checkpoint, trained_dtype
@@ -67,8 +67,9 @@ def export_model(
 
     Raises:
         ValueError: If the checkpoint is unreadable, no potential energy, or lacks what a simulation needs, or
-            if it would be overwritten; if the device is not there.
+            if it would be overwritten or the output is a folder; if the device is not there.
     """
+    check_is_no_folder(output_path, "model.pt")
     check_keeps_inputs([output_path], [checkpoint_path])
     module, info = script_checkpoint(checkpoint_path, dtype=dtype, device=device)
     save_model_file(module, info, output_path)

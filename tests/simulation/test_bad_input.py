@@ -15,6 +15,7 @@ from dkmp_plugin.simulation import load_system, stack
 from dkmp_plugin.simulation.export import export_model
 from dkmp_plugin.simulation.model_file import FORMAT_VERSION, load_model_file, read_model_info
 from dkmp_plugin.simulation.model_source import load_model
+from dkmp_plugin.simulation.propagator_file import export_propagator
 from dkmp_plugin.training.checkpoint import load_checkpoint
 from tests.conftest import ROOT, hyper_parameters
 from tests.simulation.conftest import write_checkpoint
@@ -137,6 +138,12 @@ class TestFiles:
             ):
                 use()
         assert not (tmp_path / "model.pt").exists()
+
+    @pytest.mark.parametrize("export", [export_model, export_propagator])
+    def test_output_that_is_a_folder(self, checkpoint, tmp_path, export):
+        with pytest.raises(ValueError, match=r"is a folder, the name of a file .* such as \S+/model\.pt"):
+            export(checkpoint, tmp_path)
+        assert not list(tmp_path.iterdir())
 
     def test_hyper_parameters_of_a_script(self, tmp_path):
         """A Path and numbers of NumPy are no code."""
