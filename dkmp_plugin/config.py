@@ -158,8 +158,15 @@ _KEYS_OF_OTHER_MODELS: Dict[str, Any] = {
 
 
 def ignored_keys(args: Mapping[str, Any]) -> List[str]:
-    """torchmd-net's keys that are set, not as by default, though DKMP models have no part they belong to."""
-    return [key for key, default in _KEYS_OF_OTHER_MODELS.items() if args.get(key, default) != default]
+    """Keys that are set, not as by default, though the model has no part they belong to.
+
+    For DKMP models some of torchmd-net's keys, for torchmd-net's own models ours.
+    """
+    keys = _KEYS_OF_OTHER_MODELS
+    if args["model"] not in DKMP_MODELS:
+        # What the energies mean is worth recording with any model; the default of revision changes.
+        keys = {key: given for key, given in defaults().items() if key not in ("energy_unit", "revision")}
+    return [key for key, default in keys.items() if args.get(key, default) != default]
 
 
 def shell_settings(args: Mapping[str, Any]) -> Tuple[int, float]:
@@ -218,6 +225,25 @@ def validate(args: Mapping[str, Any]) -> None:
         _validate_shells(args)
     else:
         _validate_displacements(args)
+
+
+def validate_training(args: Mapping[str, Any]) -> None:
+    """Refuse settings of a training of a DKMP model that contradict each other.
+
+    Not part of :func:`validate`: trained models may be loaded for energies alone.
+
+    Args:
+        args: torchmd-net hyper-parameters, ours included.
+
+    Raises:
+        ValueError: Forces have a weight, but none are computed: torchmd-net would report errors of zero.
+    """
+    weight = args.get("neg_dy_weight", 0.0)
+    if args["model"] == "dkmp-c" and weight > 0 and not args["derivative"]:
+        raise ValueError(
+            f"derivative: {args['derivative']!r} was given, but neg_dy_weight: {weight!r} asks for forces; "
+            "give derivative: true, or neg_dy_weight: 0 to train on energies alone"
+        )
 
 
 def _validate_displacements(args: Mapping[str, Any]) -> None:

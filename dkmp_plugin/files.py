@@ -49,6 +49,22 @@ def check_keeps_inputs(outputs: Iterable[Union[str, Path]], inputs: Iterable[Uni
             )
 
 
+def check_is_no_folder(output: Union[str, Path], example: str) -> None:
+    """Make sure, before the work, that a file can be written.
+
+    Args:
+        output: file that will be written.
+        example: name that such a file may have.
+
+    Raises:
+        ValueError: it is a folder that exists.
+    """
+    if Path(output).is_dir():
+        raise ValueError(
+            f"{output} is a folder, the name of a file to write is expected, such as {Path(output, example)}"
+        )
+
+
 def sha256_of(path: Union[str, Path]) -> str:
     """SHA-256 of a file's content, in hexadecimal digits."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -1,10 +1,18 @@
 """Hyper-parameters: defaults, and errors that name the key, the value and what is expected."""
 
 import pytest
+import yaml
 from torchmdnet.models.model import create_model
 
-from dkmp_plugin.config import HYPERPARAMETERS, defaults, shell_settings, validate
-from tests.conftest import hyper_parameters
+from dkmp_plugin.config import (
+    DKMP_MODELS,
+    HYPERPARAMETERS,
+    defaults,
+    shell_settings,
+    validate,
+    validate_training,
+)
+from tests.conftest import ROOT, hyper_parameters
 
 
 def test_defaults_are_one_pass_of_smooth_shells():
@@ -55,3 +63,21 @@ def test_every_hyper_parameter_has_help_and_a_valid_default():
     validate({**hyper_parameters(), **defaults()})
     assert all(len(parameter.help) > 20 for parameter in HYPERPARAMETERS)
     assert len({parameter.name for parameter in HYPERPARAMETERS}) == len(HYPERPARAMETERS)
+
+
+def test_forces_with_a_weight_must_be_computed():
+    """torchmd-net reports errors of exactly zero for forces that no model computes."""
+    given = hyper_parameters(derivative=False, neg_dy_weight=0.8)
+    with pytest.raises(ValueError, match=r"derivative: False .*derivative: true, or neg_dy_weight: 0"):
+        validate_training(given)
+    for changes in ({"derivative": True}, {"neg_dy_weight": 0.0}, {"model": "dkmp-r"}):
+        validate_training({**given, **changes})
+    # Loading a trained model for its energies alone.
+    create_model({**given, "derivative": False})
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.stem)
+def test_examples_agree_with_themselves(path):
+    values = yaml.safe_load(path.read_text())
+    if values.get("model") in DKMP_MODELS:
+        validate_training(values)

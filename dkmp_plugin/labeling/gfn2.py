@@ -6,6 +6,8 @@ from typing import Any, Callable, Iterable, Optional, Sequence, Tuple
 import numpy as np
 from tblite.interface import Calculator
 
+from dkmp_plugin.datasets.label_checks import check_total_charge
+from dkmp_plugin.labeling.molecule import check_closed_shell
 from dkmp_plugin.units import ANGSTROM_PER_BOHR, energy_factor
 
 ENERGY_UNIT = "kcal/mol"
@@ -31,7 +33,7 @@ def label_conformations(
     Args:
         atomic_numbers: (N,).
         positions: (M, N, 3) in Å.
-        charge: total charge in elementary charges.
+        charge: total charge in elementary charges, with which the number of electrons is even.
         solvent: of the ALPB model, e.g. ``water``; None for vacuum.
         progress: wraps the iteration over conformations, e.g. ``tqdm``.
         keep_going: NaN as the labels of a conformation that does not converge, instead of an error.
@@ -40,8 +42,11 @@ def label_conformations(
         Total energies (M,) in kcal/mol and forces (M, N, 3) in kcal/mol/Å.
 
     Raises:
-        ValueError: a conformation did not converge; the message names it.
+        ValueError: a conformation did not converge; the message names it. A charge that is not whole, or an
+            odd number of electrons.
     """
+    charge = check_total_charge(charge, "charge")
+    check_closed_shell([int(number) for number in atomic_numbers], charge, "a molecule")
     energies = np.empty(len(positions))
     forces = np.empty(positions.shape)
     calculator: Any = None

@@ -45,11 +45,7 @@ class Molecule:
         if not np.isfinite(self.conformers).all():
             raise ValueError(f"the coordinates of {self.name} hold NaN or infinity; correct the input file")
         check_elements(self.atomic_numbers.tolist(), self.name)
-        if (int(self.atomic_numbers.sum()) - self.charge) % 2:
-            raise ValueError(
-                f"{self.name} with charge {self.charge:+d} has an odd number of electrons, an even number is "
-                "expected (closed shell); check charge and hydrogens"
-            )
+        check_closed_shell(self.atomic_numbers.tolist(), self.charge, self.name)
 
     @property
     def fingerprint(self) -> str:
@@ -60,6 +56,24 @@ class Molecule:
         if self.bonds:
             digest.update(str(self.bonds).encode())
         return digest.hexdigest()
+
+
+def check_closed_shell(numbers: Sequence[int], charge: int, name: str) -> None:
+    """Refuse an odd number of electrons, of which GFN2-xTB would be asked without a word about their spin.
+
+    Args:
+        numbers: Atomic number of each atom.
+        charge: Total charge in elementary charges.
+        name: What to call the molecule in the error.
+
+    Raises:
+        ValueError: If the number is odd.
+    """
+    if (sum(numbers) - charge) % 2:
+        raise ValueError(
+            f"{name} with charge {charge:+d} has an odd number of electrons, an even number is expected "
+            "(closed shell); check charge and hydrogens"
+        )
 
 
 def check_elements(numbers: Sequence[int], name: str) -> None:

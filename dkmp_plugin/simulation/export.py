@@ -10,13 +10,15 @@ from torchmdnet.models.model import TorchMD_Net
 
 from dkmp_plugin.config import shell_settings
 from dkmp_plugin.device import resolve_device
-from dkmp_plugin.files import check_keeps_inputs
+from dkmp_plugin.files import check_is_no_folder, check_keeps_inputs
 from dkmp_plugin.simulation import torchscript
 from dkmp_plugin.simulation.model_file import ModelInfo, save_model_file
 from dkmp_plugin.training.checkpoint import load_checkpoint, trained_dtype
 from dkmp_plugin.units import kilojoule_per_mole
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
+# Of the deviation of the training energies: a mean this small is what rounding leaves of none.
+_NO_MEAN = 1e-3
 
 
 class EnergyModel(nn.Module):
@@ -65,8 +67,9 @@ def export_model(
 
     Raises:
         ValueError: If the checkpoint is unreadable, no potential energy, or lacks what a simulation needs, or
-            if it would be overwritten; if the device is not there.
+            if it would be overwritten or the output is a folder; if the device is not there.
     """
+    check_is_no_folder(output_path, "model.pt")
     check_keeps_inputs([output_path], [checkpoint_path])
     module, info = script_checkpoint(checkpoint_path, dtype=dtype, device=device)
     save_model_file(module, info, output_path)
@@ -86,7 +89,7 @@ def script_checkpoint(
             f"{checkpoint_path} holds a {hyper_parameters['model']} model, which predicts displacements and "
             "is not a potential energy; write it with dkmp_plugin.simulation.export_propagator"
         )
-    _check_is_potential(hyper_parameters, checkpoint_path)
+    _check_is_potential(model, hyper_parameters, checkpoint_path)
     dtype = trained_dtype(hyper_parameters) if dtype is None else dtype
     info = _describe(model, hyper_parameters, dataset, dtype, checkpoint_path)
     energy_model = EnergyModel(model).to(device=place, dtype=_DTYPES[dtype]).eval()
@@ -104,13 +107,24 @@ def script_checkpoint(
         ) from error
 
 
-def _check_is_potential(hyper_parameters: Dict[str, Any], checkpoint_path: Union[str, Path]) -> None:
+def _check_is_potential(
+    model: TorchMD_Net, hyper_parameters: Dict[str, Any], checkpoint_path: Union[str, Path]
+) -> None:
     for key, expected in (("output_model", ("Scalar",)), ("reduce_op", ("add", "sum"))):
         if hyper_parameters[key] not in expected:
             raise ValueError(
                 f"{checkpoint_path} was trained with {key}: {hyper_parameters[key]}, which is not the "
                 f"potential energy of a structure, a sum over its atoms; train with {key}: {expected[0]}"
             )
+    # torchmd-net adds the mean once to a structure, however many molecules it has. Reference energies that
+    # are fitted to one composition leave none.
+    mean, deviation = float(model.mean), float(model.std)
+    if abs(mean) > _NO_MEAN * deviation:
+        raise ValueError(
+            f"{checkpoint_path} was trained with standardize: true: it adds {mean:g}, the mean of its "
+            "training energies, once to every structure, so that the energy of two molecules far apart is "
+            "not the sum of theirs; train with standardize: false"
+        )
 
 
 def _describe(

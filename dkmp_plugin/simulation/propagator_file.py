@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import dkmp_plugin.ops  # noqa: F401  (registers the operators that exported models call)
-from dkmp_plugin.files import check_keeps_inputs
+from dkmp_plugin.files import check_is_no_folder, check_keeps_inputs
 from dkmp_plugin.simulation import torchscript
 from dkmp_plugin.simulation.torchscript_file import (
     PROPAGATOR,
@@ -130,8 +130,10 @@ def export_propagator(
 
     Raises:
         ValueError: the checkpoint is unreadable, holds another model or one that cannot propagate (see
-            :func:`dkmp_plugin.training.checkpoint.check_propagates`), or would be overwritten.
+            :func:`dkmp_plugin.training.checkpoint.check_propagates`), or would be overwritten; or the
+            output is a folder.
     """
+    check_is_no_folder(output, "model.pt")
     check_keeps_inputs([output], [checkpoint])
     module, info = script_propagator(checkpoint, dtype)
     write_torchscript(module, PROPAGATOR, asdict(info), output)

@@ -4,7 +4,7 @@ import pickle
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any, Dict, List, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
 import numpy as np
 import torch
@@ -114,8 +114,22 @@ def trained_rerank_interval(dataset: Dict[str, Any]) -> int:
     return max(1, interval // dataset["lag"]) if interval > 0 else 0
 
 
-def read_contents(path: Path) -> Any:
+def recorded_energy_unit(contents: Mapping[str, Any]) -> Optional[str]:
+    """The unit of the energies that a checkpoint was trained on; None where it does not say.
+
+    Args:
+        contents: What the checkpoint holds, of whatever model.
+    """
+    configured = contents.get("hyper_parameters", {}).get("energy_unit")
+    return configured or contents.get("dkmp_plugin", {}).get("dataset", {}).get("energy_unit")
+
+
+def read_contents(path: Path, *, lazily: bool = False) -> Any:
     """What a checkpoint file holds, of whatever model.
+
+    Args:
+        path: The file.
+        lazily: Tensors are read from the file when they are used, and the file must stay as it is until then.
 
     Raises:
         ValueError: The file is missing or unreadable.
@@ -127,7 +141,7 @@ def read_contents(path: Path) -> Any:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_PLAIN_TYPES):
             # torch's remarks about pickle protocols are of no use to somebody loading a model.
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
     except _UNREADABLE as error:
         raise ValueError(
             f"{path} cannot be read as a checkpoint: it is damaged, or holds more than weights and plain "

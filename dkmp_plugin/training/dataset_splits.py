@@ -17,7 +17,8 @@ def use_split_of_dataset(data_module: Any) -> None:
         data_module: torchmd-net's ``DataModule``, set up; a dataset with ``split_indices`` knows its split.
 
     Raises:
-        ValueError: If the configuration names another split too, or watches a validation without items.
+        ValueError: If the configuration names another split or ``train_size`` too, or watches a
+            validation without items.
     """
     split = getattr(data_module.dataset, "split_indices", None)
     if split is None:
@@ -25,6 +26,7 @@ def use_split_of_dataset(data_module: Any) -> None:
     if data_module.hparams["splits"] is not None:
         _refuse_named_parts(data_module.hparams)
         return
+    _refuse_train_size(data_module.hparams, type(data_module.dataset).__name__)
     _check_validation_is_there(data_module.hparams, len(split[1]))
     # torchmd-net has written its random split there.
     with replaced_on_success(Path(data_module.hparams["log_dir"]) / "splits.npz") as path:
@@ -48,6 +50,17 @@ def _refuse_named_parts(hyper_parameters: Any) -> None:
         raise ValueError(
             f"splits: {hyper_parameters['splits']} was given, but dataset_arg names the parts too "
             f"({', '.join(named)}); remove splits from the configuration, or the parts from dataset_arg"
+        )
+
+
+def _refuse_train_size(hyper_parameters: Any, dataset: str) -> None:
+    """The other sizes have defaults, which cannot be told from what was given."""
+    size = hyper_parameters.get("train_size")
+    if size is not None:
+        raise ValueError(
+            f"train_size: {size} was given, but the dataset {dataset} brings its own "
+            "parts, which would all be used; remove train_size and select fewer structures (FILE@:100 in "
+            "train of dataset_arg, or a file of indices in splits)"
         )
 
 

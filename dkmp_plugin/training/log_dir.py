@@ -2,17 +2,20 @@
 
 import io
 import re
+import warnings
 import zipfile
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 import numpy as np
 
-from dkmp_plugin.training.checkpoint import read_contents
+from dkmp_plugin.training.checkpoint import read_contents, recorded_energy_unit
 
 # ModelCheckpoint of torchmd-train: epoch=12-val_loss=0.1234-test_loss=0.0000.ckpt, or with train_loss
 _EPOCH = re.compile(r"epoch=(\d+)-")
 _LOSS = re.compile(r"(val|train)_loss=([0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]+)?|nan|inf)")
+# Hyper-parameters that say what a loss is.
+_MEANING = ("train_loss", "y_weight", "neg_dy_weight")
 
 
 def checkpoints_by_epoch(log_dir: Union[str, Path]) -> List[Tuple[int, Path]]:
@@ -52,17 +55,22 @@ def best_checkpoint(log_dir: Union[str, Path]) -> Path:
     Where no name has one, because ``checkpoint_monitor`` was the training loss, the training loss counts.
     Where the names of several have the same, what the files say decides, and else the newest is taken.
 
+    Losses compare only where they mean the same: where the checkpoints differ in the loss function, its
+    weights or the energy unit, those that do not agree with the last one written are left out with a warning.
+
     Raises:
         ValueError: there is none, or one of several is unreadable.
     """
-    losses = _finite_losses(log_dir, "val") or _finite_losses(log_dir, "train")
-    if not losses:
+    losses = _comparable(log_dir, _finite_losses(log_dir))
+    stage = "val" if any(stage == "val" for stage, _ in losses.values()) else "train"
+    losses_of_stage = {path: loss for path, (named, loss) in losses.items() if named == stage}
+    if not losses_of_stage:
         raise ValueError(
             f"{log_dir} holds no checkpoint of torchmd-train with a finite loss "
             "(epoch=...-val_loss=....ckpt, or train_loss); train first, or name the checkpoint itself"
         )
-    least = min(losses.values())
-    lowest = [path for path, loss in losses.items() if loss == least]
+    least = min(losses_of_stage.values())
+    lowest = [path for path, loss in losses_of_stage.items() if loss == least]
     if len(lowest) == 1:
         return lowest[0]
     # Names have four decimals. Of equal ones the first is the newest.
@@ -70,15 +78,44 @@ def best_checkpoint(log_dir: Union[str, Path]) -> Path:
     return min(exact, key=exact.__getitem__) if len(exact) == len(lowest) else lowest[0]
 
 
-def _finite_losses(log_dir: Union[str, Path], stage: str) -> Dict[Path, float]:
-    """Losses of a stage (``val`` or ``train``) that names of checkpoints have, the newest first."""
+def _finite_losses(log_dir: Union[str, Path]) -> Dict[Path, Tuple[str, float]]:
+    """Stages (``val`` or ``train``) and losses that names of checkpoints have, the newest first."""
     return {
-        path: float(match.group(2))
+        path: (match.group(1), float(match.group(2)))
         for _, path in checkpoints_by_epoch(log_dir)
-        if (match := _LOSS.search(path.name))
-        and match.group(1) == stage
-        and np.isfinite(float(match.group(2)))
+        if (match := _LOSS.search(path.name)) and np.isfinite(float(match.group(2)))
     }
+
+
+def _comparable(
+    log_dir: Union[str, Path], losses: Dict[Path, Tuple[str, float]]
+) -> Dict[Path, Tuple[str, float]]:
+    """Those losses that mean the same as the one of the checkpoint that was written last."""
+    meanings = {path: _meaning_of_loss(path) for path in losses} if len(losses) > 1 else {}
+    readable = [path for path, meaning in meanings.items() if meaning is not None]
+    if not readable:
+        return losses
+    last = max(readable, key=lambda path: path.stat().st_mtime_ns)
+    # One that is unreadable stays: whoever loads it is told.
+    others = [path for path in readable if meanings[path] != meanings[last]]
+    if others:
+        warnings.warn(
+            f"{log_dir} holds checkpoints of trainings with another {', '.join(_MEANING)} or energy unit "
+            f"than {last.name}, which was written last; their losses do not compare, left out: "
+            f"{', '.join(path.name for path in others)}",
+            stacklevel=3,
+        )
+    return {path: loss for path, loss in losses.items() if path not in others}
+
+
+def _meaning_of_loss(checkpoint: Path) -> Optional[List[Any]]:
+    """What losses depend on beside the model and its data; None where the checkpoint is unreadable."""
+    try:
+        contents = read_contents(checkpoint, lazily=True)
+    except ValueError:
+        return None
+    hyper_parameters = contents.get("hyper_parameters", {})
+    return [*(hyper_parameters.get(key) for key in _MEANING), recorded_energy_unit(contents)]
 
 
 def _exact_loss(checkpoint: Path) -> Optional[float]:

@@ -9,9 +9,10 @@ import argparse
 import functools
 import re
 import warnings
-from typing import Any
+from typing import Any, Dict, Optional
 
-from dkmp_plugin.config import DKMP_MODELS, add_arguments, defaults, ignored_keys
+from dkmp_plugin.config import DKMP_MODELS, add_arguments, defaults, ignored_keys, validate_training
+from dkmp_plugin.training.dataset_arguments import parsed_arguments
 from dkmp_plugin.training.dataset_splits import use_split_of_dataset
 from dkmp_plugin.training.schedules import FALLS, falling_schedule, plateau_schedule
 from dkmp_plugin.training.split_file import check_split_file, refuse_partial_split
@@ -76,6 +77,7 @@ def extend_lightning_module(module: Any) -> None:
     """torchmdnet.module: losses, optimiser and schedule; checkpoints record what the energies mean."""
     import torchmdnet.models.model as model_factory
 
+    from dkmp_plugin.training.continuation import refuse_other_energies, refuse_other_optimization
     from dkmp_plugin.training.losses import LOSSES_OF_STRUCTURES, loss_of_structures
 
     # Bound by from-import: stale if torchmdnet.module was imported before the hook was in place.
@@ -86,16 +88,15 @@ def extend_lightning_module(module: Any) -> None:
         from dkmp_plugin import __version__
 
         if _is_dkmp(self.hparams):
-            data = getattr(self.trainer, "datamodule", None)
-            metadata = getattr(getattr(data, "dataset", None), "metadata", None)
-            checkpoint["dkmp_plugin"] = {"version": __version__, "dataset": dict(metadata or {})}
+            checkpoint["dkmp_plugin"] = {"version": __version__, "dataset": _metadata(self.trainer)}
 
     module.LNNP.on_save_checkpoint = on_save_checkpoint
 
     def on_load_checkpoint(self, checkpoint):
         # Without a trainer only the weights are taken over.
         if _is_dkmp(self.hparams) and self._trainer is not None:
-            _refuse_other_optimization(self.hparams, checkpoint["hyper_parameters"])
+            refuse_other_optimization(self.hparams, checkpoint["hyper_parameters"])
+            refuse_other_energies(_metadata(self.trainer), self.hparams, checkpoint)
 
     module.LNNP.on_load_checkpoint = on_load_checkpoint
 
@@ -135,16 +136,10 @@ def extend_lightning_module(module: Any) -> None:
     module.LNNP.configure_optimizers = configure_optimizers
 
 
-def _refuse_other_optimization(given: Any, of_checkpoint: Any) -> None:
-    """A training goes on with the optimiser and the schedule whose states its checkpoint holds."""
-    for key in ("optimizer", "lr_schedule"):
-        # Checkpoints older than the keys were trained as torchmd-net does by itself.
-        before = of_checkpoint.get(key, defaults()[key])
-        if given[key] != before:
-            raise ValueError(
-                f"{key}: {given[key]!r} was given, but the checkpoint to go on from was trained with "
-                f"{before!r}; give that, or reset_trainer: true to start anew with its weights"
-            )
+def _metadata(trainer: Any) -> Dict[str, Any]:
+    """What the dataset of a training declares about itself."""
+    data = getattr(trainer, "datamodule", None)
+    return dict(getattr(getattr(data, "dataset", None), "metadata", None) or {})
 
 
 def _share_trained_elements(trained_elements: Any) -> None:
@@ -164,10 +159,13 @@ def _constant_box(hyper_parameters: Any, pos: Any) -> Any:
 
 def extend_data_module(module: Any) -> None:
     """torchmdnet.data: the dataset's own split counts; what it declares must agree with the configuration."""
+    from dkmp_plugin.training.continuation import warn_of_other_energy_unit
+
     setup_torchmdnet = module.DataModule.setup
 
     @functools.wraps(setup_torchmdnet)
     def setup(self, stage):
+        is_first = self.dataset is None
         result = setup_torchmdnet(self, stage)
         if _is_dkmp(dict(self.hparams)) or hasattr(self.dataset, "split_indices"):
             check_split_file(self)
@@ -201,6 +199,8 @@ def extend_data_module(module: Any) -> None:
                     f"energy_unit: {asked!r} was given, but the dataset's energies are in {declared!r}; "
                     "remove energy_unit from the configuration or correct it"
                 )
+            if is_first:
+                warn_of_other_energy_unit(metadata, self.hparams)
         return result
 
     module.DataModule.setup = setup
@@ -220,6 +220,8 @@ def _accept_our_keys(load_torchmdnet: Any) -> Any:
             if name not in namespace:
                 setattr(namespace, name, default)
         load_torchmdnet(self, parser, namespace, values, option_string)
+        if isinstance(getattr(namespace, "dataset_arg", None), str):
+            namespace.dataset_arg = parsed_arguments(namespace.dataset_arg)
         if _is_dkmp(namespace):
             _read_numbers(parser, namespace)
 
@@ -264,6 +266,9 @@ def extend_command_line(module: Any) -> None:
     def get_argparse():
         parser = get_torchmdnet_argparse()
         add_arguments(parser)
+        for action in parser._actions:
+            if action.dest == "dataset_arg":
+                action.type = _dataset_arguments
         return parser
 
     @functools.wraps(get_torchmdnet_args)
@@ -273,13 +278,23 @@ def extend_command_line(module: Any) -> None:
 
         if _is_dkmp(args) or args.train_loss in LOSSES:
             _monitor_training_loss(args)
-        ignored = ignored_keys(vars(args)) if _is_dkmp(args) else []
+        ignored = ignored_keys(vars(args))
         if ignored:
             warnings.warn(f"{args.model} has no use for {', '.join(ignored)}: ignored", stacklevel=2)
+        if _is_dkmp(args):
+            validate_training(vars(args))
         return args
 
     module.get_argparse = get_argparse
     module.get_args = get_args
+
+
+def _dataset_arguments(text: str) -> Optional[Dict[str, Any]]:
+    try:
+        return parsed_arguments(text)
+    except ValueError as error:
+        # argparse hides the words of a ValueError.
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _monitor_training_loss(args: argparse.Namespace) -> None:

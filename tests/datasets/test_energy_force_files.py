@@ -246,7 +246,8 @@ def set_up(data, log_dir, **changes):
         "model": "dkmp-c",
         "max_z": 100,
         "precision": 32,
-        "train_size": 3,
+        # torchmd-train refuses one beside the parts that a dataset brings.
+        "train_size": 3 if data.split_indices is None else None,
         "val_size": 2,
         "test_size": 1,
         "seed": 1,

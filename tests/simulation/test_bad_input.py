@@ -14,6 +14,8 @@ from torch import nn
 from dkmp_plugin.simulation import load_system, stack
 from dkmp_plugin.simulation.export import export_model
 from dkmp_plugin.simulation.model_file import FORMAT_VERSION, load_model_file, read_model_info
+from dkmp_plugin.simulation.model_source import load_model
+from dkmp_plugin.simulation.propagator_file import export_propagator
 from dkmp_plugin.training.checkpoint import load_checkpoint
 from tests.conftest import ROOT, hyper_parameters
 from tests.simulation.conftest import write_checkpoint
@@ -117,6 +119,31 @@ class TestFiles:
         with pytest.raises(ValueError, match=rf"model\.ckpt.*{key}: {changes[key]}"):
             export_model(tmp_path / "model.ckpt", tmp_path / "model.pt")
         assert not (tmp_path / "model.pt").exists()
+
+    @pytest.mark.parametrize(("mean", "accepted"), [(-540.0, False), (0.2, False), (1e-6, True)])
+    def test_mean_that_is_added_once_to_a_structure(self, tmp_path, mean, accepted):
+        """What ``standardize: true`` leaves: a potential only where reference energies left no mean."""
+        path = tmp_path / "model.ckpt"
+        write_checkpoint(path, standardize=True)
+        contents = torch.load(path, weights_only=True)
+        contents["state_dict"]["model.mean"] = torch.tensor(mean)
+        contents["state_dict"]["model.std"] = torch.tensor(12.0)
+        torch.save(contents, path)
+        if accepted:
+            export_model(path, tmp_path / "model.pt")
+            return
+        for use in (lambda: export_model(path, tmp_path / "model.pt"), lambda: load_model(path)):
+            with pytest.raises(
+                ValueError, match=r"model\.ckpt.*standardize: true.*train with standardize: false"
+            ):
+                use()
+        assert not (tmp_path / "model.pt").exists()
+
+    @pytest.mark.parametrize("export", [export_model, export_propagator])
+    def test_output_that_is_a_folder(self, checkpoint, tmp_path, export):
+        with pytest.raises(ValueError, match=r"is a folder, the name of a file .* such as \S+/model\.pt"):
+            export(checkpoint, tmp_path)
+        assert not list(tmp_path.iterdir())
 
     def test_hyper_parameters_of_a_script(self, tmp_path):
         """A Path and numbers of NumPy are no code."""

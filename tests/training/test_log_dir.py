@@ -1,5 +1,6 @@
 """Which of the checkpoints in a log_dir of torchmd-train is the best, and which the newest."""
 
+import os
 import warnings
 
 import lightning
@@ -67,6 +68,44 @@ def test_the_newest_of_equal_checkpoints_is_taken(tmp_path):
     for epoch in (9, 10, 8):
         torch.save({}, tmp_path / f"epoch={epoch}-val_loss=0.1000.ckpt")
     assert best_checkpoint(tmp_path).name == "epoch=10-val_loss=0.1000.ckpt"
+
+
+def write_training(folder, losses, written, unit=None, **hyper_parameters):
+    """Checkpoints of one training, by epoch, written at the time ``written``."""
+    for epoch, loss in losses.items():
+        path = folder / f"epoch={epoch}-val_loss={loss:.4f}.ckpt"
+        contents = {"hyper_parameters": hyper_parameters, "state_dict": {"weight": torch.zeros(3)}}
+        torch.save(
+            {**contents, "dkmp_plugin": {"dataset": {"energy_unit": unit}}} if unit else contents, path
+        )
+        os.utime(path, (written, written))
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        {"unit": "eV"},
+        {"train_loss": "l1_loss"},
+        {"y_weight": 1.0},
+        {"neg_dy_weight": 1.0},
+        {"unit": None, "energy_unit": "hartree"},
+    ],
+)
+def test_losses_that_mean_something_else_do_not_compare(tmp_path, before):
+    now = {"unit": "kcal/mol", "model": "dkmp-c", "train_loss": "mse_loss", "y_weight": 0.2}
+    now["neg_dy_weight"] = 0.8
+    write_training(tmp_path, {30: 0.1}, written=1000.0, **{**now, **before})
+    write_training(tmp_path, {5: 2.0, 6: 1.0}, written=2000.0, **now)
+    with pytest.warns(UserWarning, match="written last; .* left out: epoch=30-val_loss=0.1000.ckpt"):
+        assert best_checkpoint(tmp_path).name == "epoch=6-val_loss=1.0000.ckpt"
+
+
+@pytest.mark.parametrize("model", ["dkmp-r", "tensornet"])
+def test_checkpoints_without_a_unit_compare(tmp_path, model):
+    given = {"model": model, "train_loss": "mse_loss", "y_weight": 1.0, "neg_dy_weight": 0.0}
+    write_training(tmp_path, {30: 0.1}, written=1000.0, num_epochs=31, **given)
+    write_training(tmp_path, {31: 2.0}, written=2000.0, num_epochs=40, **given)
+    assert best_checkpoint(tmp_path).name.startswith("epoch=30")
 
 
 def test_folder_without_checkpoints_is_refused(tmp_path):
