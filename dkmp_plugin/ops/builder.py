@@ -337,9 +337,9 @@ def _build_into(
     compiler: List[str], version: str, sources: Path, target: Path, jobs: Optional[int], force: bool
 ) -> None:
     count = jobs if jobs is not None else min(4, os.cpu_count() or 1)
-    # A silent minute at the first import would look like a hang.
+    # Silent minutes at the first import would look like a hang.
     print(
-        "dkmp_plugin: building its native ops, once; this takes about a minute", file=sys.stderr, flush=True
+        "dkmp_plugin: building its native ops, once; this takes one to three minutes", file=sys.stderr, flush=True
     )
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="building-") as work:
         objects = _compile_all(compiler, version, sources, Path(work), count, force)
