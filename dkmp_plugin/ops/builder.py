@@ -339,7 +339,9 @@ def _build_into(
     count = jobs if jobs is not None else min(4, os.cpu_count() or 1)
     # Silent minutes at the first import would look like a hang.
     print(
-        "dkmp_plugin: building its native ops, once; this takes one to three minutes", file=sys.stderr, flush=True
+        "dkmp_plugin: building its native ops, once; this takes one to three minutes",
+        file=sys.stderr,
+        flush=True,
     )
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="building-") as work:
         objects = _compile_all(compiler, version, sources, Path(work), count, force)
