@@ -112,11 +112,17 @@ def test_missing_parts_are_named(tmp_path):
             read_label_file(path)
 
 
-def test_newer_format_is_refused(tmp_path):
-    path = tmp_path / "labels.h5"
+def file_that_says(folder, attribute, value):
+    """A label file, one attribute of which is another."""
+    path = folder / "labels.h5"
     write_label_file(path, three_runs())
     with h5py.File(path, "r+") as file:
-        file.attrs["format_version"] = 99
+        file.attrs[attribute] = value
+    return path
+
+
+def test_newer_format_is_refused(tmp_path):
+    path = file_that_says(tmp_path, "format_version", 99)
     with pytest.raises(ValueError, match="format_version is 99"):
         read_label_file(path)
 
@@ -256,10 +262,7 @@ def test_files_that_name_a_split_in_part_are_refused_without_another(tmp_path, s
 
 @pytest.mark.parametrize("stored", ['{"1": NaN, "8": -2.0}', '{"1.5": -1.0, "8": -2.0}', "[-1.0, -2.0]"])
 def test_reference_energies_that_are_none_are_refused(tmp_path, stored):
-    path = tmp_path / "labels.h5"
-    write_label_file(path, three_runs())
-    with h5py.File(path, "r+") as file:
-        file.attrs["reference_energies"] = stored
+    path = file_that_says(tmp_path, "reference_energies", stored)
     with pytest.raises(ValueError, match=r"labels\.h5: reference_energies: .* was given"):
         read_label_file(path)
 
@@ -274,18 +277,12 @@ def test_reference_energies_that_are_none_are_refused(tmp_path, stored):
     ],
 )
 def test_sampling_descriptions_that_are_none_are_refused(tmp_path, stored, message):
-    path = tmp_path / "labels.h5"
-    write_label_file(path, three_runs())
-    with h5py.File(path, "r+") as file:
-        file.attrs["sampling"] = stored
+    path = file_that_says(tmp_path, "sampling", stored)
     with pytest.raises(ValueError, match=rf"labels\.h5: .*{message}"):
         read_label_file(path)
 
 
 def test_fractional_charges_are_refused(tmp_path):
-    path = tmp_path / "labels.h5"
-    write_label_file(path, three_runs())
-    with h5py.File(path, "r+") as file:
-        file.attrs["total_charge"] = 0.5
+    path = file_that_says(tmp_path, "total_charge", 0.5)
     with pytest.raises(ValueError, match=r"labels\.h5: total_charge: 0\.5 was given, a whole number"):
         read_label_file(path)

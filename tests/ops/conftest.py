@@ -1,13 +1,15 @@
 """Shared inputs of the op tests."""
 
-from typing import NamedTuple, Tuple
+import subprocess
+from pathlib import Path
+from typing import Callable, NamedTuple, Tuple
 
 import pytest
 import torch
 from torch import Tensor
 
 from dkmp_plugin import ops
-from dkmp_plugin.ops import reference
+from dkmp_plugin.ops import builder, reference
 
 CUTOFF = 6.0
 
@@ -91,6 +93,25 @@ def message_case(
         overlap=overlap,
         degree=degree,
     )
+
+
+@pytest.fixture(scope="session")
+def compile_program(tmp_path_factory) -> Callable[[str], Path]:
+    """Compiles a C++ program that includes headers of ``cuda_ops/csrc``."""
+
+    def compiled(text: str) -> Path:
+        try:
+            compiler = builder.find_compiler()[0]
+        except builder.BuildError as error:
+            pytest.skip(f"no compiler to test with: {error}")
+        folder = tmp_path_factory.mktemp("program")
+        source, program = folder / "program.cpp", folder / "program"
+        source.write_text(text)
+        include = f"-I{builder.source_folder() / 'csrc'}"
+        subprocess.run([*compiler, "-std=c++17", include, str(source), "-o", str(program)], check=True)
+        return program
+
+    return compiled
 
 
 @pytest.fixture

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from dkmp_plugin.ops import builder
-
 PROGRAM = """
 #include <cstdio>
 #include "free_memory.h"
@@ -15,17 +13,8 @@ int main(int, char** arguments) { std::printf("%.0f", dkmp::free_memory(argument
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory) -> Path:
-    try:
-        compiler = builder.find_compiler()[0]
-    except builder.BuildError as error:
-        pytest.skip(f"no compiler to test with: {error}")
-    folder = tmp_path_factory.mktemp("free_memory")
-    source = folder / "free.cpp"
-    source.write_text(PROGRAM)
-    include = f"-I{builder.source_folder() / 'csrc'}"
-    subprocess.run([*compiler, "-std=c++17", include, str(source), "-o", str(folder / "free")], check=True)
-    return folder / "free"
+def program(compile_program) -> Path:
+    return compile_program(PROGRAM)
 
 
 @pytest.mark.parametrize(

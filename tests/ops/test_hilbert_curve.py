@@ -6,8 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dkmp_plugin.ops import builder
-
 PROGRAM = """
 #include <cstdio>
 #include <cstdlib>
@@ -23,17 +21,8 @@ int main(int, char** arguments) {
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory) -> Path:
-    try:
-        compiler = builder.find_compiler()[0]
-    except builder.BuildError as error:
-        pytest.skip(f"no compiler to test with: {error}")
-    folder = tmp_path_factory.mktemp("hilbert")
-    source = folder / "places.cpp"
-    source.write_text(PROGRAM)
-    include = f"-I{builder.source_folder() / 'csrc'}"
-    subprocess.run([*compiler, "-std=c++17", include, str(source), "-o", str(folder / "places")], check=True)
-    return folder / "places"
+def program(compile_program) -> Path:
+    return compile_program(PROGRAM)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 5])
