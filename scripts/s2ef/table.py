@@ -80,8 +80,8 @@ def margins(results: List[Dict[str, Any]]) -> List[str]:
 def _published(rows: List[str]) -> List[str]:
     figures = [figure for figure in yaml.safe_load(PUBLISHED_FILE.read_text()) if figure["row"] in rows]
     return [
-        f"{figure['row']}, {figure['model']}: force RMSE {1e3 * figure['force_rmse']:.1f} meV/Å, "
-        f"{figure['note']}"
+        f"{figure['row']}, {figure['model']} (published): energy RMSE {1e3 * figure['energy_rmse']:.2g} meV, "
+        f"force RMSE {1e3 * figure['force_rmse']:.3g} meV/Å; {figure['note']}"
         for figure in figures
     ]
 
