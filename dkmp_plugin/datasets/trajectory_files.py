@@ -8,7 +8,9 @@ from typing import Any, Iterator, List, Optional, Tuple, Union
 import numpy as np
 
 from dkmp_plugin.datasets.arguments import check_whole_number
+from dkmp_plugin.datasets.atom_order import check_atom_order, check_xyz_order
 from dkmp_plugin.datasets.dcd import check_dcd_is_whole
+from dkmp_plugin.datasets.netcdf import check_netcdf_is_whole
 from dkmp_plugin.datasets.run import Run
 from dkmp_plugin.datasets.run_borders import find_borders, frame_spacing, stores_times
 from dkmp_plugin.datasets.unwrapping import bonds_of, molecules_of, step_lengths, unwrap
@@ -36,6 +38,12 @@ _LONGEST_BOND = 10.0
 _CHUNK_FRAMES = 100
 _NAMED_RUNS = 10
 _HDF5_SUFFIXES = (".h5", ".hdf5", ".lh5")
+# For formats of which mdtraj reads a truncated file without an error.
+_CHECKS_OF_LENGTH = {
+    ".dcd": check_dcd_is_whole,
+    ".xyz": check_xyz_is_whole,
+    **dict.fromkeys((".nc", ".netcdf", ".ncdf"), check_netcdf_is_whole),
+}
 
 
 def load_topology(path: PathLike) -> Any:
@@ -125,8 +133,8 @@ def read_frames(
         positions (T, n, 3) in Å, float32; times (T,) in ps; boxes (T, 3, 3) in Å or None.
 
     Raises:
-        ValueError: missing, truncated or unreadable file, another number of atoms than the topology, NaN
-            positions of the chosen atoms, an impossible stride, or as :func:`check_bonds`.
+        ValueError: missing, truncated or unreadable file, another number or order of atoms than in the
+            topology, NaN positions of the chosen atoms, an impossible stride, or as :func:`check_bonds`.
         MissingPackageError: PyTables is not installed, for HDF5 files of mdtraj.
     """
     check_whole_number("stride", stride, 1)
@@ -136,14 +144,18 @@ def read_frames(
         raise ValueError(f"{path}: no such file; a trajectory that mdtraj reads is expected{pattern}")
     if path.suffix.lower() in _HDF5_SUFFIXES:
         require("tables", f"reading {path}")
-    check_is_whole = {".dcd": check_dcd_is_whole, ".xyz": check_xyz_is_whole}.get(path.suffix.lower())
+    check_is_whole = _CHECKS_OF_LENGTH.get(path.suffix.lower())
     if check_is_whole is not None:
         check_is_whole(path)
+    if path.suffix.lower() == ".xyz":
+        check_xyz_order(path, topology, atoms)
     positions: List[np.ndarray] = []
     times: List[np.ndarray] = []
     boxes: List[np.ndarray] = []
     num_frames = 0
     for chunk in _chunks(path, topology, stride):
+        if num_frames == 0 and chunk.topology is not topology:
+            check_atom_order(path, chunk.topology, topology, atoms)
         positions.append(ANGSTROM_PER_NANOMETER * chunk.xyz[:, atoms])
         # NetCDF gives masked arrays.
         times.append(np.ma.filled(chunk.time, 0.0))
@@ -176,7 +188,8 @@ def _chunks(path: Path, topology: Any, stride: int) -> Iterator[Any]:
             if chunk.n_atoms != topology.n_atoms:
                 raise ValueError(f"it has {chunk.n_atoms} atoms")
             yield chunk
-    except (OSError, ValueError, RuntimeError, TypeError, IndexError) as error:
+    except Exception as error:
+        # Every format of mdtraj has error types of its own.
         raise ValueError(
             f"{path} cannot be read with a topology of {topology.n_atoms} atoms: {error}; check that both "
             "files belong together and that the trajectory is complete"

@@ -596,6 +596,41 @@ def test_files_that_are_no_xyz(folder):
             pairs(folder, train=["other.xyz"])
 
 
+@pytest.mark.parametrize("removed", [1, 100, 1000, 1300])
+def test_truncated_netcdf(folder, removed):
+    write(folder / "whole.nc", walk(12, 1))
+    content = (folder / "whole.nc").read_bytes()
+    assert len(pairs(folder, train=["whole.nc"])) == 11
+    (folder / "cut.nc").write_bytes(content[: len(content) - removed])
+    with pytest.raises(ValueError, match=r"cut\.nc is truncated or damaged"):
+        pairs(folder, train=["cut.nc"])
+
+
+@pytest.mark.parametrize("suffix", [".pdb", ".gro", ".xyz"])
+def test_trajectories_that_name_their_atoms_keep_to_the_order_of_the_topology(folder, suffix):
+    write(folder / f"same{suffix}", walk(5, 1))
+    assert len(pairs(folder, train=[f"same{suffix}"])) == 4
+    other_order = [0, 1, 3, 2, 4, 5, 7, 6]  # N, CA, O, C
+    swapped = mdtraj.Topology()
+    chain = swapped.add_chain()
+    for residue in topology().residues:
+        copy = swapped.add_residue(residue.name, chain)
+        for name in ("N", "CA", "O", "C"):
+            swapped.add_atom(name, mdtraj.element.get_by_symbol(name[0]), copy)
+    mdtraj.Trajectory(walk(5, 1)[:, other_order] / 10.0, swapped).save(str(folder / f"swapped{suffix}"))
+    with pytest.raises(ValueError, match=r"atom 2 is O, in the topology it is C: .* in another order"):
+        pairs(folder, train=[f"swapped{suffix}"])
+    # Of the atoms that are left all are where they should be.
+    assert len(pairs(folder, train=[f"swapped{suffix}"], selection="name CA")) == 4
+
+
+def test_truncated_gro(folder):
+    write(folder / "whole.gro", walk(12, 1))
+    (folder / "cut.gro").write_bytes((folder / "whole.gro").read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"cut\.gro cannot be read with a topology of 8 atoms"):
+        pairs(folder, train=["cut.gro"])
+
+
 def test_patterns_are_not_expanded(folder):
     with pytest.raises(
         ValueError, match=r"\*\.dcd: no such file.*patterns are not expanded, name every file"
