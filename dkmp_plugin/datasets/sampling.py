@@ -76,7 +76,7 @@ class Sampling:
             raise ValueError("pushforward: true was given with previous: true; only one of them is possible")
 
     def check_model(self, canonical_frame: str, memory: bool, adds_box: bool = False) -> None:
-        """Refuses a model that asks for something items do not hold.
+        """Refuses a model that asks for something items do not hold, or has no use for what they do.
 
         Args:
             canonical_frame: The model's; ``mean`` may come with a structure that the model has kept.
@@ -85,12 +85,18 @@ class Sampling:
 
         Raises:
             ValueError: items lack the reference or the frame before, in training or in validation, or hold
-                the frame before for a model that has no memory, or have no box where the model adds one.
+                one for a model that does not look at it, or have no box where the model adds one.
         """
         if (canonical_frame, self.reference) in (("first", "none"), ("first", "mean"), ("mean", "first")):
             raise ValueError(
                 f"canonical_frame: {canonical_frame!r} needs reference: {canonical_frame} in dataset_arg, "
                 f"{self.reference!r} was given; correct one of them"
+            )
+        if self.reference != "none" and canonical_frame not in REFERENCES[1:]:
+            raise ValueError(
+                f"reference: {self.reference!r} was given, but a model with canonical_frame: "
+                f"{canonical_frame!r} does not look at it; set canonical_frame: {self.reference}, or "
+                "remove reference"
             )
         if memory and not self.previous:
             raise ValueError(

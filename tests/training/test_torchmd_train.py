@@ -189,6 +189,11 @@ def test_other_losses_are_what_checkpoints_are_chosen_by(configuration, loss):
     ("changes", "expected"),
     [
         ({"neighbor_embedding": True, "aggr": "mean"}, "dkmp-c .* neighbor_embedding, aggr: ignored"),
+        ({"canonical_frame": "mean", "memory": True}, "dkmp-c .* canonical_frame, memory: ignored"),
+        (
+            {"model": "dkmp-r", "shell_overlap": 0.5, "displacement_scale": 0.1, "revision": 1},
+            "dkmp-r has no use for num_shells, shell_overlap: ignored",
+        ),
         (
             {"model": "tensornet", "optimizer": "muon", "lr_schedule": "cosine", "energy_unit": "kcal/mol"},
             "tensornet has no use for num_shells, lr_schedule, optimizer: ignored",
