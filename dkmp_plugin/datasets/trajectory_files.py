@@ -232,6 +232,28 @@ def check_bonds(
             f"{name}: its bonds have a median length of {median:.3g} Å, about 1 to 1.5 is expected; the file "
             "mixes nm and Å, or the topology belongs to another system"
         )
+    check_molecules_are_whole(name, lengths, bonds, boxes, first_frame)
+
+
+def check_molecules_are_whole(
+    name: str,
+    lengths: np.ndarray,
+    bonds: np.ndarray,
+    boxes: Optional[np.ndarray] = None,
+    first_frame: int = 0,
+) -> None:
+    """Refuses bonds that are too long for any molecule.
+
+    Args:
+        name: What to call the frames in errors.
+        lengths: (T, b) of the bonds in Å; there is at least one.
+        bonds: (b, 2) indices of bonded atoms.
+        boxes: (T, 3, 3) in Å, or None.
+        first_frame: What to call the first frame in errors.
+
+    Raises:
+        ValueError: a molecule is cut by the box.
+    """
     # Atoms that are not kept may be missing in some frames (NaN).
     frame, bond = np.unravel_index(int(np.argmax(np.nan_to_num(lengths))), lengths.shape)
     longest = _LONGEST_BOND
