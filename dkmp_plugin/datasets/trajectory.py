@@ -1,13 +1,13 @@
 """torchmd-net dataset over any trajectory that mdtraj reads: ``dataset: DKMPTrajectory``."""
 
 from dataclasses import replace
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any, List, Mapping, Sequence, Tuple, Union
 
 from dkmp_plugin import superposition
 from dkmp_plugin.datasets.frame_pairs import FramePairs, refuse_with_boxes
-from dkmp_plugin.datasets.run import Run, same_atoms
+from dkmp_plugin.datasets.run import Run, holds_start_of, same_atoms
 from dkmp_plugin.datasets.sampling import Sampling
 from dkmp_plugin.datasets.trajectory_files import load_runs, load_topology, split_run
 
@@ -45,6 +45,9 @@ def without_drift(runs: Sequence[Run]) -> List[Run]:
 def refuse_shared_runs(parts: Mapping[str, Sequence[Tuple[Path, Run]]]) -> None:
     """Refuses runs in two parts: errors on a run that training has seen say nothing about others.
 
+    Copies under another name, in another format or of a piece are found by their frames; in one part, too,
+    where they would count twice.
+
     Args:
         parts: Of each part the files, perhaps with ``#`` and a number, and the runs read from them.
 
@@ -62,6 +65,13 @@ def refuse_shared_runs(parts: Mapping[str, Sequence[Tuple[Path, Run]]]) -> None:
                     f"{first} and {second} share {len(run.positions)} frames of {run.name}; name "
                     "other files, or other runs of this one (FILE#0, FILE#1)"
                 )
+    given = chain.from_iterable([(part, run) for _, run in runs] for part, runs in parts.items())
+    for (part, run), (other_part, other) in combinations(given, 2):
+        if holds_start_of(run, other) or holds_start_of(other, run):
+            raise ValueError(
+                f"{run.name} ({part}) and {other.name} ({other_part}) hold the same frames: one is the other "
+                "or a piece of it; name only one of them"
+            )
 
 
 def _file_names(part: str, files: Union[str, Sequence[str]]) -> List[str]:
@@ -102,9 +112,10 @@ class DKMPTrajectory(FramePairs):
         **sampling: see :class:`dkmp_plugin.datasets.sampling.Sampling` (``lag``, ``augment_...``, ...).
 
     Raises:
-        ValueError: files that are missing, damaged or do not belong together, a run in two parts, a selection
-            that matches nothing, a lag longer than a run, NaN positions, molecules cut by the box, nm taken
-            for Å, files with different times between frames, or options that turn periodic structures.
+        ValueError: files that are missing, damaged or do not belong together, a run in two parts or twice in
+            one, a selection that matches nothing, a lag longer than a run, NaN positions, molecules cut by
+            the box, nm taken for Å, files with different times between frames, or options that turn periodic
+            structures.
     """
 
     def __init__(

@@ -96,6 +96,21 @@ def test_runs_in_two_parts_are_refused(folder, parts, message):
         pairs(folder, **parts)
 
 
+@pytest.mark.parametrize("copy", ["first.dcd", "copy.dcd", "copy.xtc", "piece.pdb", "longer.dcd"])
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_copies_of_runs_are_refused(folder, copy, part):
+    """Whatever they are called; that all replicas start from one frame is no reason."""
+    write(folder / "copy.dcd", walk(12, 1))
+    write(folder / "copy.xtc", walk(12, 1))
+    write(folder / "piece.pdb", walk(12, 1)[4:9])
+    write(folder / "longer.dcd", np.concatenate([walk(4, 5)[::-1], walk(12, 1)[1:]]))
+    files = {"train": ["first.dcd", "second.xtc"], "val": ["third.dcd"]}
+    pairs(folder, **files)
+    files[part].append(copy)
+    with pytest.raises(ValueError, match=r"first\.dcd.* hold the same frames|share 12 frames of first\.dcd"):
+        pairs(folder, **files)
+
+
 def test_unknown_arguments_are_refused(folder):
     with pytest.raises(ValueError, match=r"'lagg' .* DKMPTrajectory.* topology, train, .*stride.*, lag, "):
         pairs(folder, lagg=3)
@@ -153,7 +168,10 @@ def test_drift_is_removed_from_training_runs_only(folder):
         frame @ np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]]) + a
         for a, frame in zip(turns, walk(12, 1), strict=True)
     ]
-    runs = {part: [write(folder / f"{part}.dcd", np.array(tumbling))] for part in ("train", "val")}
+    runs = {
+        "train": [write(folder / "train.dcd", np.array(tumbling))],
+        "val": [write(folder / "val.dcd", np.array(tumbling[::-1]))],
+    }
     data = pairs(folder, **runs, remove_drift=True)
     plain = pairs(folder, **runs)
     still = np.mean([float(data[i].y.square().mean()) for i in range(11)])
@@ -540,8 +558,8 @@ def test_no_pair_bridges_missing_frames(folder, suffix):
 
 
 def test_files_of_different_spacing_are_not_mixed(folder):
-    for name, spacing in (("fine.xtc", 2.0), ("coarse.xtc", 20.0), ("rounded.xtc", 2.001)):
-        write(folder / name, walk(9, 1), spacing * (1 + np.arange(9)))
+    for seed, name, spacing in ((10, "fine.xtc", 2.0), (11, "coarse.xtc", 20.0), (12, "rounded.xtc", 2.001)):
+        write(folder / name, walk(9, seed), spacing * (1 + np.arange(9)))
     message = r"fine\.xtc has 2 ps between frames, coarse\.xtc has 20: lag would mean different times"
     with pytest.raises(ValueError, match=message):
         pairs(folder, train=["fine.xtc"], val=["coarse.xtc"])
