@@ -1,6 +1,8 @@
 """Trajectory files to frame pairs: real formats, replicas, selections, and the input that is refused."""
 
 import re
+import tracemalloc
+from itertools import product
 
 import mdtraj
 import numpy as np
@@ -484,6 +486,20 @@ def test_crossing_blends_frames_and_futures_of_two_runs():
     assert crossing(0, 1)[2] is None
     with pytest.raises(ValueError, match="two or more training runs of one system"):
         Crossing(runs[:1], lag=2)
+
+
+def test_crossing_keeps_no_frames():
+    """Only which frames match: blends of all frames with all runs would outgrow the trajectories."""
+    frames = np.random.default_rng(0).normal(size=(3, 20, 200, 3)).astype(np.float32)
+    runs = [Run(str(number), np.full(200, 6), run) for number, run in enumerate(frames)]
+    crossing = Crossing(runs, lag=2)
+    tracemalloc.start()
+    for _ in range(4):
+        for number, frame in product(range(3), range(18)):
+            crossing(number, frame)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 0.5 * frames.nbytes
 
 
 def test_references_and_previous_frames(folder):
