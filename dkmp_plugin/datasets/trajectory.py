@@ -92,7 +92,8 @@ class DKMPTrajectory(FramePairs):
     Whole runs go to training, validation or test. A file that holds several replicas one after the other is
     taken apart where time does not advance, frames are missing, or atoms jump; frames are never paired across
     such a border, and runs that are too short for a pair are left out with a warning.
-    Where files have boxes, molecules must be whole, and are followed across the borders of the box.
+    Where files have boxes, molecules must be whole, and are followed across the borders of the box; a run
+    starts with all in the images nearest to the largest molecule, unless the model is given the box.
     The selected atoms of all frames are kept in memory (12 bytes per atom and frame).
 
     Args:

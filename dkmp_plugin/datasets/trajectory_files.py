@@ -13,7 +13,7 @@ from dkmp_plugin.datasets.dcd import check_dcd_is_whole
 from dkmp_plugin.datasets.netcdf import check_netcdf_is_whole
 from dkmp_plugin.datasets.run import Run
 from dkmp_plugin.datasets.run_borders import find_borders, frame_spacing, stores_times
-from dkmp_plugin.datasets.unwrapping import bonds_of, molecules_of, step_lengths, unwrap
+from dkmp_plugin.datasets.unwrapping import bonds_of, gather, molecules_of, step_lengths, unwrap
 from dkmp_plugin.datasets.xyz import check_xyz_is_whole
 from dkmp_plugin.optional import require
 from dkmp_plugin.units import ANGSTROM_PER_NANOMETER
@@ -290,7 +290,8 @@ def load_runs(
 ) -> List[Run]:
     """All uninterrupted runs of one trajectory file.
 
-    Where the file has boxes, molecules are followed across their borders; see :func:`unwrap`.
+    Where the file has boxes, molecules are followed across their borders; see :func:`unwrap`. Unless the
+    boxes are kept, they start from the images nearest to the largest molecule; see :func:`gather`.
 
     Args:
         path: trajectory in any format mdtraj reads; ``FILE#2`` takes only the third run in it.
@@ -323,6 +324,8 @@ def load_runs(
     for index, (start, stop) in enumerate(pairwise(borders)):
         if boxes is not None:
             # Each run by itself: the replica before says nothing about the images of its first frame.
+            if not periodic:
+                gather(positions[start], boxes[start], molecules)
             unwrap(positions[start:stop], boxes[start:stop], molecules)
         runs.append(
             Run(

@@ -18,7 +18,7 @@ from dkmp_plugin.datasets.run import Run
 from dkmp_plugin.datasets.run_borders import find_borders
 from dkmp_plugin.datasets.sampling import Sampling
 from dkmp_plugin.datasets.trajectory_files import load_runs, load_topology, select_atoms
-from dkmp_plugin.datasets.unwrapping import unwrap
+from dkmp_plugin.datasets.unwrapping import gather, unwrap
 from dkmp_plugin.ops.reference.ranks import distance_ranks
 from dkmp_plugin.superposition import superpose
 from tests.datasets.trajectory_fixtures import GLYCINES, dcd_bytes, topology, walk, write
@@ -425,7 +425,7 @@ def test_unwrapping_stays_on_the_lattice_of_boxes_that_change(seed):
 
 
 def test_an_ion_that_hops_to_its_image_starts_no_run_and_a_replica_does(tmp_path):
-    """The second replica begins where its file says: it is not drawn to the images of the first."""
+    """Each replica begins with the ion beside the molecule, not in the images of the one before."""
     top = topology()
     top.add_atom("ZN", mdtraj.element.zinc, top.add_residue("ZN", top.add_chain()))
     box = 30.0 * np.eye(3)
@@ -437,8 +437,32 @@ def test_an_ion_that_hops_to_its_image_starts_no_run_and_a_replica_does(tmp_path
     write_boxed(tmp_path / "all.dcd", top, np.concatenate([hopping, replica]), box=box)
     first, second = pairs(tmp_path, train=["all.dcd"]).runs
     assert (len(first.positions), len(second.positions)) == (10, 10)
-    np.testing.assert_allclose(first.positions[:, 8], ion, atol=1e-3)
+    np.testing.assert_allclose(first.positions[:, 8], ion - [30.0, 0, 0], atol=1e-3)
+    replica[:, 8] += 30.0
     np.testing.assert_allclose(second.positions, replica, atol=1e-3)
+    (first, second) = pairs(tmp_path, train=["all.dcd"], periodic=True).runs
+    np.testing.assert_allclose(first.positions[:, 8], ion, atol=1e-3)
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 1000))
+def test_molecules_gather_around_the_largest(seed):
+    """Whatever the images of a ligand and of single atoms, they come back to where they are in contact."""
+    generator = np.random.default_rng(seed)
+    molecules = np.array([3] * 3 + [0] * 8 + [7] + [5])
+    ligand = GLYCINES[:3] + np.array([0, 4.0, 1.0])
+    ions = GLYCINES[[0, 7]] + np.array([[0, -2.5, 0], [2.0, 0, 0]])
+    together = np.concatenate([ligand, GLYCINES, ions])
+    box = 2.0 * TRICLINIC
+    images = generator.integers(-2, 3, (8, 3)) @ box
+    images[0] = 0
+    frame = together + images[molecules]
+    gather(frame, box, molecules)
+    np.testing.assert_allclose(frame, together, atol=1e-9)
+    alone = waters(1, seed)[2][0]
+    gathered = alone.copy()
+    gather(gathered, TRICLINIC, np.repeat(np.arange(5), 3))
+    assert np.array_equal(gathered, alone)
 
 
 def test_boxes_of_no_volume_are_none(folder):
