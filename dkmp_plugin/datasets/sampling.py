@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from dkmp_plugin.datasets.arguments import check_whole_number
+from dkmp_plugin.datasets.arguments import check_boolean, check_whole_number
 
 __all__ = ["REFERENCES", "Sampling"]
 
@@ -66,8 +66,7 @@ class Sampling:
                 expected = "a length in Å" if limit > 1.0 else "a probability (0 to 1)"
                 raise ValueError(f"{name}: {value!r} was given, {expected} is expected")
         for name in ("augment_rotation", "previous", "pushforward"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name}: {getattr(self, name)!r} was given, true or false is expected")
+            check_boolean(name, getattr(self, name))
         if self.reference not in REFERENCES:
             raise ValueError(
                 f"reference: {self.reference!r} was given, one of {', '.join(REFERENCES)} is expected"

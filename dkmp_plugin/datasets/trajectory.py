@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, List, Mapping, Sequence, Tuple, Union
 
 from dkmp_plugin import superposition
+from dkmp_plugin.datasets.arguments import check_boolean
 from dkmp_plugin.datasets.frame_pairs import FramePairs, refuse_with_boxes
 from dkmp_plugin.datasets.run import Run, holds_start_of, same_atoms
 from dkmp_plugin.datasets.sampling import Sampling
@@ -134,6 +135,8 @@ class DKMPTrajectory(FramePairs):
         **sampling: Any,
     ) -> None:
         options = Sampling(**sampling)
+        check_boolean("periodic", periodic)
+        check_boolean("remove_drift", remove_drift)
         if periodic:
             refuse_with_boxes(superpose=superpose, remove_drift=remove_drift)
         folder = Path(root).expanduser()

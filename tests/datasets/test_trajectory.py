@@ -568,6 +568,8 @@ def test_crossing_is_for_training_items(folder):
         {"augment_smoothing": 1.5},
         {"augment_noise": "0.1"},
         {"augment_rotation": "false"},
+        {"remove_drift": "no"},
+        {"periodic": "false"},
         {"num_neighbors": "16"},
         {"num_neighbors": 16.0},
         {"rerank_interval": 2.5},
