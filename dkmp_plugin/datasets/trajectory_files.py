@@ -13,7 +13,14 @@ from dkmp_plugin.datasets.dcd import check_dcd_is_whole
 from dkmp_plugin.datasets.netcdf import check_netcdf_is_whole
 from dkmp_plugin.datasets.run import Run
 from dkmp_plugin.datasets.run_borders import find_borders, frame_spacing, stores_times
-from dkmp_plugin.datasets.unwrapping import bonds_of, gather, molecules_of, step_lengths, unwrap
+from dkmp_plugin.datasets.unwrapping import (
+    bonds_of,
+    gather,
+    molecules_of,
+    residue_pairs,
+    step_lengths,
+    unwrap,
+)
 from dkmp_plugin.datasets.xyz import check_xyz_is_whole
 from dkmp_plugin.optional import require
 from dkmp_plugin.units import ANGSTROM_PER_NANOMETER
@@ -310,6 +317,7 @@ def load_runs(
     atoms = select_atoms(topology, selection)
     bonds = bonds_of(topology)
     molecules = molecules_of(bonds, topology.n_atoms)
+    together = molecules_of(np.concatenate([bonds, residue_pairs(topology)]), topology.n_atoms)[atoms]
     # Selections without bonds among themselves, too, belong to molecules that must be whole.
     bonds = bonds[np.isin(molecules[bonds[:, 0]], molecules[atoms])]
     positions, times, boxes = read_frames(name, topology, atoms, stride, bonds)
@@ -325,7 +333,7 @@ def load_runs(
         if boxes is not None:
             # Each run by itself: the replica before says nothing about the images of its first frame.
             if not periodic:
-                gather(positions[start], boxes[start], molecules)
+                gather(positions[start], boxes[start], molecules, together)
             unwrap(positions[start:stop], boxes[start:stop], molecules)
         runs.append(
             Run(

@@ -1,7 +1,7 @@
 """Molecules of a periodic trajectory, followed across the borders of the box."""
 
 from itertools import product
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 from scipy.sparse import coo_matrix
@@ -17,6 +17,19 @@ _NEARER = 1e-2
 def bonds_of(topology: Any) -> np.ndarray:
     """Bonded atoms (b, 2) int64 of an mdtraj topology."""
     pairs = [(first.index, second.index) for first, second in topology.bonds]
+    return np.array(pairs, dtype=np.int64).reshape(-1, 2)
+
+
+def residue_pairs(topology: Any) -> np.ndarray:
+    """Atoms (p, 2) int64 of one residue of an mdtraj topology: each one beside the first.
+
+    Formats without bonds, such as PDB of ligands and lipids, still tell what belongs together.
+    """
+    pairs = [
+        (atoms[0].index, atom.index)
+        for atoms in (list(residue.atoms) for residue in topology.residues)
+        for atom in atoms[1:]
+    ]
     return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
@@ -70,7 +83,9 @@ def step_lengths(positions: np.ndarray, boxes: np.ndarray, molecules: np.ndarray
     return lengths
 
 
-def gather(frame: np.ndarray, box: np.ndarray, molecules: np.ndarray) -> None:
+def gather(
+    frame: np.ndarray, box: np.ndarray, molecules: np.ndarray, together: Optional[np.ndarray] = None
+) -> None:
     """Brings every molecule, in place, to the periodic image nearest to the largest one.
 
     What makes molecules whole leaves each in an image of its own: a ligand may lie a box away from its
@@ -79,12 +94,13 @@ def gather(frame: np.ndarray, box: np.ndarray, molecules: np.ndarray) -> None:
     Args:
         frame: (n, 3) in Å, molecules whole; the largest stays.
         box: (3, 3) box vectors as rows in Å.
-        molecules: (n,) number of each atom's molecule.
+        molecules: (n,) number of each atom's molecule, by bonds; where none is large, nothing moves.
+        together: (n,) numbers of what stays together, molecules and perhaps more; None for these alone.
     """
-    centers_of = _Centers(molecules)
-    sizes = np.bincount(centers_of.labels)
-    if len(sizes) == 1 or sizes.max() < _LEAST_ATOMS:
+    if np.unique(molecules, return_counts=True)[1].max() < _LEAST_ATOMS:
         return
+    centers_of = _Centers(molecules if together is None else together)
+    sizes = np.bincount(centers_of.labels)
     largest = int(sizes.argmax())
     surface, centers = cKDTree(frame[centers_of.labels == largest]), centers_of(frame)
     shifts = _image_shifts(centers[largest], centers, box)

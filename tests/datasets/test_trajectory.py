@@ -465,6 +465,26 @@ def test_molecules_gather_around_the_largest(seed):
     assert np.array_equal(gathered, alone)
 
 
+def test_ligands_without_bonds_are_not_torn(tmp_path):
+    """Halfway between two images of the protein, its atoms go to one of them together."""
+    top = topology()
+    ligand = top.add_residue("LIG", top.add_chain())
+    for name in ("C1", "C2", "C3"):
+        top.add_atom(name, mdtraj.element.carbon, ligand)
+    middle = GLYCINES.mean(axis=0) + np.array([[14.0, 0, 0], [15.5, 0, 0], [17.0, 0, 0]])
+    frames = np.concatenate([walk(5, 1), np.repeat(middle[None], 5, axis=0)], axis=1)
+    write_boxed(tmp_path / "top.pdb", top, frames[:1], box=30.0 * np.eye(3))
+    write_boxed(tmp_path / "run.dcd", top, frames, box=30.0 * np.eye(3))
+    (run,) = pairs(tmp_path, train=["run.dcd"]).runs
+    np.testing.assert_allclose(np.diff(run.positions[:, 8:, 0]), 1.5, atol=1e-3)
+    # Nor are chains of residues that have no bonds at all.
+    top._bonds = []
+    long = frames * np.array([3.0, 1.0, 1.0])
+    write_boxed(tmp_path / "long.dcd", top, long, box=30.0 * np.eye(3))
+    (run,) = load_runs(tmp_path / "long.dcd", top)
+    np.testing.assert_allclose(run.positions[0], long[0], atol=1e-3)
+
+
 def test_boxes_of_no_volume_are_none(folder):
     write(folder / "vacuum.dcd", walk(5), box=1.0)
     assert pairs(folder, train=["vacuum.dcd"], selection="name CA").metadata["periodic"] is False
