@@ -166,9 +166,7 @@ def read_frames(
         positions.append(ANGSTROM_PER_NANOMETER * chunk.xyz[:, atoms])
         # NetCDF gives masked arrays.
         times.append(np.ma.filled(chunk.time, 0.0))
-        chunk_boxes = _boxes(chunk)
-        if chunk_boxes is not None:
-            boxes.append(chunk_boxes)
+        boxes.append(_boxes(chunk))
         finite = np.isfinite(positions[-1]).all(axis=(1, 2))
         if not finite.all():
             raise ValueError(
@@ -176,13 +174,13 @@ def read_frames(
                 "leave it out"
             )
         if bonds is not None:
-            check_bonds(str(path), ANGSTROM_PER_NANOMETER * chunk.xyz, bonds, chunk_boxes, num_frames)
+            box = boxes[-1] if boxes[-1].any(axis=(1, 2)).all() else None
+            check_bonds(str(path), ANGSTROM_PER_NANOMETER * chunk.xyz, bonds, box, num_frames)
         num_frames += len(chunk)
     if not positions:
         raise ValueError(f"{path} holds no frames")
     together = np.concatenate(positions).astype(np.float32)
-    box = np.concatenate(boxes).astype(np.float32) if len(boxes) == len(positions) else None
-    return together, np.concatenate(times), box
+    return together, np.concatenate(times), _box_of_every_frame(path, np.concatenate(boxes))
 
 
 def _chunks(path: Path, topology: Any, stride: int) -> Iterator[Any]:
@@ -203,12 +201,25 @@ def _chunks(path: Path, topology: Any, stride: int) -> Iterator[Any]:
         ) from error
 
 
-def _boxes(chunk: Any) -> Optional[np.ndarray]:
-    """Box vectors (T, 3, 3) in Å, or None; programs also write zeros or 1 Å where there is no box."""
+def _boxes(chunk: Any) -> np.ndarray:
+    """Box vectors (T, 3, 3) in Å, zeros where there is none; programs also write boxes of 1 Å there."""
     if chunk.unitcell_vectors is None:
-        return None
-    vectors = ANGSTROM_PER_NANOMETER * chunk.unitcell_vectors
-    return vectors if (np.abs(np.linalg.det(vectors)) > 1.001).all() else None
+        return np.zeros((len(chunk), 3, 3), dtype=np.float32)
+    vectors = ANGSTROM_PER_NANOMETER * np.nan_to_num(chunk.unitcell_vectors)
+    vectors[np.abs(np.linalg.det(vectors)) <= 1.001] = 0
+    return vectors.astype(np.float32)
+
+
+def _box_of_every_frame(path: Path, boxes: np.ndarray) -> Optional[np.ndarray]:
+    """Boxes (T, 3, 3), or None; warns where only some frames lack one."""
+    has_box = boxes.any(axis=(1, 2))
+    if has_box.any() and not has_box.all():
+        warnings.warn(
+            f"{path}: frame {int(np.argmin(has_box))} has no box, others have: all count as without, and "
+            "molecules are not followed across its borders; give each frame its box, or leave those out",
+            stacklevel=3,
+        )
+    return boxes if has_box.all() else None
 
 
 def check_bonds(

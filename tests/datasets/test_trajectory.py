@@ -492,6 +492,17 @@ def test_boxes_of_no_volume_are_none(folder):
         pairs(folder, train=["vacuum.dcd"], periodic=True)
 
 
+def test_a_box_that_some_frames_lack_is_named(folder):
+    trajectory = mdtraj.Trajectory(walk(5) / 10, topology())
+    lengths = np.full((5, 3), 3.0)
+    lengths[2] = 0
+    trajectory.unitcell_lengths, trajectory.unitcell_angles = lengths, np.full((5, 3), 90.0)
+    trajectory.save(str(folder / "some.dcd"))
+    with pytest.warns(UserWarning, match=r"some\.dcd: frame 2 has no box, others have"):
+        (run,) = pairs(folder, train=["some.dcd"]).runs
+    assert len(run.positions) == 5 and run.boxes is None
+
+
 def test_unreadable_topology(folder):
     (folder / "broken.psf").write_text("no topology\n")
     with pytest.raises(ValueError, match=r"broken\.psf cannot be read as a topology"):
