@@ -21,7 +21,8 @@ class Sampling:
         num_neighbors: Columns M of the ranks (at least the model's ``max_num_neighbors``); 0 leaves ranking
             to the model, which then ranks every frame by itself.
         rerank_interval: Ranks come from the latest frame whose number is a multiple of this; 0 for the first
-            frame of the run throughout (paper, appendix E).
+            frame of the run throughout (paper, appendix E). Ranks are kept once computed: with small
+            intervals up to 4 M bytes per atom and frame, more than the positions take.
         augment_rotation: Turn items at random: for models without a canonical frame.
         augment_noise: Standard deviation in Å of noise added to inputs; the target frame stays.
         augment_smoothing: Half width w in frames of a running average: every second input is averaged over

@@ -104,7 +104,8 @@ class DKMPTrajectory(FramePairs):
         val: the same for validation.
         test: the same for test.
         selection: ``full``, ``backbone``, ``heavy``, ``protein+ligand``, or mdtraj's selection language.
-        stride: keep every stride-th frame.
+        stride: keep every stride-th frame. Molecules in a box are followed from one of these to the next: a
+            water that moves by more than half of the box in between ends up in another image.
         superpose: ``none``, ``runs`` or ``frames``; see :func:`superpose_runs`.
         periodic: hand the periodic box to the model; not together with options that turn structures
             (``superpose``, ``remove_drift``, ``augment_rotation``, ``augment_crossing``). Rollouts and the
