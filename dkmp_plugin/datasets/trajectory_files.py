@@ -328,7 +328,8 @@ def load_runs(
     atoms = select_atoms(topology, selection)
     bonds = bonds_of(topology)
     molecules = molecules_of(bonds, topology.n_atoms)
-    together = molecules_of(np.concatenate([bonds, residue_pairs(topology)]), topology.n_atoms)[atoms]
+    residues = residue_pairs([atom.index for atom in residue.atoms] for residue in topology.residues)
+    together = molecules_of(np.concatenate([bonds, residues]), topology.n_atoms)[atoms]
     # Selections without bonds among themselves, too, belong to molecules that must be whole.
     bonds = bonds[np.isin(molecules[bonds[:, 0]], molecules[atoms])]
     positions, times, boxes = read_frames(name, topology, atoms, stride, bonds)

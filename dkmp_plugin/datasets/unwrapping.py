@@ -1,7 +1,7 @@
 """Molecules of a periodic trajectory, followed across the borders of the box."""
 
 from itertools import product
-from typing import Any, Optional
+from typing import Any, Iterable, Optional, Sequence
 
 import numpy as np
 from scipy.sparse import coo_matrix
@@ -20,16 +20,12 @@ def bonds_of(topology: Any) -> np.ndarray:
     return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
-def residue_pairs(topology: Any) -> np.ndarray:
-    """Atoms (p, 2) int64 of one residue of an mdtraj topology: each one beside the first.
+def residue_pairs(residues: Iterable[Sequence[int]]) -> np.ndarray:
+    """Atoms (p, 2) int64 of one residue, each beside the first, from the indices of every residue's atoms.
 
     Formats without bonds, such as PDB of ligands and lipids, still tell what belongs together.
     """
-    pairs = [
-        (atoms[0].index, atom.index)
-        for atoms in (list(residue.atoms) for residue in topology.residues)
-        for atom in atoms[1:]
-    ]
+    pairs = [(atoms[0], atom) for atoms in residues for atom in atoms[1:]]
     return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 

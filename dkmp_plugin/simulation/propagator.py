@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dkmp_plugin.datasets.trajectory_files import check_molecules_are_whole, select_atoms
-from dkmp_plugin.datasets.unwrapping import molecules_of
+from dkmp_plugin.datasets.unwrapping import gather, molecules_of, residue_pairs
 from dkmp_plugin.models.elements import check_elements
 from dkmp_plugin.models.reference_structure import check_same_atoms
 from dkmp_plugin.optional import require
@@ -81,9 +81,10 @@ class DKMPPropagator:
     """Predicts trajectories frame by frame with OpenMM's own Simulation, reporters and platforms.
 
     Distance ranks are those of ``positions`` and are reused in every step (paper, appendix E), unless the
-    model was trained otherwise. Molecules must be whole; nothing is wrapped into a periodic box while
-    propagating. The model runs where OpenMM's platform does, on the CUDA platform on the GPU; only the ranks
-    of ``positions`` are computed on the CPU.
+    model was trained otherwise. Molecules must be whole. Where the topology has a box they start from the
+    images nearest to the largest, as in the training; nothing is wrapped into the box while propagating. The
+    model runs where OpenMM's platform does, on the CUDA platform on the GPU; only the ranks of ``positions``
+    are computed on the CPU.
 
     TorchScript's profiling runs hold on to intermediate results, half a gigabyte for 40,000 atoms;
     ``torch.jit.set_fusion_strategy([("STATIC", 0)])`` turns them off for the whole process.
@@ -133,6 +134,7 @@ class DKMPPropagator:
         bonds = np.array(pairs, dtype=np.int64).reshape(-1, 2)
         _check_unit(self.start, self.start[self.atoms], bonds)
         _check_molecules(self.start, self.atoms, bonds)
+        _gather_molecules(self.start, topology, self.atoms, bonds)
         dtype = torch.float64 if self.info.dtype == "float64" else torch.float32
         self.memory = np.zeros(len(self.start))
         self.memory[self.atoms] = predictor.memory_factors(torch.tensor(atomic_numbers)).detach().numpy()
@@ -240,6 +242,22 @@ def _check_molecules(positions: np.ndarray, atoms: Sequence[int], bonds: np.ndar
     if len(bonds) > 0:
         vectors = ANGSTROM_PER_NANOMETER * (positions[bonds[:, 0]] - positions[bonds[:, 1]])
         check_molecules_are_whole("positions", np.linalg.norm(vectors, axis=1)[None], bonds)
+
+
+def _gather_molecules(positions: np.ndarray, topology: Any, atoms: Sequence[int], bonds: np.ndarray) -> None:
+    """Brings molecules of propagated atoms, in place, to images as :func:`load_runs` does; all as above."""
+    from openmm import unit
+
+    vectors = topology.getPeriodicBoxVectors()
+    if vectors is None:
+        return
+    box = np.array([list(vector) for vector in vectors.value_in_unit(unit.nanometer)])
+    residues = residue_pairs([atom.index for atom in residue.atoms()] for residue in topology.residues())
+    molecules = molecules_of(bonds, len(positions))[list(atoms)]
+    together = molecules_of(np.concatenate([bonds, residues]), len(positions))[list(atoms)]
+    frame = ANGSTROM_PER_NANOMETER * positions[list(atoms)]
+    gather(frame, ANGSTROM_PER_NANOMETER * box, molecules, together)
+    positions[list(atoms)] = frame / ANGSTROM_PER_NANOMETER
 
 
 def _check_unit(positions: np.ndarray, propagated: np.ndarray, bonds: np.ndarray) -> None:

@@ -200,6 +200,20 @@ def test_molecules_that_are_cut_are_refused(model_path):
         DKMPPropagator(model_path, top.to_openmm(), cut, atoms=range(8))
 
 
+def test_molecules_start_from_the_images_of_the_training(model_path):
+    from openmm import unit
+
+    top = topology()
+    top.add_atom("C1", mdtraj.element.carbon, top.add_residue("LIG", top.add_chain()))
+    beside = np.concatenate([GLYCINES, GLYCINES[:1] - [0, 4.0, 0]]) / 10
+    apart = beside + np.array([[0, 0, 0]] * 8 + [[3.0, 0, -3.0]])
+    boxed = top.to_openmm()
+    boxed.setUnitCellDimensions((3.0, 3.0, 3.0) * unit.nanometer)
+    assert np.allclose(DKMPPropagator(model_path, boxed, apart).start, beside)
+    assert np.array_equal(DKMPPropagator(model_path, boxed, apart, atoms=range(8)).start, apart)
+    assert np.array_equal(DKMPPropagator(model_path, top.to_openmm(), apart).start, apart)
+
+
 def test_all_atoms_must_be_those_of_the_training(checkpoint, tmp_path):
     contents = torch.load(checkpoint, weights_only=True)
     contents["dkmp_plugin"]["dataset"]["selection"] = "name CA"
