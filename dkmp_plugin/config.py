@@ -42,6 +42,12 @@ class Hyperparameter:
         """Command-line flag in torchmd-net's style."""
         return "--" + self.name.replace("_", "-")
 
+    @property
+    def model(self) -> Optional[str]:
+        """The one DKMP model that has a use for it, which the help begins with; None for both."""
+        name = self.help.partition(":")[0]
+        return name if name in DKMP_MODELS else None
+
 
 def boolean(text: str) -> bool:
     """``true`` or ``false`` of a command line.
@@ -160,9 +166,12 @@ _KEYS_OF_OTHER_MODELS: Dict[str, Any] = {
 def ignored_keys(args: Mapping[str, Any]) -> List[str]:
     """Keys that are set, not as by default, though the model has no part they belong to.
 
-    For DKMP models some of torchmd-net's keys, for torchmd-net's own models ours.
+    For DKMP models some of torchmd-net's keys and those of the other one, for torchmd-net's own models ours.
     """
-    keys = _KEYS_OF_OTHER_MODELS
+    others = [entry for entry in HYPERPARAMETERS if entry.model not in (None, args["model"])]
+    keys = {**_KEYS_OF_OTHER_MODELS, **{entry.name: entry.default for entry in others}}
+    # dkmp-r checkpoints older than the key say that their revision is 1.
+    keys.pop("revision", None)
     if args["model"] not in DKMP_MODELS:
         # What the energies mean is worth recording with any model; the default of revision changes.
         keys = {key: given for key, given in defaults().items() if key not in ("energy_unit", "revision")}

@@ -23,7 +23,13 @@ from dkmp_plugin.datasets import REGISTRY
 from dkmp_plugin.datasets.adk import dims_test_files
 from dkmp_plugin.datasets.frame_pairs import random_rotation
 from dkmp_plugin.datasets.run import Run
-from dkmp_plugin.datasets.trajectory_files import atomic_numbers, load_runs, load_topology, select_atoms
+from dkmp_plugin.datasets.trajectory_files import (
+    atomic_numbers,
+    load_runs,
+    load_topology,
+    select_atoms,
+    split_run,
+)
 from dkmp_plugin.evaluation.egnn_baseline import EGNNPredictor, train_egnn
 from dkmp_plugin.evaluation.rollout import (
     FramePredictor,
@@ -94,7 +100,9 @@ def parse() -> argparse.Namespace:
         "--checkpoint", required=True, help="checkpoint, or log_dir of torchmd-train (its last checkpoint)"
     )
     parser.add_argument(
-        "--run", action="append", help="held-out trajectory file (default: DIMS run 3); FILE#2: its third run"
+        "--run",
+        action="append",
+        help="held-out trajectory file, all its runs (default: DIMS run 3); FILE#2: its third",
     )
     parser.add_argument(
         "--topology", type=Path, help="topology of the run (default: adenylate kinase, from MDAnalysisTests)"
@@ -121,6 +129,12 @@ def last_checkpoint(folder: Path) -> Path:
     if not found:
         raise SystemExit(f"{folder} holds no checkpoint (*.ckpt); train first, see --help")
     return found[0][1]
+
+
+def name_of_files(run: Run) -> str:
+    """The file's name without suffix, and the number of the run where it holds several."""
+    name, number = split_run(run.name)
+    return Path(name).stem if number is None else f"{Path(name).stem}_{number}"
 
 
 def egnn_baseline(checkpoint: Path, numbers: np.ndarray, cpu_seconds: float) -> Dict[str, EGNNPredictor]:
@@ -169,11 +183,17 @@ def main() -> None:
     system = arguments.topology or "adenylate kinase, DIMS transition paths (biased), CHARMM22"
     print(f"{path}\n{system}; all errors in Å² per coordinate\n")
     beside = egnn_baseline(path, atomic_numbers(topology, atoms), arguments.egnn_cpu_seconds)
-    for name in arguments.run:
-        (run,) = load_runs(name, topology, dataset["selection"], dataset.get("stride", 1))
+    runs = [
+        run
+        for name in arguments.run
+        for run in load_runs(
+            name, topology, dataset["selection"], dataset.get("stride", 1), min_frames=2 * lag + 1
+        )
+    ]
+    for run in runs:
         predictor = FramePredictor(model, run.numbers, trained_rerank_interval(dataset))
         numbers, rollout = measure(predictor, run, lag, beside)
-        stem = output / f"{Path(name).stem}_rollout"
+        stem = output / f"{name_of_files(run)}_rollout"
         with replaced_on_success(stem.with_suffix(".json")) as temporary:
             temporary.write_text(json.dumps({"checkpoint": path.name, **numbers}, indent=1) + "\n")
         write_trajectory(stem.with_suffix(".dcd"), rollout, selected)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, List, Sequence, Tuple, Union
 
+from dkmp_plugin.datasets.arguments import check_boolean
 from dkmp_plugin.datasets.frame_pairs import FramePairs
 from dkmp_plugin.datasets.run import Run
 from dkmp_plugin.datasets.sampling import Sampling
@@ -75,6 +76,7 @@ class DKMPAdK(FramePairs):
         **sampling: Any,
     ) -> None:
         options = Sampling(**sampling)
+        check_boolean("remove_drift", remove_drift)
         folder = Path(root).expanduser()
         if selection == "backbone":
             selection = BACKBONE

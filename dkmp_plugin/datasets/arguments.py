@@ -69,3 +69,17 @@ def check_whole_number(name: str, value: Any, least: int) -> None:
     """
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name}: {value!r} was given, a whole number of at least {least} is expected")
+
+
+def check_boolean(name: str, value: Any) -> None:
+    """Refuses what is not True or False: texts, of which every one but the empty counts as true.
+
+    Args:
+        name: The key.
+        value: What was given.
+
+    Raises:
+        ValueError: another type.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}: {value!r} was given, true or false is expected")

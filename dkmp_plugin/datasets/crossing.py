@@ -36,7 +36,8 @@ class Crossing:
             )
         self.runs = list(runs)
         self.lag = lag
-        self._counterparts: Dict[Tuple[int, int, int], Tuple[int, np.ndarray]] = {}
+        # Of each run, frame and other run; the frames themselves would take more memory than all runs.
+        self._matches: Dict[Tuple[int, int, int], int] = {}
 
     def __call__(self, number: int, frame: int) -> Tuple[Tensor, Tensor, Optional[Tensor]]:
         """A blended item.
@@ -63,19 +64,17 @@ class Crossing:
     def _counterpart(self, number: int, frame: int, other: int) -> Tuple[int, np.ndarray]:
         """The most similar frame of a run, and the frames lag before (or itself), at and lag after it, moved
         so that it lies on the given one: (3, N, 3)."""
+        target = np.asarray(self.runs[number].positions[frame], dtype=np.float32)
+        run = self.runs[other].positions
         key = (number, frame, other)
-        if key not in self._counterparts:
-            target = np.asarray(self.runs[number].positions[frame], dtype=np.float32)
-            run = self.runs[other].positions
+        if key not in self._matches:
             candidates = np.asarray(run[: len(run) - self.lag], dtype=np.float32)
             fitted = superpose(candidates, target)
-            match = int(np.square(fitted - target).mean(axis=(1, 2)).argmin())
-            frames: List[int] = [match, max(match - self.lag, 0), match + self.lag]
-            here, before, after = superpose(
-                np.asarray(run[frames], dtype=np.float32), target, each_frame=False
-            )
-            self._counterparts[key] = (match, np.stack([before, here, after]))
-        return self._counterparts[key]
+            self._matches[key] = int(np.square(fitted - target).mean(axis=(1, 2)).argmin())
+        match = self._matches[key]
+        frames: List[int] = [match, max(match - self.lag, 0), match + self.lag]
+        here, before, after = superpose(np.asarray(run[frames], dtype=np.float32), target, each_frame=False)
+        return match, np.stack([before, here, after])
 
 
 def _tensor(frame: np.ndarray) -> Tensor:

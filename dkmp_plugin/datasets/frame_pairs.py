@@ -26,7 +26,7 @@ class FramePairs(Dataset):
 
     Attributes:
         split_indices: Indices of the training, validation and test items; torchmd-train uses them in place
-            of its random split unless the configuration names ``splits``.
+            of its random split, and refuses ``splits``.
         metadata: What a checkpoint records about the data.
 
     Args:

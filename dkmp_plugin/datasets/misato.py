@@ -7,6 +7,7 @@ from typing import Any, Dict, List, Sequence, Tuple, Union
 
 import numpy as np
 
+from dkmp_plugin.datasets.arguments import check_boolean, check_whole_number
 from dkmp_plugin.datasets.frame_pairs import FramePairs
 from dkmp_plugin.datasets.sampling import Sampling
 
@@ -105,8 +106,8 @@ class DKMPMISATO(FramePairs):
         **sampling: see :class:`dkmp_plugin.datasets.sampling.Sampling` (``lag``, ``augment_...``, ...).
 
     Raises:
-        ValueError: missing or damaged files, listed complexes that are not in the file, or in two lists,
-            positions in nm.
+        ValueError: missing or damaged files, listed complexes that are not in the file, or listed twice, no
+            training complex that is small enough, positions in nm.
     """
 
     def __init__(
@@ -118,6 +119,8 @@ class DKMPMISATO(FramePairs):
         **sampling: Any,
     ) -> None:
         options = Sampling(**sampling)
+        check_whole_number("max_training_atoms", max_training_atoms, 0)
+        check_boolean("allow_missing", allow_missing)
         folder = Path(root).expanduser()
         source = _open(folder / file)
         listed = {split: read_split_list(folder / name) for split, name in SPLIT_FILES.items()}
@@ -126,8 +129,12 @@ class DKMPMISATO(FramePairs):
         for split, names in listed.items():
             limit = max_training_atoms if split == "train" else 0
             parts.append(_complexes(source, names, limit, allow_missing))
-        if parts[0]:
-            _check_units(parts[0][0])
+        if not parts[0]:
+            raise ValueError(
+                f"max_training_atoms: {max_training_atoms} was given, none of the {len(listed['train'])} "
+                f"complexes of {SPLIT_FILES['train']} is in the file and as small; raise it, or list others"
+            )
+        _check_units(parts[0][0])
         super().__init__(
             (parts[0], parts[1], parts[2]),  # type: ignore[arg-type]
             options,
@@ -136,6 +143,10 @@ class DKMPMISATO(FramePairs):
 
 
 def _refuse_shared_complexes(listed: Dict[str, List[str]]) -> None:
+    for split, names in listed.items():
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"{SPLIT_FILES[split]} lists {twice} more than once; list each complex once")
     for first, second in combinations(listed, 2):
         shared = sorted(set(listed[first]) & set(listed[second]))
         if shared:

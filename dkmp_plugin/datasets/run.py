@@ -7,6 +7,9 @@ import numpy as np
 
 from dkmp_plugin.superposition import superpose
 
+# In Å: formats round positions to 0.01 at most; between frames that say anything some atom moves farther.
+_SAME, _MOVED = 0.02, 0.1
+
 
 @dataclass(frozen=True)
 class Run:
@@ -30,6 +33,25 @@ class Run:
 def same_atoms(runs: Sequence[Run]) -> bool:
     """Whether all runs are of the same system."""
     return all(np.array_equal(run.numbers, runs[0].numbers) for run in runs)
+
+
+def holds_start_of(run: Run, other: Run) -> bool:
+    """Whether a run goes through the first two frames of another, to the precision of trajectory formats.
+
+    One frame alone is often shared: that from which replicas start.
+
+    Args:
+        run: A run.
+        other: Another; where nothing moves in its first two frames the answer is no.
+    """
+    start = other.positions[:2]
+    if not same_atoms([run, other]) or len(start) < 2 or np.abs(start[1] - start[0]).max() < _MOVED:
+        return False
+    # The first atom tells most frames apart.
+    near = np.abs(run.positions[:-1, 0] - start[0, 0]).max(axis=1) < _SAME
+    return any(
+        bool(np.abs(run.positions[frame : frame + 2] - start).max() < _SAME) for frame in np.flatnonzero(near)
+    )
 
 
 def mean_structure(runs: Sequence[Run]) -> np.ndarray:

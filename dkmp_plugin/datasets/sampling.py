@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from dkmp_plugin.datasets.arguments import check_whole_number
+from dkmp_plugin.datasets.arguments import check_boolean, check_whole_number
 
 __all__ = ["REFERENCES", "Sampling"]
 
@@ -21,7 +21,8 @@ class Sampling:
         num_neighbors: Columns M of the ranks (at least the model's ``max_num_neighbors``); 0 leaves ranking
             to the model, which then ranks every frame by itself.
         rerank_interval: Ranks come from the latest frame whose number is a multiple of this; 0 for the first
-            frame of the run throughout (paper, appendix E).
+            frame of the run throughout (paper, appendix E). Ranks are kept once computed: with small
+            intervals up to 4 M bytes per atom and frame, more than the positions take.
         augment_rotation: Turn items at random: for models without a canonical frame.
         augment_noise: Standard deviation in Å of noise added to inputs; the target frame stays.
         augment_smoothing: Half width w in frames of a running average: every second input is averaged over
@@ -66,8 +67,7 @@ class Sampling:
                 expected = "a length in Å" if limit > 1.0 else "a probability (0 to 1)"
                 raise ValueError(f"{name}: {value!r} was given, {expected} is expected")
         for name in ("augment_rotation", "previous", "pushforward"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name}: {getattr(self, name)!r} was given, true or false is expected")
+            check_boolean(name, getattr(self, name))
         if self.reference not in REFERENCES:
             raise ValueError(
                 f"reference: {self.reference!r} was given, one of {', '.join(REFERENCES)} is expected"
@@ -76,7 +76,7 @@ class Sampling:
             raise ValueError("pushforward: true was given with previous: true; only one of them is possible")
 
     def check_model(self, canonical_frame: str, memory: bool, adds_box: bool = False) -> None:
-        """Refuses a model that asks for something items do not hold.
+        """Refuses a model that asks for something items do not hold, or has no use for what they do.
 
         Args:
             canonical_frame: The model's; ``mean`` may come with a structure that the model has kept.
@@ -85,12 +85,18 @@ class Sampling:
 
         Raises:
             ValueError: items lack the reference or the frame before, in training or in validation, or hold
-                the frame before for a model that has no memory, or have no box where the model adds one.
+                one for a model that does not look at it, or have no box where the model adds one.
         """
         if (canonical_frame, self.reference) in (("first", "none"), ("first", "mean"), ("mean", "first")):
             raise ValueError(
                 f"canonical_frame: {canonical_frame!r} needs reference: {canonical_frame} in dataset_arg, "
                 f"{self.reference!r} was given; correct one of them"
+            )
+        if self.reference != "none" and canonical_frame not in REFERENCES[1:]:
+            raise ValueError(
+                f"reference: {self.reference!r} was given, but a model with canonical_frame: "
+                f"{canonical_frame!r} does not look at it; set canonical_frame: {self.reference}, or "
+                "remove reference"
             )
         if memory and not self.previous:
             raise ValueError(

@@ -1,13 +1,14 @@
 """torchmd-net dataset over any trajectory that mdtraj reads: ``dataset: DKMPTrajectory``."""
 
 from dataclasses import replace
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any, List, Mapping, Sequence, Tuple, Union
 
 from dkmp_plugin import superposition
+from dkmp_plugin.datasets.arguments import check_boolean
 from dkmp_plugin.datasets.frame_pairs import FramePairs, refuse_with_boxes
-from dkmp_plugin.datasets.run import Run, same_atoms
+from dkmp_plugin.datasets.run import Run, holds_start_of, same_atoms
 from dkmp_plugin.datasets.sampling import Sampling
 from dkmp_plugin.datasets.trajectory_files import load_runs, load_topology, split_run
 
@@ -45,6 +46,9 @@ def without_drift(runs: Sequence[Run]) -> List[Run]:
 def refuse_shared_runs(parts: Mapping[str, Sequence[Tuple[Path, Run]]]) -> None:
     """Refuses runs in two parts: errors on a run that training has seen say nothing about others.
 
+    Copies under another name, in another format or of a piece are found by their frames; in one part, too,
+    where they would count twice.
+
     Args:
         parts: Of each part the files, perhaps with ``#`` and a number, and the runs read from them.
 
@@ -62,6 +66,13 @@ def refuse_shared_runs(parts: Mapping[str, Sequence[Tuple[Path, Run]]]) -> None:
                     f"{first} and {second} share {len(run.positions)} frames of {run.name}; name "
                     "other files, or other runs of this one (FILE#0, FILE#1)"
                 )
+    given = chain.from_iterable([(part, run) for _, run in runs] for part, runs in parts.items())
+    for (part, run), (other_part, other) in combinations(given, 2):
+        if holds_start_of(run, other) or holds_start_of(other, run):
+            raise ValueError(
+                f"{run.name} ({part}) and {other.name} ({other_part}) hold the same frames: one is the other "
+                "or a piece of it; name only one of them"
+            )
 
 
 def _file_names(part: str, files: Union[str, Sequence[str]]) -> List[str]:
@@ -82,7 +93,8 @@ class DKMPTrajectory(FramePairs):
     Whole runs go to training, validation or test. A file that holds several replicas one after the other is
     taken apart where time does not advance, frames are missing, or atoms jump; frames are never paired across
     such a border, and runs that are too short for a pair are left out with a warning.
-    Where files have boxes, molecules must be whole, and are followed across the borders of the box.
+    Where files have boxes, molecules must be whole, and are followed across the borders of the box; a run
+    starts with all in the images nearest to the largest molecule, unless the model is given the box.
     The selected atoms of all frames are kept in memory (12 bytes per atom and frame).
 
     Args:
@@ -92,7 +104,8 @@ class DKMPTrajectory(FramePairs):
         val: the same for validation.
         test: the same for test.
         selection: ``full``, ``backbone``, ``heavy``, ``protein+ligand``, or mdtraj's selection language.
-        stride: keep every stride-th frame.
+        stride: keep every stride-th frame. Molecules in a box are followed from one of these to the next: a
+            water that moves by more than half of the box in between ends up in another image.
         superpose: ``none``, ``runs`` or ``frames``; see :func:`superpose_runs`.
         periodic: hand the periodic box to the model; not together with options that turn structures
             (``superpose``, ``remove_drift``, ``augment_rotation``, ``augment_crossing``). Rollouts and the
@@ -102,9 +115,10 @@ class DKMPTrajectory(FramePairs):
         **sampling: see :class:`dkmp_plugin.datasets.sampling.Sampling` (``lag``, ``augment_...``, ...).
 
     Raises:
-        ValueError: files that are missing, damaged or do not belong together, a run in two parts, a selection
-            that matches nothing, a lag longer than a run, NaN positions, molecules cut by the box, nm taken
-            for Å, files with different times between frames, or options that turn periodic structures.
+        ValueError: files that are missing, damaged or do not belong together, a run in two parts or twice in
+            one, a selection that matches nothing, a lag longer than a run, NaN positions, molecules cut by
+            the box, nm taken for Å, files with different times between frames, or options that turn periodic
+            structures.
     """
 
     def __init__(
@@ -122,6 +136,8 @@ class DKMPTrajectory(FramePairs):
         **sampling: Any,
     ) -> None:
         options = Sampling(**sampling)
+        check_boolean("periodic", periodic)
+        check_boolean("remove_drift", remove_drift)
         if periodic:
             refuse_with_boxes(superpose=superpose, remove_drift=remove_drift)
         folder = Path(root).expanduser()

@@ -8,10 +8,19 @@ from typing import Any, Iterator, List, Optional, Tuple, Union
 import numpy as np
 
 from dkmp_plugin.datasets.arguments import check_whole_number
+from dkmp_plugin.datasets.atom_order import check_atom_order, check_xyz_order
 from dkmp_plugin.datasets.dcd import check_dcd_is_whole
+from dkmp_plugin.datasets.netcdf import check_netcdf_is_whole
 from dkmp_plugin.datasets.run import Run
 from dkmp_plugin.datasets.run_borders import find_borders, frame_spacing, stores_times
-from dkmp_plugin.datasets.unwrapping import bonds_of, molecules_of, step_lengths, unwrap
+from dkmp_plugin.datasets.unwrapping import (
+    bonds_of,
+    gather,
+    molecules_of,
+    residue_pairs,
+    step_lengths,
+    unwrap,
+)
 from dkmp_plugin.datasets.xyz import check_xyz_is_whole
 from dkmp_plugin.optional import require
 from dkmp_plugin.units import ANGSTROM_PER_NANOMETER
@@ -36,6 +45,12 @@ _LONGEST_BOND = 10.0
 _CHUNK_FRAMES = 100
 _NAMED_RUNS = 10
 _HDF5_SUFFIXES = (".h5", ".hdf5", ".lh5")
+# For formats of which mdtraj reads a truncated file without an error.
+_CHECKS_OF_LENGTH = {
+    ".dcd": check_dcd_is_whole,
+    ".xyz": check_xyz_is_whole,
+    **dict.fromkeys((".nc", ".netcdf", ".ncdf"), check_netcdf_is_whole),
+}
 
 
 def load_topology(path: PathLike) -> Any:
@@ -125,8 +140,8 @@ def read_frames(
         positions (T, n, 3) in Å, float32; times (T,) in ps; boxes (T, 3, 3) in Å or None.
 
     Raises:
-        ValueError: missing, truncated or unreadable file, another number of atoms than the topology, NaN
-            positions of the chosen atoms, an impossible stride, or as :func:`check_bonds`.
+        ValueError: missing, truncated or unreadable file, another number or order of atoms than in the
+            topology, NaN positions of the chosen atoms, an impossible stride, or as :func:`check_bonds`.
         MissingPackageError: PyTables is not installed, for HDF5 files of mdtraj.
     """
     check_whole_number("stride", stride, 1)
@@ -136,20 +151,22 @@ def read_frames(
         raise ValueError(f"{path}: no such file; a trajectory that mdtraj reads is expected{pattern}")
     if path.suffix.lower() in _HDF5_SUFFIXES:
         require("tables", f"reading {path}")
-    check_is_whole = {".dcd": check_dcd_is_whole, ".xyz": check_xyz_is_whole}.get(path.suffix.lower())
+    check_is_whole = _CHECKS_OF_LENGTH.get(path.suffix.lower())
     if check_is_whole is not None:
         check_is_whole(path)
+    if path.suffix.lower() == ".xyz":
+        check_xyz_order(path, topology, atoms)
     positions: List[np.ndarray] = []
     times: List[np.ndarray] = []
     boxes: List[np.ndarray] = []
     num_frames = 0
     for chunk in _chunks(path, topology, stride):
+        if num_frames == 0 and chunk.topology is not topology:
+            check_atom_order(path, chunk.topology, topology, atoms)
         positions.append(ANGSTROM_PER_NANOMETER * chunk.xyz[:, atoms])
         # NetCDF gives masked arrays.
         times.append(np.ma.filled(chunk.time, 0.0))
-        chunk_boxes = _boxes(chunk)
-        if chunk_boxes is not None:
-            boxes.append(chunk_boxes)
+        boxes.append(_boxes(chunk))
         finite = np.isfinite(positions[-1]).all(axis=(1, 2))
         if not finite.all():
             raise ValueError(
@@ -157,13 +174,13 @@ def read_frames(
                 "leave it out"
             )
         if bonds is not None:
-            check_bonds(str(path), ANGSTROM_PER_NANOMETER * chunk.xyz, bonds, chunk_boxes, num_frames)
+            box = boxes[-1] if boxes[-1].any(axis=(1, 2)).all() else None
+            check_bonds(str(path), ANGSTROM_PER_NANOMETER * chunk.xyz, bonds, box, num_frames)
         num_frames += len(chunk)
     if not positions:
         raise ValueError(f"{path} holds no frames")
     together = np.concatenate(positions).astype(np.float32)
-    box = np.concatenate(boxes).astype(np.float32) if len(boxes) == len(positions) else None
-    return together, np.concatenate(times), box
+    return together, np.concatenate(times), _box_of_every_frame(path, np.concatenate(boxes))
 
 
 def _chunks(path: Path, topology: Any, stride: int) -> Iterator[Any]:
@@ -176,19 +193,33 @@ def _chunks(path: Path, topology: Any, stride: int) -> Iterator[Any]:
             if chunk.n_atoms != topology.n_atoms:
                 raise ValueError(f"it has {chunk.n_atoms} atoms")
             yield chunk
-    except (OSError, ValueError, RuntimeError, TypeError, IndexError) as error:
+    except Exception as error:
+        # Every format of mdtraj has error types of its own.
         raise ValueError(
             f"{path} cannot be read with a topology of {topology.n_atoms} atoms: {error}; check that both "
             "files belong together and that the trajectory is complete"
         ) from error
 
 
-def _boxes(chunk: Any) -> Optional[np.ndarray]:
-    """Box vectors (T, 3, 3) in Å, or None; programs also write zeros or 1 Å where there is no box."""
+def _boxes(chunk: Any) -> np.ndarray:
+    """Box vectors (T, 3, 3) in Å, zeros where there is none; programs also write boxes of 1 Å there."""
     if chunk.unitcell_vectors is None:
-        return None
-    vectors = ANGSTROM_PER_NANOMETER * chunk.unitcell_vectors
-    return vectors if (np.abs(np.linalg.det(vectors)) > 1.001).all() else None
+        return np.zeros((len(chunk), 3, 3), dtype=np.float32)
+    vectors = ANGSTROM_PER_NANOMETER * np.nan_to_num(chunk.unitcell_vectors)
+    vectors[np.abs(np.linalg.det(vectors)) <= 1.001] = 0
+    return vectors.astype(np.float32)
+
+
+def _box_of_every_frame(path: Path, boxes: np.ndarray) -> Optional[np.ndarray]:
+    """Boxes (T, 3, 3), or None; warns where only some frames lack one."""
+    has_box = boxes.any(axis=(1, 2))
+    if has_box.any() and not has_box.all():
+        warnings.warn(
+            f"{path}: frame {int(np.argmin(has_box))} has no box, others have: all count as without, and "
+            "molecules are not followed across its borders; give each frame its box, or leave those out",
+            stacklevel=3,
+        )
+    return boxes if has_box.all() else None
 
 
 def check_bonds(
@@ -219,6 +250,28 @@ def check_bonds(
             f"{name}: its bonds have a median length of {median:.3g} Å, about 1 to 1.5 is expected; the file "
             "mixes nm and Å, or the topology belongs to another system"
         )
+    check_molecules_are_whole(name, lengths, bonds, boxes, first_frame)
+
+
+def check_molecules_are_whole(
+    name: str,
+    lengths: np.ndarray,
+    bonds: np.ndarray,
+    boxes: Optional[np.ndarray] = None,
+    first_frame: int = 0,
+) -> None:
+    """Refuses bonds that are too long for any molecule.
+
+    Args:
+        name: What to call the frames in errors.
+        lengths: (T, b) of the bonds in Å; there is at least one.
+        bonds: (b, 2) indices of bonded atoms.
+        boxes: (T, 3, 3) in Å, or None.
+        first_frame: What to call the first frame in errors.
+
+    Raises:
+        ValueError: a molecule is cut by the box.
+    """
     # Atoms that are not kept may be missing in some frames (NaN).
     frame, bond = np.unravel_index(int(np.argmax(np.nan_to_num(lengths))), lengths.shape)
     longest = _LONGEST_BOND
@@ -255,7 +308,8 @@ def load_runs(
 ) -> List[Run]:
     """All uninterrupted runs of one trajectory file.
 
-    Where the file has boxes, molecules are followed across their borders; see :func:`unwrap`.
+    Where the file has boxes, molecules are followed across their borders; see :func:`unwrap`. Unless the
+    boxes are kept, they start from the images nearest to the largest molecule; see :func:`gather`.
 
     Args:
         path: trajectory in any format mdtraj reads; ``FILE#2`` takes only the third run in it.
@@ -274,6 +328,8 @@ def load_runs(
     atoms = select_atoms(topology, selection)
     bonds = bonds_of(topology)
     molecules = molecules_of(bonds, topology.n_atoms)
+    residues = residue_pairs([atom.index for atom in residue.atoms] for residue in topology.residues)
+    together = molecules_of(np.concatenate([bonds, residues]), topology.n_atoms)[atoms]
     # Selections without bonds among themselves, too, belong to molecules that must be whole.
     bonds = bonds[np.isin(molecules[bonds[:, 0]], molecules[atoms])]
     positions, times, boxes = read_frames(name, topology, atoms, stride, bonds)
@@ -288,6 +344,8 @@ def load_runs(
     for index, (start, stop) in enumerate(pairwise(borders)):
         if boxes is not None:
             # Each run by itself: the replica before says nothing about the images of its first frame.
+            if not periodic:
+                gather(positions[start], boxes[start], molecules, together)
             unwrap(positions[start:stop], boxes[start:stop], molecules)
         runs.append(
             Run(

@@ -1,15 +1,31 @@
 """Molecules of a periodic trajectory, followed across the borders of the box."""
 
-from typing import Any
+from itertools import product
+from typing import Any, Iterable, Optional, Sequence
 
 import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
+
+# Of the largest molecule: what has fewer is solvent, which gathers around nothing.
+_LEAST_ATOMS = 5
+# In Å: an image is only left for one that is nearer by more than rounding.
+_NEARER = 1e-2
 
 
 def bonds_of(topology: Any) -> np.ndarray:
     """Bonded atoms (b, 2) int64 of an mdtraj topology."""
     pairs = [(first.index, second.index) for first, second in topology.bonds]
+    return np.array(pairs, dtype=np.int64).reshape(-1, 2)
+
+
+def residue_pairs(residues: Iterable[Sequence[int]]) -> np.ndarray:
+    """Atoms (p, 2) int64 of one residue, each beside the first, from the indices of every residue's atoms.
+
+    Formats without bonds, such as PDB of ligands and lipids, still tell what belongs together.
+    """
+    pairs = [(atoms[0], atom) for atoms in residues for atom in atoms[1:]]
     return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
@@ -61,6 +77,36 @@ def step_lengths(positions: np.ndarray, boxes: np.ndarray, molecules: np.ndarray
         lengths[index - 1] = np.sqrt(np.square(moved).mean())
         before = centers
     return lengths
+
+
+def gather(
+    frame: np.ndarray, box: np.ndarray, molecules: np.ndarray, together: Optional[np.ndarray] = None
+) -> None:
+    """Brings every molecule, in place, to the periodic image nearest to the largest one.
+
+    What makes molecules whole leaves each in an image of its own: a ligand may lie a box away from its
+    protein, and in the next run beside it. Without a box it would have no neighbours there.
+
+    Args:
+        frame: (n, 3) in Å, molecules whole; the largest stays.
+        box: (3, 3) box vectors as rows in Å.
+        molecules: (n,) number of each atom's molecule, by bonds; where none is large, nothing moves.
+        together: (n,) numbers of what stays together, molecules and perhaps more; None for these alone.
+    """
+    if np.unique(molecules, return_counts=True)[1].max() < _LEAST_ATOMS:
+        return
+    centers_of = _Centers(molecules if together is None else together)
+    sizes = np.bincount(centers_of.labels)
+    largest = int(sizes.argmax())
+    surface, centers = cKDTree(frame[centers_of.labels == largest]), centers_of(frame)
+    shifts = _image_shifts(centers[largest], centers, box)
+    images = shifts[:, None] + np.array(list(product((-1, 0, 1), repeat=3))) @ box.astype(np.float64)
+    distances = surface.query(centers[:, None] + images)[0]
+    nearest = distances.argmin(axis=1)
+    shifts = images[np.arange(len(nearest)), nearest]
+    shifts[distances.min(axis=1) > surface.query(centers)[0] - _NEARER] = 0
+    shifts[largest] = 0
+    frame += shifts[centers_of.labels].astype(frame.dtype)
 
 
 def unwrap(positions: np.ndarray, boxes: np.ndarray, molecules: np.ndarray) -> None:

@@ -5,14 +5,17 @@ must not drive any other integrator, and the System holds nothing else.
 """
 
 from pathlib import Path
-from typing import Any, Iterable, Optional, Tuple, Union
+from typing import Any, Iterable, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dkmp_plugin.datasets.trajectory_files import check_molecules_are_whole, select_atoms
+from dkmp_plugin.datasets.unwrapping import gather, molecules_of, residue_pairs
 from dkmp_plugin.models.elements import check_elements
 from dkmp_plugin.models.reference_structure import check_same_atoms
+from dkmp_plugin.optional import require
 from dkmp_plugin.simulation.force_module import scripted
 from dkmp_plugin.simulation.modelled_atoms import modelled_atoms
 from dkmp_plugin.simulation.propagator_file import load_propagator
@@ -78,9 +81,10 @@ class DKMPPropagator:
     """Predicts trajectories frame by frame with OpenMM's own Simulation, reporters and platforms.
 
     Distance ranks are those of ``positions`` and are reused in every step (paper, appendix E), unless the
-    model was trained otherwise. Molecules must be whole; nothing is wrapped into a periodic box while
-    propagating. The model runs where OpenMM's platform does, on the CUDA platform on the GPU; only the ranks
-    of ``positions`` are computed on the CPU.
+    model was trained otherwise. Molecules must be whole. Where the topology has a box they start from the
+    images nearest to the largest, as in the training; nothing is wrapped into the box while propagating. The
+    model runs where OpenMM's platform does, on the CUDA platform on the GPU; only the ranks of ``positions``
+    are computed on the CPU.
 
     TorchScript's profiling runs hold on to intermediate results, half a gigabyte for 40,000 atoms;
     ``torch.jit.set_fusion_strategy([("STATIC", 0)])`` turns them off for the whole process.
@@ -89,13 +93,14 @@ class DKMPPropagator:
         model_path: file written by ``export_propagator``, or a ``dkmp-r`` checkpoint (``.ckpt``).
         topology: ``openmm.app.Topology`` of the whole system.
         positions: start positions of all its atoms, an OpenMM quantity or an array (P, 3) in nm.
-        atoms: indices of the atoms to propagate (those of the training selection); None for all. The others
-            stay where they are.
+        atoms: indices of the atoms to propagate (those of the training selection); None for all, which must
+            then be those of the training selection. The others stay where they are.
         rerank: rank the neighbours anew in every step; None does so where the training did now and then.
 
     Raises:
-        ValueError: positions or atoms that do not fit the topology or the model's mean structure, positions
-            in another unit, unknown elements, or a bad model file.
+        ValueError: positions or atoms that do not fit the topology or the model's mean structure, all atoms
+            where the training knew a selection of them, positions in another unit, molecules cut by the box,
+            unknown elements, or a bad model file.
         RuntimeError: TorchForce cannot work on the installed stack.
     """
 
@@ -112,6 +117,8 @@ class DKMPPropagator:
         self.topology = topology
         self.start = _nanometers(positions, topology.getNumAtoms())
         indices, atomic_numbers = modelled_atoms(topology, atoms)
+        if indices is None:
+            _check_selection(topology, self.info.dataset.get("selection", "full"))
         check_elements(atomic_numbers, self.info.elements)
         reference = predictor.representation.reference
         no_numbers = torch.zeros(0, dtype=torch.int64)
@@ -123,8 +130,11 @@ class DKMPPropagator:
             1,
         )
         self.atoms = list(range(len(atomic_numbers))) if indices is None else indices
-        bonds = [(first.index, second.index) for first, second in topology.bonds()]
-        _check_unit(self.start, self.start[self.atoms], np.array(bonds, dtype=np.int64).reshape(-1, 2))
+        pairs = [(first.index, second.index) for first, second in topology.bonds()]
+        bonds = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+        _check_unit(self.start, self.start[self.atoms], bonds)
+        _check_molecules(self.start, self.atoms, bonds)
+        _gather_molecules(self.start, topology, self.atoms, bonds)
         dtype = torch.float64 if self.info.dtype == "float64" else torch.float32
         self.memory = np.zeros(len(self.start))
         self.memory[self.atoms] = predictor.memory_factors(torch.tensor(atomic_numbers)).detach().numpy()
@@ -207,6 +217,47 @@ def _nanometers(positions: Any, num_atoms: int) -> np.ndarray:
     if not np.isfinite(array).all():
         raise ValueError("positions hold NaN or infinite values; check the structure")
     return array
+
+
+def _check_selection(topology: Any, selection: str) -> None:
+    """Refuses topologies with more than the atoms that the model was trained on."""
+    if selection == "full":
+        return
+    require("mdtraj", f"atoms of the selection {selection!r}")
+    import mdtraj
+
+    selected = select_atoms(mdtraj.Topology.from_openmm(topology), selection)
+    if len(selected) != topology.getNumAtoms():
+        raise ValueError(
+            f"atoms: None, for all {topology.getNumAtoms()}, was given, but the model was trained on "
+            f"selection: {selection!r}, {len(selected)} of them; give their indices (dkmp_plugin.datasets."
+            "trajectory_files.select_atoms), or range(n) if all are meant"
+        )
+
+
+def _check_molecules(positions: np.ndarray, atoms: Sequence[int], bonds: np.ndarray) -> None:
+    """Refuses positions (P, 3) in nm at which a molecule of propagated atoms is cut; bonds are (b, 2)."""
+    molecules = molecules_of(bonds, len(positions))
+    bonds = bonds[np.isin(molecules[bonds[:, 0]], molecules[list(atoms)])]
+    if len(bonds) > 0:
+        vectors = ANGSTROM_PER_NANOMETER * (positions[bonds[:, 0]] - positions[bonds[:, 1]])
+        check_molecules_are_whole("positions", np.linalg.norm(vectors, axis=1)[None], bonds)
+
+
+def _gather_molecules(positions: np.ndarray, topology: Any, atoms: Sequence[int], bonds: np.ndarray) -> None:
+    """Brings molecules of propagated atoms, in place, to images as :func:`load_runs` does; all as above."""
+    from openmm import unit
+
+    vectors = topology.getPeriodicBoxVectors()
+    if vectors is None:
+        return
+    box = np.array([list(vector) for vector in vectors.value_in_unit(unit.nanometer)])
+    residues = residue_pairs([atom.index for atom in residue.atoms()] for residue in topology.residues())
+    molecules = molecules_of(bonds, len(positions))[list(atoms)]
+    together = molecules_of(np.concatenate([bonds, residues]), len(positions))[list(atoms)]
+    frame = ANGSTROM_PER_NANOMETER * positions[list(atoms)]
+    gather(frame, ANGSTROM_PER_NANOMETER * box, molecules, together)
+    positions[list(atoms)] = frame / ANGSTROM_PER_NANOMETER
 
 
 def _check_unit(positions: np.ndarray, propagated: np.ndarray, bonds: np.ndarray) -> None:

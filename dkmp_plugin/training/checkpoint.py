@@ -25,6 +25,8 @@ _UNREADABLE = (
 )
 
 
+# What a dataset of trajectories declares about the time that displacements are over.
+DISPLACED_OVER = ("lag", "stride")
 # Hyper-parameters that scripts give instead of texts and Python's numbers: harmless to read.
 _PLAIN_TYPES: List[Any] = [
     type(Path()),

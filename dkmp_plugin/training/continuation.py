@@ -1,11 +1,11 @@
-"""What a training may go on with from a checkpoint: the same optimisation, of energies that mean the same."""
+"""What a training may go on with from a checkpoint: the same optimisation, of labels that mean the same."""
 
 import warnings
 from pathlib import Path
 from typing import Any, Mapping, Optional
 
 from dkmp_plugin.config import defaults
-from dkmp_plugin.training.checkpoint import read_contents, recorded_energy_unit
+from dkmp_plugin.training.checkpoint import DISPLACED_OVER, read_contents, recorded_energy_unit
 
 
 def refuse_other_optimization(given: Mapping[str, Any], of_checkpoint: Mapping[str, Any]) -> None:
@@ -56,6 +56,27 @@ def refuse_other_energies(
             f"on from was trained on structures of charge {charge_before}, and models do not see charges; "
             "give data of that charge, or reset_trainer: true to start anew with its weights"
         )
+
+
+def refuse_other_displacements(metadata: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> None:
+    """A training goes on with displacements over as many frames.
+
+    Args:
+        metadata: What the dataset declares about itself.
+        checkpoint: Contents of the checkpoint to go on from.
+
+    Raises:
+        ValueError: ``lag`` or ``stride`` is another. What either side does not say is not compared.
+    """
+    recorded = _recorded(checkpoint)
+    for key in DISPLACED_OVER:
+        given, before = metadata.get(key), recorded.get(key)
+        if given is not None and before is not None and given != before:
+            raise ValueError(
+                f"{key}: {given} was given in dataset_arg, but the checkpoint to go on from was trained with "
+                f"{before}: displacements would be over another time; give that, or reset_trainer: true to "
+                "start anew with its weights"
+            )
 
 
 def warn_of_other_energy_unit(metadata: Mapping[str, Any], given: Mapping[str, Any]) -> None:

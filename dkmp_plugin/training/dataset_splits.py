@@ -17,14 +17,15 @@ def use_split_of_dataset(data_module: Any) -> None:
         data_module: torchmd-net's ``DataModule``, set up; a dataset with ``split_indices`` knows its split.
 
     Raises:
-        ValueError: If the configuration names another split or ``train_size`` too, or watches a
-            validation without items.
+        ValueError: If the configuration names another split or ``train_size`` too, or one for pairs of
+            frames, or watches a validation without items.
     """
     split = getattr(data_module.dataset, "split_indices", None)
     if split is None:
         return
     if data_module.hparams["splits"] is not None:
         _refuse_named_parts(data_module.hparams)
+        _refuse_divided_runs(data_module.hparams, data_module.dataset)
         return
     _refuse_train_size(data_module.hparams, type(data_module.dataset).__name__)
     _check_validation_is_there(data_module.hparams, len(split[1]))
@@ -50,6 +51,16 @@ def _refuse_named_parts(hyper_parameters: Any) -> None:
         raise ValueError(
             f"splits: {hyper_parameters['splits']} was given, but dataset_arg names the parts too "
             f"({', '.join(named)}); remove splits from the configuration, or the parts from dataset_arg"
+        )
+
+
+def _refuse_divided_runs(hyper_parameters: Any, dataset: Any) -> None:
+    """Pairs of frames know which part they are for: training items are augmented, its runs give the mean."""
+    if hasattr(dataset, "sampling"):
+        raise ValueError(
+            f"splits: {hyper_parameters['splits']} was given, but {type(dataset).__name__} splits by whole "
+            "runs, and augments what it takes for training; remove splits, and name the runs of each part "
+            "(val and test in dataset_arg, or MISATO's lists)"
         )
 
 

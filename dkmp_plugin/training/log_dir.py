@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Optional, Tuple, Union
 
 import numpy as np
 
-from dkmp_plugin.training.checkpoint import read_contents, recorded_energy_unit
+from dkmp_plugin.training.checkpoint import DISPLACED_OVER, read_contents, recorded_energy_unit
 
 # ModelCheckpoint of torchmd-train: epoch=12-val_loss=0.1234-test_loss=0.0000.ckpt, or with train_loss
 _EPOCH = re.compile(r"epoch=(\d+)-")
@@ -100,9 +100,9 @@ def _comparable(
     others = [path for path in readable if meanings[path] != meanings[last]]
     if others:
         warnings.warn(
-            f"{log_dir} holds checkpoints of trainings with another {', '.join(_MEANING)} or energy unit "
-            f"than {last.name}, which was written last; their losses do not compare, left out: "
-            f"{', '.join(path.name for path in others)}",
+            f"{log_dir} holds checkpoints of trainings with another "
+            f"{', '.join((*_MEANING, *DISPLACED_OVER))} or energy unit than {last.name}, which was written "
+            f"last; their losses do not compare, left out: {', '.join(path.name for path in others)}",
             stacklevel=3,
         )
     return {path: loss for path, loss in losses.items() if path not in others}
@@ -115,7 +115,12 @@ def _meaning_of_loss(checkpoint: Path) -> Optional[List[Any]]:
     except ValueError:
         return None
     hyper_parameters = contents.get("hyper_parameters", {})
-    return [*(hyper_parameters.get(key) for key in _MEANING), recorded_energy_unit(contents)]
+    dataset = contents.get("dkmp_plugin", {}).get("dataset", {})
+    return [
+        *(hyper_parameters.get(key) for key in _MEANING),
+        recorded_energy_unit(contents),
+        *(dataset.get(key) for key in DISPLACED_OVER),
+    ]
 
 
 def _exact_loss(checkpoint: Path) -> Optional[float]:

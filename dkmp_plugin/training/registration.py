@@ -77,7 +77,11 @@ def extend_lightning_module(module: Any) -> None:
     """torchmdnet.module: losses, optimiser and schedule; checkpoints record what the energies mean."""
     import torchmdnet.models.model as model_factory
 
-    from dkmp_plugin.training.continuation import refuse_other_energies, refuse_other_optimization
+    from dkmp_plugin.training.continuation import (
+        refuse_other_displacements,
+        refuse_other_energies,
+        refuse_other_optimization,
+    )
     from dkmp_plugin.training.losses import LOSSES_OF_STRUCTURES, loss_of_structures
 
     # Bound by from-import: stale if torchmdnet.module was imported before the hook was in place.
@@ -97,6 +101,7 @@ def extend_lightning_module(module: Any) -> None:
         if _is_dkmp(self.hparams) and self._trainer is not None:
             refuse_other_optimization(self.hparams, checkpoint["hyper_parameters"])
             refuse_other_energies(_metadata(self.trainer), self.hparams, checkpoint)
+            refuse_other_displacements(_metadata(self.trainer), checkpoint)
 
     module.LNNP.on_load_checkpoint = on_load_checkpoint
 

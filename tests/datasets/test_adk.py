@@ -49,6 +49,20 @@ def test_one_run_in_two_parts_is_refused():
         DKMPAdK(str(RUN_3.parent), selection="name CA", val="run2", test="run2")
 
 
+@needs_run_3
+def test_splits_of_another_kind_are_refused(tmp_path):
+    """They would divide runs, and augment validation items."""
+    from torchmdnet.data import DataModule
+
+    splits = str(tmp_path / "own.npz")
+    np.savez(splits, idx_train=np.arange(50), idx_val=np.arange(50, 90), idx_test=np.arange(90, 99))
+    values = {"dataset": "DKMPAdK", "dataset_root": str(RUN_3.parent), "model": "dkmp-r", "seed": 1}
+    values.update(dataset_arg={"selection": "name CA", "augment_noise": 1.0}, log_dir=str(tmp_path))
+    values.update(precision=32, standardize=False, splits=splits, train_size=None, val_size=9, test_size=9)
+    with pytest.raises(ValueError, match=r"own\.npz was given, but DKMPAdK splits by whole runs"):
+        DataModule(values).setup("fit")
+
+
 def test_equilibrium_says_where_the_files_are(tmp_path):
     with pytest.raises(ValueError, match=r"adk4AKE\.psf: no such file; download it from https://"):
         DKMPAdK(str(tmp_path), protocol="equilibrium")

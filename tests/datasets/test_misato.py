@@ -112,6 +112,30 @@ def test_a_complex_in_two_lists_is_refused(folder, first, second):
         DKMPMISATO(str(folder))
 
 
+def test_a_complex_twice_in_a_list_is_refused(folder):
+    with open(folder / "val_MD.txt", "a") as file:
+        file.write("2ABC\n")
+    with pytest.raises(ValueError, match=r"val_MD\.txt lists 2ABC more than once"):
+        DKMPMISATO(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"max_training_atoms": 5},
+            r"max_training_atoms: 5 was given, none of the 2 complexes of train_MD\.txt",
+        ),
+        ({"max_training_atoms": "10"}, "max_training_atoms: '10' was given, a whole number"),
+        ({"allow_missing": "no"}, "allow_missing: 'no' was given, true or false"),
+    ],
+    ids=str,
+)
+def test_bad_arguments(folder, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        DKMPMISATO(str(folder), **arguments)
+
+
 def test_atomic_numbers_are_positive(folder):
     change(folder, "atoms_number", np.array([6] * 11 + [0]))
     data = DKMPMISATO(str(folder))

@@ -1,6 +1,8 @@
 """Trajectory files to frame pairs: real formats, replicas, selections, and the input that is refused."""
 
 import re
+import tracemalloc
+from itertools import product
 
 import mdtraj
 import numpy as np
@@ -16,7 +18,7 @@ from dkmp_plugin.datasets.run import Run
 from dkmp_plugin.datasets.run_borders import find_borders
 from dkmp_plugin.datasets.sampling import Sampling
 from dkmp_plugin.datasets.trajectory_files import load_runs, load_topology, select_atoms
-from dkmp_plugin.datasets.unwrapping import unwrap
+from dkmp_plugin.datasets.unwrapping import gather, unwrap
 from dkmp_plugin.ops.reference.ranks import distance_ranks
 from dkmp_plugin.superposition import superpose
 from tests.datasets.trajectory_fixtures import GLYCINES, dcd_bytes, topology, walk, write
@@ -96,6 +98,21 @@ def test_runs_in_two_parts_are_refused(folder, parts, message):
         pairs(folder, **parts)
 
 
+@pytest.mark.parametrize("copy", ["first.dcd", "copy.dcd", "copy.xtc", "piece.pdb", "longer.dcd"])
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_copies_of_runs_are_refused(folder, copy, part):
+    """Whatever they are called; that all replicas start from one frame is no reason."""
+    write(folder / "copy.dcd", walk(12, 1))
+    write(folder / "copy.xtc", walk(12, 1))
+    write(folder / "piece.pdb", walk(12, 1)[4:9])
+    write(folder / "longer.dcd", np.concatenate([walk(4, 5)[::-1], walk(12, 1)[1:]]))
+    files = {"train": ["first.dcd", "second.xtc"], "val": ["third.dcd"]}
+    pairs(folder, **files)
+    files[part].append(copy)
+    with pytest.raises(ValueError, match=r"first\.dcd.* hold the same frames|share 12 frames of first\.dcd"):
+        pairs(folder, **files)
+
+
 def test_unknown_arguments_are_refused(folder):
     with pytest.raises(ValueError, match=r"'lagg' .* DKMPTrajectory.* topology, train, .*stride.*, lag, "):
         pairs(folder, lagg=3)
@@ -153,7 +170,10 @@ def test_drift_is_removed_from_training_runs_only(folder):
         frame @ np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]]) + a
         for a, frame in zip(turns, walk(12, 1), strict=True)
     ]
-    runs = {part: [write(folder / f"{part}.dcd", np.array(tumbling))] for part in ("train", "val")}
+    runs = {
+        "train": [write(folder / "train.dcd", np.array(tumbling))],
+        "val": [write(folder / "val.dcd", np.array(tumbling[::-1]))],
+    }
     data = pairs(folder, **runs, remove_drift=True)
     plain = pairs(folder, **runs)
     still = np.mean([float(data[i].y.square().mean()) for i in range(11)])
@@ -405,7 +425,7 @@ def test_unwrapping_stays_on_the_lattice_of_boxes_that_change(seed):
 
 
 def test_an_ion_that_hops_to_its_image_starts_no_run_and_a_replica_does(tmp_path):
-    """The second replica begins where its file says: it is not drawn to the images of the first."""
+    """Each replica begins with the ion beside the molecule, not in the images of the one before."""
     top = topology()
     top.add_atom("ZN", mdtraj.element.zinc, top.add_residue("ZN", top.add_chain()))
     box = 30.0 * np.eye(3)
@@ -417,8 +437,52 @@ def test_an_ion_that_hops_to_its_image_starts_no_run_and_a_replica_does(tmp_path
     write_boxed(tmp_path / "all.dcd", top, np.concatenate([hopping, replica]), box=box)
     first, second = pairs(tmp_path, train=["all.dcd"]).runs
     assert (len(first.positions), len(second.positions)) == (10, 10)
-    np.testing.assert_allclose(first.positions[:, 8], ion, atol=1e-3)
+    np.testing.assert_allclose(first.positions[:, 8], ion - [30.0, 0, 0], atol=1e-3)
+    replica[:, 8] += 30.0
     np.testing.assert_allclose(second.positions, replica, atol=1e-3)
+    (first, second) = pairs(tmp_path, train=["all.dcd"], periodic=True).runs
+    np.testing.assert_allclose(first.positions[:, 8], ion, atol=1e-3)
+
+
+@settings(deadline=None, max_examples=20)
+@given(seed=st.integers(0, 1000))
+def test_molecules_gather_around_the_largest(seed):
+    """Whatever the images of a ligand and of single atoms, they come back to where they are in contact."""
+    generator = np.random.default_rng(seed)
+    molecules = np.array([3] * 3 + [0] * 8 + [7] + [5])
+    ligand = GLYCINES[:3] + np.array([0, 4.0, 1.0])
+    ions = GLYCINES[[0, 7]] + np.array([[0, -2.5, 0], [2.0, 0, 0]])
+    together = np.concatenate([ligand, GLYCINES, ions])
+    box = 2.0 * TRICLINIC
+    images = generator.integers(-2, 3, (8, 3)) @ box
+    images[0] = 0
+    frame = together + images[molecules]
+    gather(frame, box, molecules)
+    np.testing.assert_allclose(frame, together, atol=1e-9)
+    alone = waters(1, seed)[2][0]
+    gathered = alone.copy()
+    gather(gathered, TRICLINIC, np.repeat(np.arange(5), 3))
+    assert np.array_equal(gathered, alone)
+
+
+def test_ligands_without_bonds_are_not_torn(tmp_path):
+    """Halfway between two images of the protein, its atoms go to one of them together."""
+    top = topology()
+    ligand = top.add_residue("LIG", top.add_chain())
+    for name in ("C1", "C2", "C3"):
+        top.add_atom(name, mdtraj.element.carbon, ligand)
+    middle = GLYCINES.mean(axis=0) + np.array([[14.0, 0, 0], [15.5, 0, 0], [17.0, 0, 0]])
+    frames = np.concatenate([walk(5, 1), np.repeat(middle[None], 5, axis=0)], axis=1)
+    write_boxed(tmp_path / "top.pdb", top, frames[:1], box=30.0 * np.eye(3))
+    write_boxed(tmp_path / "run.dcd", top, frames, box=30.0 * np.eye(3))
+    (run,) = pairs(tmp_path, train=["run.dcd"]).runs
+    np.testing.assert_allclose(np.diff(run.positions[:, 8:, 0]), 1.5, atol=1e-3)
+    # Nor are chains of residues that have no bonds at all.
+    top._bonds = []
+    long = frames * np.array([3.0, 1.0, 1.0])
+    write_boxed(tmp_path / "long.dcd", top, long, box=30.0 * np.eye(3))
+    (run,) = load_runs(tmp_path / "long.dcd", top)
+    np.testing.assert_allclose(run.positions[0], long[0], atol=1e-3)
 
 
 def test_boxes_of_no_volume_are_none(folder):
@@ -426,6 +490,17 @@ def test_boxes_of_no_volume_are_none(folder):
     assert pairs(folder, train=["vacuum.dcd"], selection="name CA").metadata["periodic"] is False
     with pytest.raises(ValueError, match="no periodic box"):
         pairs(folder, train=["vacuum.dcd"], periodic=True)
+
+
+def test_a_box_that_some_frames_lack_is_named(folder):
+    trajectory = mdtraj.Trajectory(walk(5) / 10, topology())
+    lengths = np.full((5, 3), 3.0)
+    lengths[2] = 0
+    trajectory.unitcell_lengths, trajectory.unitcell_angles = lengths, np.full((5, 3), 90.0)
+    trajectory.save(str(folder / "some.dcd"))
+    with pytest.warns(UserWarning, match=r"some\.dcd: frame 2 has no box, others have"):
+        (run,) = pairs(folder, train=["some.dcd"]).runs
+    assert len(run.positions) == 5 and run.boxes is None
 
 
 def test_unreadable_topology(folder):
@@ -466,6 +541,20 @@ def test_crossing_blends_frames_and_futures_of_two_runs():
     assert crossing(0, 1)[2] is None
     with pytest.raises(ValueError, match="two or more training runs of one system"):
         Crossing(runs[:1], lag=2)
+
+
+def test_crossing_keeps_no_frames():
+    """Only which frames match: blends of all frames with all runs would outgrow the trajectories."""
+    frames = np.random.default_rng(0).normal(size=(3, 20, 200, 3)).astype(np.float32)
+    runs = [Run(str(number), np.full(200, 6), run) for number, run in enumerate(frames)]
+    crossing = Crossing(runs, lag=2)
+    tracemalloc.start()
+    for _ in range(4):
+        for number, frame in product(range(3), range(18)):
+            crossing(number, frame)
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 0.5 * frames.nbytes
 
 
 def test_references_and_previous_frames(folder):
@@ -510,6 +599,8 @@ def test_crossing_is_for_training_items(folder):
         {"augment_smoothing": 1.5},
         {"augment_noise": "0.1"},
         {"augment_rotation": "false"},
+        {"remove_drift": "no"},
+        {"periodic": "false"},
         {"num_neighbors": "16"},
         {"num_neighbors": 16.0},
         {"rerank_interval": 2.5},
@@ -540,8 +631,8 @@ def test_no_pair_bridges_missing_frames(folder, suffix):
 
 
 def test_files_of_different_spacing_are_not_mixed(folder):
-    for name, spacing in (("fine.xtc", 2.0), ("coarse.xtc", 20.0), ("rounded.xtc", 2.001)):
-        write(folder / name, walk(9, 1), spacing * (1 + np.arange(9)))
+    for seed, name, spacing in ((10, "fine.xtc", 2.0), (11, "coarse.xtc", 20.0), (12, "rounded.xtc", 2.001)):
+        write(folder / name, walk(9, seed), spacing * (1 + np.arange(9)))
     message = r"fine\.xtc has 2 ps between frames, coarse\.xtc has 20: lag would mean different times"
     with pytest.raises(ValueError, match=message):
         pairs(folder, train=["fine.xtc"], val=["coarse.xtc"])
@@ -594,6 +685,41 @@ def test_files_that_are_no_xyz(folder):
         (folder / "other.xyz").write_text(content)
         with pytest.raises(ValueError, match=r"other\.xyz is no XYZ trajectory"):
             pairs(folder, train=["other.xyz"])
+
+
+@pytest.mark.parametrize("removed", [1, 100, 1000, 1300])
+def test_truncated_netcdf(folder, removed):
+    write(folder / "whole.nc", walk(12, 1))
+    content = (folder / "whole.nc").read_bytes()
+    assert len(pairs(folder, train=["whole.nc"])) == 11
+    (folder / "cut.nc").write_bytes(content[: len(content) - removed])
+    with pytest.raises(ValueError, match=r"cut\.nc is truncated or damaged"):
+        pairs(folder, train=["cut.nc"])
+
+
+@pytest.mark.parametrize("suffix", [".pdb", ".gro", ".xyz"])
+def test_trajectories_that_name_their_atoms_keep_to_the_order_of_the_topology(folder, suffix):
+    write(folder / f"same{suffix}", walk(5, 1))
+    assert len(pairs(folder, train=[f"same{suffix}"])) == 4
+    other_order = [0, 1, 3, 2, 4, 5, 7, 6]  # N, CA, O, C
+    swapped = mdtraj.Topology()
+    chain = swapped.add_chain()
+    for residue in topology().residues:
+        copy = swapped.add_residue(residue.name, chain)
+        for name in ("N", "CA", "O", "C"):
+            swapped.add_atom(name, mdtraj.element.get_by_symbol(name[0]), copy)
+    mdtraj.Trajectory(walk(5, 1)[:, other_order] / 10.0, swapped).save(str(folder / f"swapped{suffix}"))
+    with pytest.raises(ValueError, match=r"atom 2 is O, in the topology it is C: .* in another order"):
+        pairs(folder, train=[f"swapped{suffix}"])
+    # Of the atoms that are left all are where they should be.
+    assert len(pairs(folder, train=[f"swapped{suffix}"], selection="name CA")) == 4
+
+
+def test_truncated_gro(folder):
+    write(folder / "whole.gro", walk(12, 1))
+    (folder / "cut.gro").write_bytes((folder / "whole.gro").read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"cut\.gro cannot be read with a topology of 8 atoms"):
+        pairs(folder, train=["cut.gro"])
 
 
 def test_patterns_are_not_expanded(folder):

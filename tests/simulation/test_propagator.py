@@ -189,6 +189,42 @@ def test_positions_in_another_unit_are_refused(model_path):
         DKMPPropagator(model_path, top.to_openmm(), GLYCINES)
 
 
+def test_molecules_that_are_cut_are_refused(model_path):
+    top = topology()
+    ion = top.add_residue("CL", top.add_chain())
+    top.add_atom("CL", mdtraj.element.chlorine, ion)
+    cut = np.concatenate([GLYCINES, [[60.0, 0, 0]]]) / 10
+    DKMPPropagator(model_path, top.to_openmm(), cut, atoms=range(8))
+    cut[5:8, 0] += 3.0
+    with pytest.raises(ValueError, match=r"positions: in frame 0 atoms 4 and 5 are .* cut by the"):
+        DKMPPropagator(model_path, top.to_openmm(), cut, atoms=range(8))
+
+
+def test_molecules_start_from_the_images_of_the_training(model_path):
+    from openmm import unit
+
+    top = topology()
+    top.add_atom("C1", mdtraj.element.carbon, top.add_residue("LIG", top.add_chain()))
+    beside = np.concatenate([GLYCINES, GLYCINES[:1] - [0, 4.0, 0]]) / 10
+    apart = beside + np.array([[0, 0, 0]] * 8 + [[3.0, 0, -3.0]])
+    boxed = top.to_openmm()
+    boxed.setUnitCellDimensions((3.0, 3.0, 3.0) * unit.nanometer)
+    assert np.allclose(DKMPPropagator(model_path, boxed, apart).start, beside)
+    assert np.array_equal(DKMPPropagator(model_path, boxed, apart, atoms=range(8)).start, apart)
+    assert np.array_equal(DKMPPropagator(model_path, top.to_openmm(), apart).start, apart)
+
+
+def test_all_atoms_must_be_those_of_the_training(checkpoint, tmp_path):
+    contents = torch.load(checkpoint, weights_only=True)
+    contents["dkmp_plugin"]["dataset"]["selection"] = "name CA"
+    torch.save(contents, tmp_path / "alpha.ckpt")
+    alpha = topology().select("name CA")
+    with pytest.raises(ValueError, match=r"all 8, was given, but .* 'name CA', 2 of them; give"):
+        DKMPPropagator(tmp_path / "alpha.ckpt", topology().to_openmm(), GLYCINES / 10)
+    DKMPPropagator(tmp_path / "alpha.ckpt", topology().to_openmm(), GLYCINES / 10, atoms=alpha)
+    DKMPPropagator(tmp_path / "alpha.ckpt", topology().subset(alpha).to_openmm(), GLYCINES[alpha] / 10)
+
+
 def test_systems_without_the_mean_structure_are_refused(tmp_path):
     path = write_checkpoint(tmp_path / "epoch=0.ckpt", canonical_frame="mean")
     export_propagator(path, tmp_path / "propagator.pt")

@@ -170,6 +170,8 @@ def test_impossible_configurations(changes, expected):
         ({"canonical_frame": "first"}, {}, "canonical_frame: 'first' needs reference: first in dataset_arg"),
         ({"canonical_frame": "first"}, {"reference": "mean"}, "'first' needs reference: first"),
         ({"canonical_frame": "mean"}, {"reference": "first"}, "'mean' needs reference: mean"),
+        ({}, {"reference": "mean"}, "reference: 'mean' was given, but .* 'none' does not look at it"),
+        ({"canonical_frame": "principal"}, {"reference": "first"}, "set canonical_frame: first, or remove"),
         ({"memory": True}, {}, "memory: true needs previous: true in dataset_arg"),
         ({"memory": True}, {"pushforward": True}, "needs previous: true .*pushforward"),
         ({}, {"previous": True}, "previous: true is for models with memory: true"),

@@ -70,14 +70,13 @@ def test_the_newest_of_equal_checkpoints_is_taken(tmp_path):
     assert best_checkpoint(tmp_path).name == "epoch=10-val_loss=0.1000.ckpt"
 
 
-def write_training(folder, losses, written, unit=None, **hyper_parameters):
+def write_training(folder, losses, written, unit=None, lag=None, **hyper_parameters):
     """Checkpoints of one training, by epoch, written at the time ``written``."""
     for epoch, loss in losses.items():
         path = folder / f"epoch={epoch}-val_loss={loss:.4f}.ckpt"
         contents = {"hyper_parameters": hyper_parameters, "state_dict": {"weight": torch.zeros(3)}}
-        torch.save(
-            {**contents, "dkmp_plugin": {"dataset": {"energy_unit": unit}}} if unit else contents, path
-        )
+        declared = {"energy_unit": unit} if unit else {"lag": lag} if lag else None
+        torch.save({**contents, "dkmp_plugin": {"dataset": declared}} if declared else contents, path)
         os.utime(path, (written, written))
 
 
@@ -89,11 +88,14 @@ def write_training(folder, losses, written, unit=None, **hyper_parameters):
         {"y_weight": 1.0},
         {"neg_dy_weight": 1.0},
         {"unit": None, "energy_unit": "hartree"},
+        {"unit": None, "lag": 5},
     ],
 )
 def test_losses_that_mean_something_else_do_not_compare(tmp_path, before):
     now = {"unit": "kcal/mol", "model": "dkmp-c", "train_loss": "mse_loss", "y_weight": 0.2}
     now["neg_dy_weight"] = 0.8
+    if "lag" in before:
+        now.update(unit=None, lag=10, model="dkmp-r")
     write_training(tmp_path, {30: 0.1}, written=1000.0, **{**now, **before})
     write_training(tmp_path, {5: 2.0, 6: 1.0}, written=2000.0, **now)
     with pytest.warns(UserWarning, match="written last; .* left out: epoch=30-val_loss=0.1000.ckpt"):

@@ -114,6 +114,24 @@ def test_other_energies_do_not_go_on_from_a_checkpoint(recorded, expected):
     LNNP.on_load_checkpoint(SimpleNamespace(hparams=given, _trainer=None), contents(**recorded))
 
 
+@pytest.mark.parametrize(
+    ("recorded", "expected"),
+    [
+        ({"lag": 5, "stride": 2}, "lag: 10 was given in dataset_arg, but .* was trained with 5: disp"),
+        ({"lag": 10, "stride": 1}, "stride: 2 was given in dataset_arg, but .* was trained with 1"),
+        ({"lag": 10, "stride": 2}, None),
+        ({}, None),
+    ],
+)
+def test_displacements_over_another_time_do_not_go_on_from_a_checkpoint(recorded, expected):
+    metadata = {"lag": 10, "stride": 2}
+    trainer = SimpleNamespace(datamodule=SimpleNamespace(dataset=SimpleNamespace(metadata=metadata)))
+    given = {"model": "dkmp-r", "optimizer": "adamw", "lr_schedule": "plateau"}
+    module = SimpleNamespace(hparams=given, trainer=trainer, _trainer=trainer)
+    with nullcontext() if expected is None else pytest.raises(ValueError, match=expected):
+        LNNP.on_load_checkpoint(module, contents(**recorded))
+
+
 def data_module(configuration, **changes):
     """Of torchmd-net, with the defaults of its command line that it reads."""
     values = {"seed": 1, "standardize": False, "dataset_arg": None, "inference_batch_size": 8}
@@ -189,6 +207,11 @@ def test_other_losses_are_what_checkpoints_are_chosen_by(configuration, loss):
     ("changes", "expected"),
     [
         ({"neighbor_embedding": True, "aggr": "mean"}, "dkmp-c .* neighbor_embedding, aggr: ignored"),
+        ({"canonical_frame": "mean", "memory": True}, "dkmp-c .* canonical_frame, memory: ignored"),
+        (
+            {"model": "dkmp-r", "shell_overlap": 0.5, "displacement_scale": 0.1, "revision": 1},
+            "dkmp-r has no use for num_shells, shell_overlap: ignored",
+        ),
         (
             {"model": "tensornet", "optimizer": "muon", "lr_schedule": "cosine", "energy_unit": "kcal/mol"},
             "tensornet has no use for num_shells, lr_schedule, optimizer: ignored",
