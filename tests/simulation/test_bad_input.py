@@ -309,6 +309,14 @@ class TestMolecules:
         system.setDefaultPeriodicBoxVectors([box, 0, 0], [0, box, 0], [0, 0, box])
         return system
 
+    def test_topology_of_another_size(self, model_path):
+        """Of five particles the topology's atoms would be the first three, whichever they are."""
+        from openmmml import MLPotential
+
+        potential = MLPotential("dkmp", modelPath=str(model_path))
+        with pytest.raises(ValueError, match="topology has 3 atoms, the System 5 particles"):
+            potential.createMixedSystem(self.topology(6, 1, 1), self.mm_system(5, "NoCutoff"), [0, 1])
+
     @pytest.mark.parametrize("topology_box", [None, 4.0])
     def test_box_of_a_mixed_system(self, model_path, topology_box):
         """What counts is the box that the simulation starts in, not the topology's."""
