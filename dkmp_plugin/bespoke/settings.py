@@ -60,7 +60,7 @@ class BespokeSettings:
                 "expected"
             )
         check_seed(self.seed)
-        if not self.temperatures or min(self.temperatures) <= 0:
+        if not self.temperatures or not all(0 < kelvin < float("inf") for kelvin in self.temperatures):
             raise ValueError(f"temperatures: {self.temperatures} was given, positive numbers are expected")
         if self.from_sdf and (self.residue or self.coordinates):
             raise ValueError("residue and coordinates belong to a prmtop; an SDF file holds one molecule")

@@ -208,6 +208,8 @@ def test_bad_input(methane, tmp_path, capfd):
         ((tmp_path / "none.sdf", tmp_path / "out"), {}, "no such file"),
         ((methane, tmp_path / "out2", "--residue", "MOL"), {}, "residue and coordinates belong to a prmtop"),
         ((methane, tmp_path / "out3"), {"epochs": 0}, "epochs: 0 was given"),
+        ((methane, tmp_path / "out3"), {"temperatures": "nan"}, "temperatures: (nan,) was given"),
+        ((methane, tmp_path / "out3"), {"temperatures": "inf"}, "temperatures: (inf,) was given"),
         ((methane, tmp_path / "out4", "--scheduler", "tcp://127.0.0.1:9"), {}, "no Dask scheduler answers"),
     ):
         status, _, errors = run_here(capfd, *arguments, **changes)
