@@ -245,9 +245,21 @@ def test_a_run_of_another_version_is_not_continued(model_path, structure, tmp_pa
 def test_another_run_in_the_same_folder_is_refused(model_path, structure, tmp_path):
     run(model_path, structure, tmp_path, engine="ase")
     before = (tmp_path / "energies.csv").read_bytes()
-    with pytest.raises(ValueError, match="other settings"):
+    with pytest.raises(ValueError, match=r"other settings \(settings\.json: seed 1, now 2\)"):
         run(model_path, structure, tmp_path, engine="ase", seed=2)
     assert (tmp_path / "energies.csv").read_bytes() == before
+
+
+def test_a_damaged_run_is_not_continued(model_path, structure, tmp_path):
+    run(model_path, structure, tmp_path, engine="ase")
+    (tmp_path / "energies.csv").unlink()
+    with pytest.raises(ValueError, match=r"not its energies, energies\.csv; give another folder"):
+        run(model_path, structure, tmp_path, engine="ase", duration=0.02)
+    state = tmp_path / "state.npz"
+    for damaged in (state.read_bytes()[:-100], b"garbage", b""):
+        state.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"state\.npz is damaged"):
+            run(model_path, structure, tmp_path, engine="ase", duration=0.02)
 
 
 @pytest.mark.parametrize(("stiffness", "outcome"), [(1e9, r"blew up|NaN"), (2.9e4, "blew up after 0.4 ps")])
@@ -305,6 +317,7 @@ def test_bad_input(model_path, structure, tmp_path, capsys):
         (["--seed", "-1", "--engine", "ase"], "seed: -1 was given, a whole number from 0 to 2147483647"),
         (["--seed", "2147483648"], "seed: 2147483648 was given"),
         (["--platform", "Nope"], "platform: 'Nope' was given, one of Reference"),
+        (["--platform", "CPU", "--engine", "ase"], "platform: 'CPU' was given, but ASE has no platforms"),
     ],
 )
 def test_impossible_options_of_the_command(model_path, structure, tmp_path, capsys, options, message):
