@@ -12,6 +12,9 @@ from dkmp_plugin.simulation.bundled_model import BUNDLED_MODEL
 from dkmp_plugin.simulation.force_options import ForceOptions
 
 _BACKENDS = ("auto", "torchforce", "pythonforce")
+# What openmm-ml has used itself when it passes all arguments on: from 1.8 on, places of the hydrogens that it
+# caps cut bonds with.
+_USED_BY_OPENMM_ML = ("linkAtomDistances",) if hasattr(MLPotentialImpl, "getSupportedEmbeddings") else ()
 
 
 class DKMPPotentialImplFactory(MLPotentialImplFactory):
@@ -105,14 +108,15 @@ class DKMPPotentialImpl(MLPotentialImpl):
                 the charges of a mixed System's force field are compared, which ``interpolate=True`` hides.
             device: Where PythonForce computes, ``cpu``, ``cuda``, ``cuda:N`` or a ``torch.device``; None for
                 a GPU where there is one. TorchForce computes where OpenMM's platform does.
-            **args: Refused.
+            **args: Refused, except what openmm-ml has used itself.
 
         Raises:
             ValueError: If the atoms, their elements, the charge or the box do not fit the model, the topology
                 and the System do not fit together, or the device is not there or given to TorchForce.
             RuntimeError: If the backend cannot work on the installed stack.
         """
-        _refuse_unknown(args, "createSystem and createMixedSystem", "charge, device")
+        unknown = {name: value for name, value in args.items() if name not in _USED_BY_OPENMM_ML}
+        _refuse_unknown(unknown, "createSystem and createMixedSystem", "charge, device")
         from dkmp_plugin.simulation.stack import prepare_backend
 
         backend = prepare_backend(self.backend)

@@ -163,9 +163,13 @@ def test_bonds_to_other_atoms(model_path, interpolate):
     if BACKEND == "torchforce":
         with pytest.warns(UserWarning, match="bonded to others, at 1 bonds"):
             potential.createMixedSystem(*arguments, interpolate=interpolate)
+        with pytest.raises(ValueError, match="unknown argument linkAtomDistances"):
+            potential.createMixedSystem(*arguments, interpolate=interpolate, linkAtomDistances=[])
         return
-    mixed = potential.createMixedSystem(*arguments, interpolate=interpolate)
-    assert mixed.isVirtualSite(22)
+    mixed = potential.createMixedSystem(
+        *arguments, interpolate=interpolate, linkAtomDistances=[(8, 10, 0.12 * unit.nanometer)]
+    )
+    assert mixed.getVirtualSite(22).getLocalPosition()[0]._value == 0.12
     positions = np.zeros((23, 3))
     positions[:22] = alanine.positions.value_in_unit(unit.nanometer)
     context = openmm.Context(
