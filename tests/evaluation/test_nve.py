@@ -302,6 +302,11 @@ def test_bad_input(model_path, structure, tmp_path, capsys):
     system.addConstraint(0, 1, 0.1)
     with pytest.raises(ValueError, match="constraints"):
         OpenMMVerlet(system, np.zeros((2, 3)), 0.5)
+    system.removeConstraint(0)
+    system.addParticle(0.0)
+    system.setVirtualSite(2, openmm.TwoParticleAverageSite(0, 1, 0.5, 0.5))
+    with pytest.raises(ValueError, match="the System has 1 virtual sites"):
+        OpenMMVerlet(system, np.zeros((3, 3)), 0.5)
 
 
 @pytest.mark.parametrize(
