@@ -216,6 +216,15 @@ def test_bad_input(methane, tmp_path, capfd):
         assert status == 2 and message in errors and "Traceback" not in errors, errors
 
 
+@pytest.mark.parametrize("name", ["labels.h5", "training", "model.pt"])
+def test_results_of_unknown_settings_are_not_taken_over(methane, tmp_path, name):
+    """A folder of something else, such as the demo's, with files of the same names."""
+    (tmp_path / name).mkdir()
+    with pytest.raises(ValueError, match=rf"holds {name}, but no settings\.json"):
+        BespokeSettings(str(methane)).claim(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 @pytest.fixture
 def files(p_xylene_files, methane, tmp_path):
     """Ligand files of a user's own: with and without a force field, coordinates beside the prmtop."""
