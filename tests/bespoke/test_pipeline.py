@@ -355,11 +355,11 @@ def test_explicit_sizes_win_over_quick():
 
 
 def test_two_commands_do_not_work_in_one_folder(tmp_path):
-    from dkmp_plugin.bespoke.pipeline import _only_here
+    from dkmp_plugin.files import only_here
 
     with (
-        _only_here(tmp_path),
+        only_here(tmp_path),
         pytest.raises(RuntimeError, match="another process works in"),
-        _only_here(tmp_path),
+        only_here(tmp_path),
     ):
         pass

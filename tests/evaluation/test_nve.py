@@ -17,6 +17,7 @@ from dkmp_plugin.evaluation.molecular_dynamics import molecular_dynamics
 from dkmp_plugin.evaluation.nve import run_nve, simulate_nve
 from dkmp_plugin.evaluation.nve_summary import summarise
 from dkmp_plugin.evaluation.verlet import OpenMMVerlet
+from dkmp_plugin.files import only_here
 from dkmp_plugin.simulation.stack import prepare_backend
 from tests.conftest import ROOT, ethanol
 from tests.simulation.conftest import checkpoint, model_path
@@ -80,6 +81,7 @@ def test_energy_is_conserved_and_everything_is_written(model_path, structure, tm
     assert drifts.total.fluctuation < 0.01
     assert drifts.shadow.fluctuation < 0.1 * drifts.total.fluctuation
     assert {path.name for path in tmp_path.iterdir()} == {
+        ".lock",
         "before_largest_change.npz",
         "drift.json",
         "energies.csv",
@@ -247,6 +249,14 @@ def test_another_run_in_the_same_folder_is_refused(model_path, structure, tmp_pa
     before = (tmp_path / "energies.csv").read_bytes()
     with pytest.raises(ValueError, match=r"other settings \(settings\.json: seed 1, now 2\)"):
         run(model_path, structure, tmp_path, engine="ase", seed=2)
+    assert (tmp_path / "energies.csv").read_bytes() == before
+
+
+def test_two_processes_do_not_write_to_one_run(model_path, structure, tmp_path):
+    run(model_path, structure, tmp_path, engine="ase")
+    before = (tmp_path / "energies.csv").read_bytes()
+    with only_here(tmp_path), pytest.raises(RuntimeError, match="another process works in"):
+        run(model_path, structure, tmp_path, engine="ase", duration=0.02)
     assert (tmp_path / "energies.csv").read_bytes() == before
 
 
