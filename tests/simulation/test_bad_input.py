@@ -77,6 +77,12 @@ class TestFiles:
         with zipfile.ZipFile(model_path) as archive:
             assert not any(str(ROOT).encode() in archive.read(name) for name in archive.namelist())
 
+    def test_export_of_an_exported_model(self, model_path, tmp_path):
+        for name in ("model.pt", "model.ckpt"):
+            (tmp_path / name).write_bytes(model_path.read_bytes())
+            with pytest.raises(ValueError, match=rf"{name} is an exported model; give the checkpoint"):
+                export_model(tmp_path / name, tmp_path / "again.pt")
+
     def test_failed_export_leaves_the_old_file(self, tmp_path):
         write_checkpoint(tmp_path / "untrained.ckpt", trained_elements=())
         output = tmp_path / "model.pt"
