@@ -1,5 +1,9 @@
-"""Writing files so that a reader never meets half of one and no input is lost; which content a file has."""
+"""Writing files so that a reader never meets half of one, no input is lost and no second writer is there.
 
+Also which content a file has.
+"""
+
+import fcntl
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
@@ -29,6 +33,33 @@ def replaced_on_success(path: Union[str, Path]) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def only_here(folder: Union[str, Path]) -> Iterator[None]:
+    """Keeps a second process out of a folder; the lock ends with the process, however that ends.
+
+    Args:
+        folder: made where it is missing, and then removed again where nothing but the lock has come into it.
+
+    Raises:
+        RuntimeError: another process works there.
+    """
+    folder = Path(folder)
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".lock"
+    with open(path, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RuntimeError(f"another process works in {folder}; wait for it, or end it") from error
+        try:
+            yield
+        finally:
+            if made and list(folder.iterdir()) == [path]:
+                path.unlink()
+                folder.rmdir()
 
 
 def check_keeps_inputs(outputs: Iterable[Union[str, Path]], inputs: Iterable[Union[str, Path]]) -> None:

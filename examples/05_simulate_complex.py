@@ -31,7 +31,7 @@ from dkmp_plugin.bespoke.pipeline import make_potential  # noqa: E402
 from dkmp_plugin.bespoke.settings import BespokeSettings  # noqa: E402
 from dkmp_plugin.evaluation.dynamics import internal_rmsd  # noqa: E402
 from dkmp_plugin.files import replaced_on_success, sha256_of  # noqa: E402
-from dkmp_plugin.simulation.model_file import read_model_info  # noqa: E402
+from dkmp_plugin.simulation.model_source import read_info  # noqa: E402
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -140,7 +140,7 @@ def summarise(
     summary = {
         "atoms": len(end),
         "modelled_atoms": len(ligand),
-        "labels_of_the_model": read_model_info(model).level_of_theory,
+        "labels_of_the_model": read_info(model).level_of_theory,
         "time_ps": round(state.getTime().value_in_unit(unit.picosecond), 6),
         "steps": simulation.currentStep,
         "rows": len(rows),

@@ -1,16 +1,13 @@
 """The steps from a ligand's file to an exported potential; finished ones are kept."""
 
-import fcntl
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Dict, Union
 
 from dkmp_plugin.bespoke.settings import BespokeSettings
 from dkmp_plugin.bespoke.training import loss_weights, train
-from dkmp_plugin.files import replaced_on_success
+from dkmp_plugin.files import only_here, replaced_on_success
 from dkmp_plugin.labeling.campaign import remove_runs, run_campaign
 from dkmp_plugin.labeling.executors import TaskMap, in_this_process
 from dkmp_plugin.training.torchmd_train import training_program
@@ -38,7 +35,7 @@ def make_potential(
         RuntimeError: If the training cannot be started or fails, or another process works in the folder.
     """
     output = Path(output).absolute()
-    with _only_here(output):
+    with only_here(output):
         settings.claim(output)
         _label(settings, output, task_map)
         _train(settings, output)
@@ -46,28 +43,6 @@ def make_potential(
         _export(output)
         _report(settings, output, evaluation)
     return evaluation
-
-
-@contextmanager
-def _only_here(output: Path) -> Iterator[None]:
-    """Keeps a second process out of the folder; the lock ends with the process, however that ends.
-
-    A folder that this makes is removed where nothing but the lock has come into it.
-    """
-    made = not output.exists()
-    output.mkdir(parents=True, exist_ok=True)
-    path = output / ".lock"
-    with open(path, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RuntimeError(f"another process works in {output}; wait for it, or end it") from error
-        try:
-            yield
-        finally:
-            if made and list(output.iterdir()) == [path]:
-                path.unlink()
-                output.rmdir()
 
 
 def _begin(step: str, output: Path) -> bool:

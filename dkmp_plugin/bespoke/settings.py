@@ -60,7 +60,7 @@ class BespokeSettings:
                 "expected"
             )
         check_seed(self.seed)
-        if not self.temperatures or min(self.temperatures) <= 0:
+        if not self.temperatures or not all(0 < kelvin < float("inf") for kelvin in self.temperatures):
             raise ValueError(f"temperatures: {self.temperatures} was given, positive numbers are expected")
         if self.from_sdf and (self.residue or self.coordinates):
             raise ValueError("residue and coordinates belong to a prmtop; an SDF file holds one molecule")
@@ -111,13 +111,20 @@ class BespokeSettings:
         until it has begun, those of the sampling until the labels are finished.
 
         Raises:
-            ValueError: If the folder was made with other settings, or the input cannot be used.
+            ValueError: If the folder was made with other settings, or it is not known with which, or the
+                input cannot be used.
         """
         record = folder / "settings.json"
         asked = json.loads(json.dumps(asdict(self)))
         files = self._input_files()
         asked[_CONTENT] = {name: sha256_of(path) for name, path in files.items()}
         if not record.is_file():
+            foreign = [name for name in _LABELLED + _TRAINED if (folder / name).exists()]
+            if foreign:
+                raise ValueError(
+                    f"{folder} holds {', '.join(foreign)}, but no {record.name} that tells what of: they "
+                    "would be taken for this molecule's; give another --output"
+                )
             # A mistyped command must not claim the folder.
             self.read_molecule()
             _write_record(record, asked)

@@ -28,7 +28,7 @@ def molecular_dynamics(
         structure: PDB file with all hydrogens.
         engine: ``openmm`` or ``ase``.
         time_step: in femtoseconds.
-        platform: OpenMM platform; ``Reference`` computes in double precision.
+        platform: OpenMM platform; ``Reference`` computes in double precision. ASE has none.
         device: where ASE and OpenMM's PythonForce run the model; with TorchForce the platform decides.
 
     Raises:
@@ -41,6 +41,11 @@ def molecular_dynamics(
     if not Path(structure).is_file():
         raise ValueError(f"{structure}: no such file; a PDB file with all hydrogens is expected")
     if engine == "ase":
+        if platform != "Reference":
+            raise ValueError(
+                f"platform: {platform!r} was given, but ASE has no platforms; leave it out, or use "
+                "engine='openmm' (device says where ASE runs the model)"
+            )
         return _ase_dynamics(model, structure, time_step, device)
     if device != "cpu" and (str(model) == CLASSICAL or Path(model).suffix == ".xml"):
         raise ValueError(

@@ -21,7 +21,7 @@ from dkmp_plugin.evaluation.nve_files import (
 )
 from dkmp_plugin.evaluation.nve_summary import Conservation, kinetic_energy, summarise
 from dkmp_plugin.evaluation.verlet import VerletDynamics
-from dkmp_plugin.files import sha256_of
+from dkmp_plugin.files import only_here, sha256_of
 from dkmp_plugin.seeds import check_seed
 
 # Twenty times the surface of the sun: no molecule is left, and what a potential says about it means nothing.
@@ -148,41 +148,43 @@ def run_nve(
     Raises:
         ValueError: the duration is too short for a drift, the folder holds a run with other settings or of
             another version, or the energy is no longer finite, or so large that no molecule is left.
+        RuntimeError: another process runs in the folder.
     """
     if save_interval % record_interval:
         raise ValueError(f"save_interval {save_interval} is no multiple of record_interval {record_interval}")
     folder = Path(folder)
     num_steps = round(1000.0 * duration / time_step)
-    continued = has_state(folder)
-    if not continued:
-        _check_duration(num_steps, record_interval, time_step)
-    check_settings(folder, settings)
-    if continued:
-        step, *state = restore_state(folder)
-        dynamics.set_state(*state)
-    else:
-        dynamics.equilibrate(temperature, equilibration, seed)
-        start_energies(folder)
-        step = 0
-        _step_and_record(dynamics, folder, 1, step, time_step)
-        save_state(folder, step, dynamics.get_state())
-    shadow = read_energies(folder)["shadow_energy_mev"]
-    largest_change = np.abs(np.diff(shadow)).max(initial=0.0)
-    latest = shadow[-1]
-    while step < num_steps:
-        # To the next multiple: a run that is extended may have ended between two.
-        advance = min(record_interval - step % record_interval, num_steps - step)
-        before, shadow_before = dynamics.get_state(), latest
-        latest = _step_and_record(dynamics, folder, advance, step + advance, time_step)
-        if abs(latest - shadow_before) > largest_change:
-            largest_change = abs(latest - shadow_before)
-            save_before_largest_change(folder, step, before)
-        step += advance
-        if step % save_interval == 0 or step == num_steps:
+    with only_here(folder):
+        continued = has_state(folder)
+        if not continued:
+            _check_duration(num_steps, record_interval, time_step)
+        check_settings(folder, settings)
+        if continued:
+            step, *state = restore_state(folder)
+            dynamics.set_state(*state)
+        else:
+            dynamics.equilibrate(temperature, equilibration, seed)
+            start_energies(folder)
+            step = 0
+            _step_and_record(dynamics, folder, 1, step, time_step)
             save_state(folder, step, dynamics.get_state())
-        if progress is not None:
-            progress(step)
-    return summarise(folder, dynamics.num_atoms)
+        shadow = read_energies(folder)["shadow_energy_mev"]
+        largest_change = np.abs(np.diff(shadow)).max(initial=0.0)
+        latest = shadow[-1]
+        while step < num_steps:
+            # To the next multiple: a run that is extended may have ended between two.
+            advance = min(record_interval - step % record_interval, num_steps - step)
+            before, shadow_before = dynamics.get_state(), latest
+            latest = _step_and_record(dynamics, folder, advance, step + advance, time_step)
+            if abs(latest - shadow_before) > largest_change:
+                largest_change = abs(latest - shadow_before)
+                save_before_largest_change(folder, step, before)
+            step += advance
+            if step % save_interval == 0 or step == num_steps:
+                save_state(folder, step, dynamics.get_state())
+            if progress is not None:
+                progress(step)
+        return summarise(folder, dynamics.num_atoms)
 
 
 def _check_positive(name: str, value: float, unit: str, or_zero: bool = False) -> None:

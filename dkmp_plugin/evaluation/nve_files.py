@@ -1,6 +1,7 @@
 """The files of a run at constant energy: settings, energies, and the state to continue from."""
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any, Dict, Sequence, Tuple
 
@@ -35,10 +36,15 @@ def check_settings(folder: Path, settings: Dict[str, Any]) -> None:
         if STRUCTURE_HASH not in stored:
             # The run was begun before structures were hashed.
             wanted.pop(STRUCTURE_HASH, None)
-        if stored != wanted:
+        changed = [
+            f"{name} {stored.get(name)!r}, now {wanted.get(name)!r}"
+            for name in sorted({*stored, *wanted})
+            if stored.get(name) != wanted.get(name)
+        ]
+        if changed:
             raise ValueError(
-                f"{folder} holds a run with other settings ({path.name}); continue with those, or give "
-                "another folder"
+                f"{folder} holds a run with other settings ({path.name}: {'; '.join(changed)}); continue "
+                "with those, or give another folder"
             )
         return
     with replaced_on_success(path) as temporary:
@@ -103,11 +109,23 @@ def restore_state(folder: Path) -> Tuple[int, np.ndarray, np.ndarray]:
     """The saved step, its positions and velocities; rows of energies after it are dropped.
 
     Raises:
-        ValueError: another version wrote the energies.
+        ValueError: another version wrote the energies, they are missing, or the state is damaged.
     """
-    with np.load(folder / _STATE) as state:
-        step, positions, velocities = int(state["step"]), state["positions"], state["velocities"]
+    try:
+        # Opened here: of a damaged file numpy would leave it open.
+        with (folder / _STATE).open("rb") as file, np.load(file) as state:
+            step, positions, velocities = int(state["step"]), state["positions"], state["velocities"]
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{folder / _STATE} is damaged, the run cannot go on from it; give another folder, or remove it "
+            "to begin anew"
+        ) from error
     log = folder / _ENERGIES
+    if not log.is_file():
+        raise ValueError(
+            f"{folder} holds the state of a run, {_STATE}, but not its energies, {log.name}; give another "
+            f"folder, or remove {_STATE} to begin anew"
+        )
     header, *rows = log.read_text().splitlines()
     _check_columns(log, header)
     # A kill may have cut the last row short; it then comes after the saved state.

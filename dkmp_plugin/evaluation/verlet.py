@@ -53,13 +53,14 @@ class OpenMMVerlet:
     ``CustomIntegrator`` keeps both at the same time, so that their energies add up to the conserved one.
 
     Args:
-        system: without constraints.
+        system: without constraints and virtual sites.
         positions: (N, 3) start in nm.
         time_step: in femtoseconds.
         platform: name of the OpenMM platform; ``Reference`` computes in double precision.
 
     Raises:
-        ValueError: the System has constraints or another number of atoms, or there is no such platform.
+        ValueError: the System has constraints, virtual sites or another number of atoms, or there is no such
+            platform.
     """
 
     def __init__(
@@ -71,6 +72,14 @@ class OpenMMVerlet:
             raise ValueError(
                 f"the System has {system.getNumConstraints()} constraints; make it with constraints=None, so "
                 "that the conserved energy is the one of all degrees of freedom"
+            )
+        # OpenMM places them after a whole step, but here forces are needed in the middle of it.
+        num_sites = sum(system.isVirtualSite(index) for index in range(system.getNumParticles()))
+        if num_sites:
+            raise ValueError(
+                f"the System has {num_sites} virtual sites, whose places would lag behind the atoms', so "
+                "that even a perfect potential would seem to drift; make it without them, such as with a "
+                "water model of three sites"
             )
         if system.getNumParticles() != len(positions):
             raise ValueError(

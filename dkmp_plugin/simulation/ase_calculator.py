@@ -90,6 +90,19 @@ class DKMPCalculator(Calculator):
         self.__dict__.update(state)
         self._start(torchscript.from_bytes(self._saved), available_device(self._asked))
 
+    def set(self, **kwargs: Any) -> Dict[str, Any]:
+        """Refuse whatever is set after the calculator was made: ASE would keep it, and nothing would change.
+
+        Raises:
+            ValueError: If anything is given.
+        """
+        if kwargs:
+            raise ValueError(
+                f"DKMPCalculator.set: {', '.join(sorted(kwargs))} was given, but nothing of it can be "
+                "changed; make another calculator"
+            )
+        return super().set()
+
     def check_state(self, atoms: Any, tol: float = 1e-15) -> List[str]:
         """What has changed since the last call (called by ASE before it returns what it knows already).
 

@@ -13,6 +13,7 @@ from dkmp_plugin.device import resolve_device
 from dkmp_plugin.files import check_is_no_folder, check_keeps_inputs
 from dkmp_plugin.simulation import torchscript
 from dkmp_plugin.simulation.model_file import ModelInfo, save_model_file
+from dkmp_plugin.simulation.torchscript_file import is_exported
 from dkmp_plugin.training.checkpoint import load_checkpoint, trained_dtype
 from dkmp_plugin.units import kilojoule_per_mole
 
@@ -83,6 +84,11 @@ def script_checkpoint(
     if dtype is not None and dtype not in _DTYPES:
         raise ValueError(f"dtype: {dtype!r} was given, 'float32' or 'float64' is expected")
     place = resolve_device(device)
+    if is_exported(Path(checkpoint_path)):
+        raise ValueError(
+            f"{checkpoint_path} is an exported model; give the checkpoint (.ckpt) of torchmd-train that it "
+            "was made from"
+        )
     model, hyper_parameters, dataset = load_checkpoint(checkpoint_path)
     if hyper_parameters["model"] != "dkmp-c":
         raise ValueError(

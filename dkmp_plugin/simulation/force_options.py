@@ -1,6 +1,7 @@
 """Choices about how a force is computed that do not change it: fixed shapes, a skin, CUDA graphs."""
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Optional
 
 # Two edges per pair and direction: 40,000 for this many atoms.
@@ -21,7 +22,7 @@ class ForceOptions:
             ``python_force``.
 
     Raises:
-        ValueError: If the choices exclude each other.
+        ValueError: If a choice is impossible, or they exclude each other.
     """
 
     static_shapes: Optional[bool] = None
@@ -29,8 +30,17 @@ class ForceOptions:
     cuda_graphs: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.skin, bool) or not isinstance(self.skin, Real):
+            raise ValueError(f"skin: {self.skin!r} was given, a number, of Å, is expected")
         if not 0.0 <= self.skin < float("inf"):
             raise ValueError(f"skin: {self.skin} was given, a length of at least 0 Å is expected")
+        # The text "false", as of openmm-torch's property, would count as true.
+        if not (self.static_shapes is None or isinstance(self.static_shapes, bool)):
+            raise ValueError(
+                f"staticShapes: {self.static_shapes!r} was given, True, False or None is expected"
+            )
+        if not isinstance(self.cuda_graphs, bool):
+            raise ValueError(f"useCUDAGraphs: {self.cuda_graphs!r} was given, True or False is expected")
         if self.skin > 0.0 and (self.static_shapes or self.cuda_graphs):
             given = "staticShapes" if self.static_shapes else "useCUDAGraphs"
             raise ValueError(

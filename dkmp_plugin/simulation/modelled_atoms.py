@@ -1,5 +1,6 @@
 """The atoms of an OpenMM topology that a model acts on."""
 
+import warnings
 from typing import Any, Iterable, List, Optional, Tuple
 
 
@@ -42,3 +43,30 @@ def modelled_atoms(topology: Any, atoms: Optional[Iterable[int]]) -> Tuple[Optio
             "modelled)"
         )
     return indices, [atom.element.atomic_number for atom in chosen]
+
+
+def warn_of_free_valences(topology: Any, indices: List[int]) -> None:
+    """Warn where modelled atoms are bonded to others and the cut bonds are not capped by hydrogens.
+
+    From 1.8 on openmm-ml caps them: hydrogens that the topology bonds to nothing are among the atoms.
+
+    Args:
+        topology: ``openmm.app.Topology``.
+        indices: The modelled atoms.
+    """
+    modelled, cut, bonded = set(indices), [], set()
+    for first, second in topology.bonds():
+        bonded |= {first.index, second.index}
+        if (first.index in modelled) != (second.index in modelled):
+            cut.append((first, second))
+    hydrogens = [atom.index for atom in topology.atoms() if atom.element and atom.element.symbol == "H"]
+    caps = (modelled - bonded).intersection(hydrogens)
+    if len(cut) > len(caps):
+        first, second = cut[0]
+        warnings.warn(
+            f"the modelled atoms are bonded to others, at {len(cut)} bonds ({first.name} and {second.name} "
+            f"of residue {first.residue.name} {first.residue.id}), which openmm-ml before 1.8 does not cap: "
+            "the model sees free valences, which its training data hardly had; model whole molecules, or use "
+            "the stack 'latest', where hydrogens cap such bonds",
+            stacklevel=4,  # whoever calls createMixedSystem
+        )

@@ -4,7 +4,7 @@ openmm-ml imports every registered potential when it is imported itself, so this
 """
 
 from pathlib import Path
-from typing import Any, Iterable, List, Optional, Tuple
+from typing import Any, Iterable, List, Optional, Set, Tuple
 
 from openmmml.mlpotential import MLPotentialImpl, MLPotentialImplFactory
 
@@ -12,6 +12,9 @@ from dkmp_plugin.simulation.bundled_model import BUNDLED_MODEL
 from dkmp_plugin.simulation.force_options import ForceOptions
 
 _BACKENDS = ("auto", "torchforce", "pythonforce")
+# What openmm-ml has used itself when it passes all arguments on: from 1.8 on, places of the hydrogens that it
+# caps cut bonds with.
+_USED_BY_OPENMM_ML = ("linkAtomDistances",) if hasattr(MLPotentialImpl, "getSupportedEmbeddings") else ()
 
 
 class DKMPPotentialImplFactory(MLPotentialImplFactory):
@@ -105,14 +108,15 @@ class DKMPPotentialImpl(MLPotentialImpl):
                 the charges of a mixed System's force field are compared, which ``interpolate=True`` hides.
             device: Where PythonForce computes, ``cpu``, ``cuda``, ``cuda:N`` or a ``torch.device``; None for
                 a GPU where there is one. TorchForce computes where OpenMM's platform does.
-            **args: Refused.
+            **args: Refused, except what openmm-ml has used itself.
 
         Raises:
-            ValueError: If the atoms, their elements, the charge or the box do not fit the model, or the
-                device is not there or given to TorchForce.
+            ValueError: If the atoms, their elements, the charge or the box do not fit the model, the topology
+                and the System do not fit together, or the device is not there or given to TorchForce.
             RuntimeError: If the backend cannot work on the installed stack.
         """
-        _refuse_unknown(args, "createSystem and createMixedSystem", "charge, device")
+        unknown = {name: value for name, value in args.items() if name not in _USED_BY_OPENMM_ML}
+        _refuse_unknown(unknown, "createSystem and createMixedSystem", "charge, device")
         from dkmp_plugin.simulation.stack import prepare_backend
 
         backend = prepare_backend(self.backend)
@@ -126,13 +130,16 @@ class DKMPPotentialImpl(MLPotentialImpl):
 
         from dkmp_plugin.models.elements import check_elements
         from dkmp_plugin.simulation.model_source import load_model
-        from dkmp_plugin.simulation.modelled_atoms import modelled_atoms
+        from dkmp_plugin.simulation.modelled_atoms import modelled_atoms, warn_of_free_valences
         from dkmp_plugin.simulation.periodic_box import refuse_placeholder
         from dkmp_plugin.simulation.total_charge import check_charge, check_force_field_charge
 
         model, info = load_model(self.model_path)
         indices, atomic_numbers = modelled_atoms(topology, atoms)
+        _check_number_of_atoms(topology, system)
         _check_virtual_sites(system, indices)
+        if indices is not None:
+            warn_of_free_valences(topology, indices)
         check_elements(atomic_numbers, info.elements, self.model_path.name)
         check_charge(charge, info, self.model_path)
         if indices is not None and charge is None and info.total_charge is not None:
@@ -229,9 +236,33 @@ def _refuse_unknown(args: dict, where: str, known: str) -> None:
         )
 
 
+def _check_number_of_atoms(topology: Any, system: Any) -> None:
+    """Atoms are told by their index, and a topology without the System's extra particles has others.
+
+    The empty System that openmm-ml passes with ``interpolate=True`` has none to compare.
+    """
+    num_atoms, num_particles = topology.getNumAtoms(), system.getNumParticles()
+    if num_particles not in (0, num_atoms):
+        raise ValueError(
+            f"the topology has {num_atoms} atoms, the System {num_particles} particles, the same number is "
+            "expected; give the topology that the System was made from (of Modeller.addExtraParticles, where "
+            "there are any)"
+        )
+
+
+def _is_link_atom(site: Any, modelled: Set[int]) -> bool:
+    """Whether openmm-ml (1.8 and later) has put a virtual site on a bond of a modelled atom, to cap it."""
+    import openmm
+
+    if not isinstance(site, openmm.LocalCoordinatesSite) or site.getNumParticles() != 2:
+        return False
+    return [site.getParticle(index) in modelled for index in range(2)] == [True, False]
+
+
 def _check_virtual_sites(system: Any, indices: Optional[List[int]]) -> None:
-    for index in range(system.getNumParticles()) if indices is None else indices:
-        if system.isVirtualSite(index):
+    modelled = set(range(system.getNumParticles()) if indices is None else indices)
+    for index in sorted(modelled):
+        if system.isVirtualSite(index) and not _is_link_atom(system.getVirtualSite(index), modelled):
             raise ValueError(
                 f"particle {index} is a virtual site: its place follows from others', a model cannot move "
                 "it; leave it to the force field"

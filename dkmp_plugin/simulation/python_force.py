@@ -1,6 +1,8 @@
 """What OpenMM's PythonForce calls: DKMP^C on stacks on which TorchForce cannot run."""
 
 import math
+import threading
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Dict, Optional, Tuple, Union
 
 import numpy as np
@@ -60,6 +62,10 @@ class PythonForceComputation:
         # Freezing computes once what depends on the weights alone, the radial filters of every layer, and
         # binds all to the device: the module must be there before.
         module = torchscript.from_bytes(saved, device)
+        # Contexts of one System share this object, and may run in threads: a neighbour list and the memory of
+        # a CUDA graph are for one of them at a time.
+        reuses = any(getattr(part, "original_name", "") == "NeighborList" for part in module.modules())
+        self._turn: AbstractContextManager = threading.Lock() if reuses or cuda_graphs else nullcontext()
         # What an earlier version pickled is frozen already, which takes this attribute away.
         self.module = torchscript.freeze(module) if hasattr(module, "training") else module
         self._captured: Optional[CapturedGradient] = None
@@ -77,14 +83,15 @@ class PythonForceComputation:
         box = None
         if self.periodic:
             box = torch.from_numpy(state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer))
-        energy, gradient = self._evaluate(positions, box)
-        value = energy.item()
+        with self._turn:
+            energy, gradient = self._evaluate(positions, box)
+            value, forces = energy.item(), -gradient.cpu().numpy()
         if math.isnan(value):
             raise RuntimeError(
                 "the model's energy is NaN: positions are NaN or infinite, or the periodic box has become "
                 "narrower than twice the model's cutoff; use a shorter time step, or a larger box"
             )
-        return value, -gradient.cpu().numpy()
+        return value, forces
 
     def _evaluate(self, positions: Tensor, box: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
         if not (self.cuda_graphs and self.device.type == "cuda"):

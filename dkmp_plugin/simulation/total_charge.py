@@ -1,5 +1,6 @@
 """Whether molecules have the charge that a model was trained at: it has no charge input of its own."""
 
+import math
 from numbers import Real
 from pathlib import Path
 from typing import Any, List
@@ -43,7 +44,7 @@ def _whole_charge(charge: Any) -> int:
         from openmm import unit
 
         value = value.value_in_unit(unit.elementary_charge)
-    if isinstance(value, bool) or not isinstance(value, Real) or float(value) != round(float(value)):
+    if isinstance(value, bool) or not isinstance(value, Real) or not float(value).is_integer():
         raise ValueError(f"charge: {charge!r} was given, a whole number of elementary charges is expected")
     return round(float(value))
 
@@ -82,6 +83,8 @@ def check_charge_of_atoms(atoms: Any, info: ModelInfo, path: Path) -> None:
 
 def _check_sum(charge: float, who: str, info: ModelInfo, path: Path) -> None:
     trained = info.total_charge
+    if not math.isfinite(charge):
+        raise ValueError(f"{who} the charge {charge}, a number of elementary charges is expected; correct it")
     # Charges of a part of a molecule add up to anything: nothing can be said about them.
     is_whole = abs(charge - round(charge)) < CHARGE_ROUNDING
     if trained is not None and is_whole and round(charge) != trained:

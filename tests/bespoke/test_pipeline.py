@@ -208,10 +208,21 @@ def test_bad_input(methane, tmp_path, capfd):
         ((tmp_path / "none.sdf", tmp_path / "out"), {}, "no such file"),
         ((methane, tmp_path / "out2", "--residue", "MOL"), {}, "residue and coordinates belong to a prmtop"),
         ((methane, tmp_path / "out3"), {"epochs": 0}, "epochs: 0 was given"),
+        ((methane, tmp_path / "out3"), {"temperatures": "nan"}, "temperatures: (nan,) was given"),
+        ((methane, tmp_path / "out3"), {"temperatures": "inf"}, "temperatures: (inf,) was given"),
         ((methane, tmp_path / "out4", "--scheduler", "tcp://127.0.0.1:9"), {}, "no Dask scheduler answers"),
     ):
         status, _, errors = run_here(capfd, *arguments, **changes)
         assert status == 2 and message in errors and "Traceback" not in errors, errors
+
+
+@pytest.mark.parametrize("name", ["labels.h5", "training", "model.pt"])
+def test_results_of_unknown_settings_are_not_taken_over(methane, tmp_path, name):
+    """A folder of something else, such as the demo's, with files of the same names."""
+    (tmp_path / name).mkdir()
+    with pytest.raises(ValueError, match=rf"holds {name}, but no settings\.json"):
+        BespokeSettings(str(methane)).claim(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 @pytest.fixture
@@ -344,11 +355,11 @@ def test_explicit_sizes_win_over_quick():
 
 
 def test_two_commands_do_not_work_in_one_folder(tmp_path):
-    from dkmp_plugin.bespoke.pipeline import _only_here
+    from dkmp_plugin.files import only_here
 
     with (
-        _only_here(tmp_path),
+        only_here(tmp_path),
         pytest.raises(RuntimeError, match="another process works in"),
-        _only_here(tmp_path),
+        only_here(tmp_path),
     ):
         pass

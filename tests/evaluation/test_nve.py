@@ -17,6 +17,7 @@ from dkmp_plugin.evaluation.molecular_dynamics import molecular_dynamics
 from dkmp_plugin.evaluation.nve import run_nve, simulate_nve
 from dkmp_plugin.evaluation.nve_summary import summarise
 from dkmp_plugin.evaluation.verlet import OpenMMVerlet
+from dkmp_plugin.files import only_here
 from dkmp_plugin.simulation.stack import prepare_backend
 from tests.conftest import ROOT, ethanol
 from tests.simulation.conftest import checkpoint, model_path
@@ -80,6 +81,7 @@ def test_energy_is_conserved_and_everything_is_written(model_path, structure, tm
     assert drifts.total.fluctuation < 0.01
     assert drifts.shadow.fluctuation < 0.1 * drifts.total.fluctuation
     assert {path.name for path in tmp_path.iterdir()} == {
+        ".lock",
         "before_largest_change.npz",
         "drift.json",
         "energies.csv",
@@ -245,9 +247,29 @@ def test_a_run_of_another_version_is_not_continued(model_path, structure, tmp_pa
 def test_another_run_in_the_same_folder_is_refused(model_path, structure, tmp_path):
     run(model_path, structure, tmp_path, engine="ase")
     before = (tmp_path / "energies.csv").read_bytes()
-    with pytest.raises(ValueError, match="other settings"):
+    with pytest.raises(ValueError, match=r"other settings \(settings\.json: seed 1, now 2\)"):
         run(model_path, structure, tmp_path, engine="ase", seed=2)
     assert (tmp_path / "energies.csv").read_bytes() == before
+
+
+def test_two_processes_do_not_write_to_one_run(model_path, structure, tmp_path):
+    run(model_path, structure, tmp_path, engine="ase")
+    before = (tmp_path / "energies.csv").read_bytes()
+    with only_here(tmp_path), pytest.raises(RuntimeError, match="another process works in"):
+        run(model_path, structure, tmp_path, engine="ase", duration=0.02)
+    assert (tmp_path / "energies.csv").read_bytes() == before
+
+
+def test_a_damaged_run_is_not_continued(model_path, structure, tmp_path):
+    run(model_path, structure, tmp_path, engine="ase")
+    (tmp_path / "energies.csv").unlink()
+    with pytest.raises(ValueError, match=r"not its energies, energies\.csv; give another folder"):
+        run(model_path, structure, tmp_path, engine="ase", duration=0.02)
+    state = tmp_path / "state.npz"
+    for damaged in (state.read_bytes()[:-100], b"garbage", b""):
+        state.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"state\.npz is damaged"):
+            run(model_path, structure, tmp_path, engine="ase", duration=0.02)
 
 
 @pytest.mark.parametrize(("stiffness", "outcome"), [(1e9, r"blew up|NaN"), (2.9e4, "blew up after 0.4 ps")])
@@ -290,6 +312,11 @@ def test_bad_input(model_path, structure, tmp_path, capsys):
     system.addConstraint(0, 1, 0.1)
     with pytest.raises(ValueError, match="constraints"):
         OpenMMVerlet(system, np.zeros((2, 3)), 0.5)
+    system.removeConstraint(0)
+    system.addParticle(0.0)
+    system.setVirtualSite(2, openmm.TwoParticleAverageSite(0, 1, 0.5, 0.5))
+    with pytest.raises(ValueError, match="the System has 1 virtual sites"):
+        OpenMMVerlet(system, np.zeros((3, 3)), 0.5)
 
 
 @pytest.mark.parametrize(
@@ -305,6 +332,7 @@ def test_bad_input(model_path, structure, tmp_path, capsys):
         (["--seed", "-1", "--engine", "ase"], "seed: -1 was given, a whole number from 0 to 2147483647"),
         (["--seed", "2147483648"], "seed: 2147483648 was given"),
         (["--platform", "Nope"], "platform: 'Nope' was given, one of Reference"),
+        (["--platform", "CPU", "--engine", "ase"], "platform: 'CPU' was given, but ASE has no platforms"),
     ],
 )
 def test_impossible_options_of_the_command(model_path, structure, tmp_path, capsys, options, message):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT
+from tests.simulation.conftest import write_checkpoint
 
 SCRIPT = ROOT / "examples" / "05_simulate_complex.py"
 
@@ -54,6 +55,13 @@ def test_goes_on_from_the_checkpoint(host_guest):
     )
     assert "going on at step 20" in text and "30 steps of 1 fs" in text
     assert json.loads((output / "summary.json").read_text())["time_ps"] == pytest.approx(0.03)
+
+
+def test_a_checkpoint_is_a_model_as_well(tmp_path):
+    write_checkpoint(tmp_path / "model.ckpt")
+    text = run("host-guest", "--quick", "--model", tmp_path / "model.ckpt", "--output", tmp_path / "out")
+    assert "20 steps of 1 fs" in text
+    assert "random weights" in json.loads((tmp_path / "out/summary.json").read_text())["labels_of_the_model"]
 
 
 def test_does_not_go_on_with_other_settings(host_guest):

@@ -293,11 +293,15 @@ def test_charges_that_the_model_was_not_trained_at(model_path, molecule):
     ion.set_initial_charges([0.4, -0.4] + [0.0] * (len(z) - 2))
     assert ion.get_potential_energy() == energy
     # ASE does not notice that this changes, and would give the energy it knows.
-    for charge, message in ((1, r"gives the atoms the charge \+1"), ("neutral", r"a number \(elementary")):
+    for charge, message in (
+        (1, r"gives the atoms the charge \+1"),
+        ("neutral", r"a number \(elementary"),
+        (float("nan"), "the charge nan, a number"),
+    ):
         ion.info["charge"] = charge
         with pytest.raises(ValueError, match=message):
             ion.get_potential_energy()
-    for charge in ("0", 0.5, True):
+    for charge in ("0", 0.5, True, float("nan"), float("inf")):
         with pytest.raises(ValueError, match=rf"charge: {charge!r} was given, a whole number"):
             DKMPCalculator(model_path, charge=charge)
 
@@ -318,6 +322,8 @@ def test_skewed_vectors_of_a_lattice_are_no_placeholder(model_path, molecule):
 def test_unknown_arguments_are_refused(model_path):
     with pytest.raises(ValueError, match="unknown argument Device"):
         DKMPCalculator(model_path, Device="cuda")
+    with pytest.raises(ValueError, match="set: charge, skin was given, but nothing"):
+        DKMPCalculator(model_path).set(skin=1.0, charge=1)
 
 
 def test_within_inference_mode_and_without_gradients(atoms):

@@ -77,6 +77,12 @@ class TestFiles:
         with zipfile.ZipFile(model_path) as archive:
             assert not any(str(ROOT).encode() in archive.read(name) for name in archive.namelist())
 
+    def test_export_of_an_exported_model(self, model_path, tmp_path):
+        for name in ("model.pt", "model.ckpt"):
+            (tmp_path / name).write_bytes(model_path.read_bytes())
+            with pytest.raises(ValueError, match=rf"{name} is an exported model; give the checkpoint"):
+                export_model(tmp_path / name, tmp_path / "again.pt")
+
     def test_failed_export_leaves_the_old_file(self, tmp_path):
         write_checkpoint(tmp_path / "untrained.ckpt", trained_elements=())
         output = tmp_path / "model.pt"
@@ -308,6 +314,14 @@ class TestMolecules:
         system.addForce(nonbonded)
         system.setDefaultPeriodicBoxVectors([box, 0, 0], [0, box, 0], [0, 0, box])
         return system
+
+    def test_topology_of_another_size(self, model_path):
+        """Of five particles the topology's atoms would be the first three, whichever they are."""
+        from openmmml import MLPotential
+
+        potential = MLPotential("dkmp", modelPath=str(model_path))
+        with pytest.raises(ValueError, match="topology has 3 atoms, the System 5 particles"):
+            potential.createMixedSystem(self.topology(6, 1, 1), self.mm_system(5, "NoCutoff"), [0, 1])
 
     @pytest.mark.parametrize("topology_box", [None, 4.0])
     def test_box_of_a_mixed_system(self, model_path, topology_box):

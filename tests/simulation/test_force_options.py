@@ -16,6 +16,7 @@ from tests.simulation.test_openmm import topology_of
 BACKEND = prepare_backend()
 
 import openmm  # noqa: E402
+from openmm import unit  # noqa: E402
 from openmmml import MLPotential  # noqa: E402
 
 BOX = torch.tensor([[6.5, 0, 0], [1.0, 6.0, 0], [0.5, -0.8, 7.0]], dtype=torch.float64)
@@ -132,12 +133,16 @@ def test_a_system_with_a_skin_is_saved_and_read(model_path, molecule, tmp_path):
     [
         ({"skin": -0.1}, r"skin: -0\.1 was given, a length"),
         ({"skin": float("nan")}, "skin: nan"),
+        ({"skin": "1"}, "skin: '1' was given, a number, of Å"),
+        ({"skin": 0.1 * unit.nanometer}, "skin: .* was given, a number, of Å"),
+        ({"useCUDAGraphs": "false"}, "useCUDAGraphs: 'false' was given, True or False"),
+        ({"staticShapes": "no"}, "staticShapes: 'no' was given, True, False or None"),
         ({"skin": 1.0, "staticShapes": True}, "staticShapes=True, one of the two is expected"),
         ({"skin": 1.0, "useCUDAGraphs": True}, "useCUDAGraphs=True, one of the two is expected"),
         ({"useCUDAGraphs": True, "staticShapes": False}, "a CUDA graph has fixed shapes"),
     ],
 )
-def test_choices_that_exclude_each_other(arguments, message):
+def test_impossible_choices(arguments, message):
     with pytest.raises(ValueError, match=message):
         MLPotential("dkmp", **arguments)
 

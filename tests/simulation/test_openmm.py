@@ -150,6 +150,47 @@ def test_lambda_endpoints_and_a_linear_path(model_path, host_guest, platform):
     assert_close(at[0.5], middle, platform)
 
 
+@pytest.mark.parametrize("interpolate", [False, True])
+def test_bonds_to_other_atoms(model_path, interpolate):
+    """openmm-ml 1.4 leaves valences free, which is told; 1.8 caps them with hydrogens on virtual sites."""
+    from openmmtools.testsystems import AlanineDipeptideVacuum
+
+    alanine = AlanineDipeptideVacuum(constraints=None)
+    methyl = [atom.index for atom in alanine.topology.atoms() if atom.name in ("CB", "HB1", "HB2", "HB3")]
+    assert len(methyl) == 4
+    potential = MLPotential("dkmp", modelPath=str(model_path))
+    arguments = (alanine.topology, alanine.system, methyl)
+    if BACKEND == "torchforce":
+        with pytest.warns(UserWarning, match="bonded to others, at 1 bonds"):
+            potential.createMixedSystem(*arguments, interpolate=interpolate)
+        with pytest.raises(ValueError, match="unknown argument linkAtomDistances"):
+            potential.createMixedSystem(*arguments, interpolate=interpolate, linkAtomDistances=[])
+        return
+    mixed = potential.createMixedSystem(
+        *arguments, interpolate=interpolate, linkAtomDistances=[(8, 10, 0.12 * unit.nanometer)]
+    )
+    assert mixed.getVirtualSite(22).getLocalPosition()[0]._value == 0.12
+    positions = np.zeros((23, 3))
+    positions[:22] = alanine.positions.value_in_unit(unit.nanometer)
+    context = openmm.Context(
+        mixed, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference")
+    )
+
+    def evaluate(changed):
+        context.setPositions(changed)
+        context.computeVirtualSites()
+        state = context.getState(getEnergy=True, getForces=True)
+        return state.getPotentialEnergy()._value, state.getForces(asNumpy=True)._value
+
+    _, forces = evaluate(positions)
+    # The carbon of the cap, and the one beyond it, whose place its hydrogen follows.
+    for atom in (8, 10):
+        step = np.zeros((23, 3))
+        step[atom, 0] = 1e-5
+        difference = (evaluate(positions - step)[0] - evaluate(positions + step)[0]) / 2e-5
+        assert forces[atom, 0] == pytest.approx(difference, rel=1e-4, abs=1e-2)
+
+
 def test_clone_has_the_same_energy(model_path, molecule, platform):
     z, pos = molecule
     system = MLPotential("dkmp", modelPath=str(model_path)).createSystem(topology_of(z))

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ import torch
 
 from dkmp_plugin.simulation import python_force, torchscript
 from dkmp_plugin.simulation.cuda_graph import CapturedGradient, energy_and_gradient
-from dkmp_plugin.simulation.force_module import OpenMMEnergy
+from dkmp_plugin.simulation.force_module import OpenMMEnergy, scripted
 from dkmp_plugin.simulation.model_file import load_model_file
+from dkmp_plugin.simulation.neighbor_reuse import ReusingModel
 from dkmp_plugin.simulation.python_force import PythonForceComputation
 from dkmp_plugin.simulation.stack import prepare_backend
 from tests.simulation.conftest import executed_operators
@@ -52,6 +54,24 @@ def test_filters_are_computed_once_and_pickling_changes_nothing(module, molecule
         energy, forces = one(state)
         assert energy == pytest.approx(expected.item(), abs=1e-9)
         np.testing.assert_allclose(forces, -gradient.numpy(), atol=1e-8)
+
+
+def test_contexts_in_threads_do_not_share_a_neighbor_list(model_path, molecule):
+    """Contexts of one System call one object; a list that two of them wrote to once ended the process."""
+    model, info = load_model_file(model_path)
+    module = scripted(OpenMMEnergy(ReusingModel(model, info, 1.0), info, molecule[0], None))
+    computation = PythonForceComputation(module, periodic=False, device="cpu")
+    # Too far apart for one list: every call that follows another thread's searches.
+    states = [state_at(molecule[1] * scale) for scale in (0.95, 1.0, 1.6, 2.5)]
+    expected = [computation(state)[0] for state in states]
+
+    def energies(which):
+        return [computation(states[which])[0] for _ in range(100)]
+
+    with ThreadPoolExecutor(4) as pool:
+        for found, energy in zip(pool.map(energies, range(4)), expected, strict=True):
+            np.testing.assert_allclose(found, energy, atol=1e-8)
+    assert pickle.loads(pickle.dumps(computation))(states[0])[0] == pytest.approx(expected[0], abs=1e-8)
 
 
 def test_naming_the_cpu_changes_nothing(module, molecule):
