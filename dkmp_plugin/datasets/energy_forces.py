@@ -21,6 +21,8 @@ from dkmp_plugin.datasets.reference_energies import (
 # One name or several, each with an optional selection as ASE writes it: FILE@start:stop:step
 Files = Union[str, Sequence[str]]
 SplitIndices = Tuple[np.ndarray, np.ndarray, np.ndarray]
+# A model of more is no longer that of these molecules.
+_MOST_COMPOSITIONS = 20
 # A name as it was given, its file, and which of its structures
 _Frames = Tuple[str, Path, np.ndarray]
 
@@ -48,7 +50,7 @@ class EnergyForces(Dataset):
         split_indices: Indices of the training, validation and test items if the dataset defines them; then
             torchmd-train uses them in place of its random split, unless ``splits`` is configured.
         metadata: What a checkpoint records: energy_unit, level_of_theory, total_charge, elements,
-            reference_energies.
+            reference_energies, compositions (atoms per element of each one that occurs; not if they are many).
 
     Args:
         structures: All structures.
@@ -87,6 +89,9 @@ class EnergyForces(Dataset):
             "total_charge": _agreed_charge(total_charge, structures.total_charge),
             "elements": structures.elements,
         }
+        compositions = structures.distinct_compositions()
+        if len(compositions) <= _MOST_COMPOSITIONS:
+            self.metadata["compositions"] = compositions
         self._fits = reference_energies is None
         if reference_energies is None:
             self.fit_reference_energies(None if split_indices is None else split_indices[0])

@@ -86,6 +86,14 @@ class LabelledStructures:
         counts = [np.add.reduceat(self.atomic_numbers == element, first_atoms) for element in self.elements]
         return np.stack(counts, axis=1)
 
+    def distinct_compositions(self) -> List[Dict[str, int]]:
+        """Atoms per element (atomic number as text) of every composition that occurs."""
+        rows = np.unique(self.composition(), axis=0)
+        names = [str(element) for element in self.elements]
+        return [
+            {name: int(count) for name, count in zip(names, row, strict=True) if count > 0} for row in rows
+        ]
+
     def __getitem__(self, selection: slice) -> "LabelledStructures":
         """The structures that a slice selects."""
         indices = selected_indices(len(self), selection)

@@ -9,7 +9,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from dkmp_plugin.device import available_device, resolve_device
-from dkmp_plugin.models.elements import check_elements
+from dkmp_plugin.models.elements import check_elements, warn_of_other_composition
 from dkmp_plugin.simulation import torchscript
 from dkmp_plugin.simulation.force_options import ForceOptions
 from dkmp_plugin.simulation.model_source import load_model
@@ -135,7 +135,10 @@ class DKMPCalculator(Calculator):
         atoms = self.atoms
         # Who calls this directly must not see the stress of a crystal computed before.
         self.results = {}
-        check_elements(atoms.numbers.tolist(), self.info.elements, self.model_path.name)
+        numbers = atoms.numbers.tolist()
+        check_elements(numbers, self.info.elements, self.model_path.name)
+        if "numbers" in system_changes:
+            warn_of_other_composition(numbers, self.info.compositions, self.model_path.name)
         self._check_charge(atoms)
         if len(set(atoms.pbc)) > 1:
             raise ValueError(f"pbc: {atoms.pbc} was given, periodic in all directions or in none is expected")

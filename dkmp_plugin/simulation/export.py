@@ -168,6 +168,7 @@ def _describe(
         total_charge=dataset.get("total_charge"),
         level_of_theory=dataset.get("level_of_theory"),
         reference_energies={str(z): energy for z, energy in references.items()},
+        compositions=dataset.get("compositions"),
         versions=_package_versions(),
     )
 

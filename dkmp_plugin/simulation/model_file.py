@@ -39,6 +39,8 @@ class ModelInfo:
         level_of_theory: Method that labelled the training data; None if unknown.
         reference_energies: Energy per element (atomic number as text) that was subtracted from the
             training energies, in ``energy_unit``: energies of the model are relative to their sum.
+        compositions: Atoms per element (atomic number as text) of every composition in the training data;
+            None if unknown, or if they were many.
         versions: Versions of the packages that exported the file.
         format_version: Version of the file format.
     """
@@ -56,6 +58,7 @@ class ModelInfo:
     total_charge: Optional[int] = None
     level_of_theory: Optional[str] = None
     reference_energies: Dict[str, float] = field(default_factory=dict)
+    compositions: Optional[List[Dict[str, int]]] = None
     versions: Dict[str, str] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 

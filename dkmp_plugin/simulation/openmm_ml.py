@@ -128,7 +128,7 @@ class DKMPPotentialImpl(MLPotentialImpl):
             )
         import torch
 
-        from dkmp_plugin.models.elements import check_elements
+        from dkmp_plugin.models.elements import check_elements, warn_of_other_composition
         from dkmp_plugin.simulation.model_source import load_model
         from dkmp_plugin.simulation.modelled_atoms import modelled_atoms, warn_of_free_valences
         from dkmp_plugin.simulation.periodic_box import refuse_placeholder
@@ -141,6 +141,8 @@ class DKMPPotentialImpl(MLPotentialImpl):
         if indices is not None:
             warn_of_free_valences(topology, indices)
         check_elements(atomic_numbers, info.elements, self.model_path.name)
+        # Whoever calls createSystem or createMixedSystem is told.
+        warn_of_other_composition(atomic_numbers, info.compositions, self.model_path.name, stacklevel=3)
         check_charge(charge, info, self.model_path)
         if indices is not None and charge is None and info.total_charge is not None:
             check_force_field_charge(system, indices, info, self.model_path)

@@ -132,6 +132,21 @@ def test_items_of_different_size_make_a_batch():
     assert batch.y.dtype == batch.neg_dy.dtype == torch.float64
 
 
+def test_compositions_are_recorded_unless_they_are_many():
+    data = EnergyForces(mixture(0, {1: -1.0, 8: -2.0}, 4))
+    assert data.metadata["compositions"] == [{"1": 2, "8": 1}, {"1": 2, "8": 2}]
+    sizes = np.arange(1, 22)
+    chains = LabelledStructures(
+        atom_counts=sizes,
+        atomic_numbers=np.ones(sizes.sum(), dtype=int),
+        positions=np.zeros((sizes.sum(), 3)),
+        energies=np.zeros(len(sizes)),
+        forces=np.zeros((sizes.sum(), 3)),
+        energy_unit="eV",
+    )
+    assert "compositions" not in EnergyForces(chains).metadata
+
+
 def test_selection_takes_atoms_along():
     structures = mixture(3, {1: -1.0, 8: -2.0}, 5)
     parts = [structures[:2], structures[2:]]

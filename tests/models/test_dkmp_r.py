@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dkmp_plugin.models import DKMPR
-from dkmp_plugin.models.elements import check_elements
 from dkmp_plugin.models.neighbor_distances import neighbor_distances
 from dkmp_plugin.models.partition import PARTITIONS, rank_columns
 from dkmp_plugin.models.spatial_order import spatial_order
@@ -180,12 +179,6 @@ def test_fresh_head_is_persistence_and_every_weight_gets_a_gradient(molecule):
         for name, parameter in trained.named_parameters():
             assert not parameter.requires_grad or parameter.grad is not None, name
         assert trained.representation_model.trained_elements.nonzero().flatten().tolist() == [1, 6, 8]
-
-
-def test_elements():
-    check_elements([1, 6], [1, 6, 8])
-    with pytest.raises(ValueError, match=r"S, but .* trained on H, C only"):
-        check_elements([1, 16], [1, 6])
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from ase.calculators.fd import (
 from ase.calculators.test import gradient_test
 from ase.md.verlet import VelocityVerlet
 
-from dkmp_plugin.simulation import DKMPCalculator, load_model_file
+from dkmp_plugin.simulation import DKMPCalculator, export_model, load_model_file, read_model_info
 from dkmp_plugin.simulation.model_source import load_model
 from tests.simulation.conftest import DATASET, executed_operators, write_checkpoint
 
@@ -304,6 +304,22 @@ def test_charges_that_the_model_was_not_trained_at(model_path, molecule):
     for charge in ("0", 0.5, True, float("nan"), float("inf")):
         with pytest.raises(ValueError, match=rf"charge: {charge!r} was given, a whole number"):
             DKMPCalculator(model_path, charge=charge)
+
+
+def test_molecules_that_the_model_was_not_trained_on(tmp_path, molecule):
+    z, pos = molecule
+    known = {str(number): int((z == number).sum()) for number in z.unique().tolist()}
+    write_checkpoint(tmp_path / "model.ckpt", dataset={**DATASET, "compositions": [known]})
+    export_model(tmp_path / "model.ckpt", tmp_path / "model.pt")
+    assert read_model_info(tmp_path / "model.pt").compositions == [known]
+    atoms = Atoms(z.numpy(), pos.numpy(), calculator=DKMPCalculator(tmp_path / "model.pt"))
+    atoms.get_potential_energy()
+    del atoms[0]
+    with pytest.warns(UserWarning, match=r"the atoms are \w+, but model\.pt was trained on \w+ alone"):
+        atoms.get_potential_energy()
+    # Not at every step of a simulation.
+    atoms.rattle()
+    atoms.get_potential_energy()
 
 
 def test_skewed_vectors_of_a_lattice_are_no_placeholder(model_path, molecule):

@@ -270,6 +270,14 @@ class TestMolecules:
                 with pytest.raises(ValueError, match=f"charge: {charge} was given"):
                     self.add(tmp_path / "model.pt", self.topology(6, 1), charge=charge)
 
+    def test_molecules_that_the_model_was_not_trained_on(self, tmp_path):
+        dataset = {"energy_unit": "eV", "compositions": [{"1": 4, "6": 1}]}
+        write_checkpoint(tmp_path / "model.ckpt", dataset=dataset)
+        export_model(tmp_path / "model.ckpt", tmp_path / "model.pt")
+        self.add(tmp_path / "model.pt", self.topology(6, 1, 1, 1, 1))
+        with pytest.warns(UserWarning, match=r"the atoms are CH2, but model\.pt was trained on CH4 alone"):
+            self.add(tmp_path / "model.pt", self.topology(6, 1, 1))
+
     def test_charge_that_the_force_field_sees(self, model_path):
         """The model was trained at charge 0; the force field says that the modelled atoms carry +1."""
         import openmm

@@ -43,6 +43,7 @@ def test_trains_on_extended_xyz(label_folder, tmp_path):
     assert recorded["total_charge"] == 0
     assert recorded["level_of_theory"] == labels.level_of_theory
     assert recorded["elements"] == [1, 6, 8]
+    assert recorded["compositions"] == [{"1": 6, "6": 2, "8": 1}]
     # A split named twice is refused, not one of the two taken.
     path.write_text(yaml.safe_dump({**values, "splits": str(label_folder / "splits.npz")}))
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
