@@ -50,7 +50,7 @@ class EnergyForces(Dataset):
         split_indices: Indices of the training, validation and test items if the dataset defines them; then
             torchmd-train uses them in place of its random split, unless ``splits`` is configured.
         metadata: What a checkpoint records: energy_unit, level_of_theory, total_charge, elements,
-            reference_energies, compositions (atoms per element of each one that occurs; not if they are many).
+            reference_energies, compositions (atoms per element of each that occurs, unless they are many).
 
     Args:
         structures: All structures.
