@@ -15,7 +15,7 @@ from dkmp_plugin.training.factory import create_dkmp_model
 from tests.conftest import hyper_parameters
 from tests.datasets.trajectory_fixtures import GLYCINES, write
 from tests.displacement_checkpoint import write_checkpoint
-from tests.training.test_torchmd_train import checkpoints, torchmd_train
+from tests.training.commands import checkpoints, torchmd_train
 
 
 def drift(num_frames, seed):
