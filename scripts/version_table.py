@@ -39,7 +39,7 @@ FEATURES: Tuple[Tuple[str, str], ...] = (
         r"test_force_options\.(TestCudaGraphs\.)?test_property_of_the_force",
     ),
     ("ASE calculator", r"test_ase_calculator\."),
-    ("torchmd-train knows the models", r"test_(torchmd_train|dkmp_r_training)\."),
+    ("torchmd-train knows the models", r"test_(torchmd_train|continuation|command_line|dkmp_r_training)\."),
     ("native operators", r"tests\.ops\."),
 )
 VERSIONS = ("python", "torch", "openmm", "openmmml", "openmmtorch", "torchmd-net", "backend")
