@@ -15,8 +15,6 @@ from dkmp_plugin.datasets.frame_pairs import FramePairs
 from dkmp_plugin.ops import distance_ranks
 from dkmp_plugin.optional import require
 
-__all__ = ["EGNNBaseline", "EGNNPredictor", "train_egnn"]
-
 
 class EGNNBaseline(nn.Module):
     """Layers of EGNN over the nearest neighbours of a frame; the moved coordinates are the prediction.
