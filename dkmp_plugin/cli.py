@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, List, Optional, Tuple, Type
@@ -67,8 +68,6 @@ def _bespoke_settings(arguments: argparse.Namespace) -> "BespokeSettings":
 
 
 def _bespoke(arguments: argparse.Namespace) -> int:
-    from contextlib import nullcontext
-
     for package in ("openmm", "tblite"):
         require(package, "dkmp bespoke")
     from dkmp_plugin.bespoke.pipeline import make_potential

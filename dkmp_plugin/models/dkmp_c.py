@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from dkmp_plugin.config import spline_degree
-from dkmp_plugin.graph import edge_vectors
 from dkmp_plugin.models.dilated_layer import DegreeUpdateLayer, DilatedMessages, SharedUpdateLayer
 from dkmp_plugin.models.initial_weights import reset_linear_maps
 from dkmp_plugin.models.layer_settings import LayerSettings
@@ -15,7 +14,7 @@ from dkmp_plugin.models.linear_map import LinearMap
 from dkmp_plugin.models.product_layer import ProductUpdateLayer
 from dkmp_plugin.models.radial import RadialFilters
 from dkmp_plugin.models.radius_shell import RadiusShell
-from dkmp_plugin.ops import radius_shells
+from dkmp_plugin.ops import edge_vectors, radius_shells
 
 
 class DilatedGraph(nn.Module):
