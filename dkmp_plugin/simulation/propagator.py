@@ -18,6 +18,7 @@ from dkmp_plugin.models.reference_structure import check_same_atoms
 from dkmp_plugin.optional import require
 from dkmp_plugin.simulation.force_module import scripted
 from dkmp_plugin.simulation.modelled_atoms import modelled_atoms
+from dkmp_plugin.simulation.precision import torch_dtype
 from dkmp_plugin.simulation.propagator_file import load_propagator
 from dkmp_plugin.simulation.stack import require_torchforce
 from dkmp_plugin.training.checkpoint import trained_rerank_interval
@@ -135,7 +136,7 @@ class DKMPPropagator:
         _check_unit(self.start, self.start[self.atoms], bonds)
         _check_molecules(self.start, self.atoms, bonds)
         _gather_molecules(self.start, topology, self.atoms, bonds)
-        dtype = torch.float64 if self.info.dtype == "float64" else torch.float32
+        dtype = torch_dtype(self.info.dtype)
         self.memory = np.zeros(len(self.start))
         self.memory[self.atoms] = predictor.memory_factors(torch.tensor(atomic_numbers)).detach().numpy()
         start = torch.from_numpy(self.start[self.atoms] * ANGSTROM_PER_NANOMETER).to(dtype)
