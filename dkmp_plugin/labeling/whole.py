@@ -1,6 +1,6 @@
 """Makes a molecule whole that the periodic box of a simulation cut apart."""
 
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -30,7 +30,7 @@ def make_whole(
         neighbors[first].append(second)
         neighbors[second].append(first)
     shifted = positions.copy()
-    placed: set = set()
+    placed: Set[int] = set()
     for start in neighbors:
         waiting = [] if start in placed else [start]
         placed.add(start)

@@ -5,7 +5,7 @@ must not drive any other integrator, and the System holds nothing else.
 """
 
 from pathlib import Path
-from typing import Any, Iterable, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -190,7 +190,7 @@ class DKMPPropagator:
         integrator.addComputePerDof("v", "0")
         return integrator
 
-    def create_simulation(self, platform: Any = None, properties: Optional[dict] = None) -> Any:
+    def create_simulation(self, platform: Any = None, properties: Optional[Dict[str, str]] = None) -> Any:
         """A ready ``openmm.app.Simulation`` at the start positions: add reporters, then ``step(n)``.
 
         Args:
