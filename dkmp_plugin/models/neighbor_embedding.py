@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from dkmp_plugin.models.initial_weights import reset_linear_maps
 from dkmp_plugin.models.layer_settings import LayerSettings
 from dkmp_plugin.models.linear_map import LinearMap
-from dkmp_plugin.models.radial import RadialFilters
+from dkmp_plugin.models.radial import shell_filters
 from dkmp_plugin.models.radius_shell import RadiusShell
 
 
@@ -33,18 +33,7 @@ class NeighborEmbedding(nn.Module):
         self.shell = shell
         self.embedding = nn.Embedding(max_z, d, dtype=dtype)
         self.neighbor_values = nn.Embedding(max_z, 3 * d, dtype=dtype)
-        self.filters = RadialFilters(
-            4 * d,
-            settings.rbf_type,
-            settings.num_rbf,
-            shell.start,
-            shell.end,
-            shell.cutoff,
-            settings.trainable_rbf,
-            amplified_filters,
-            shell.spline_degree,
-            dtype,
-        )
+        self.filters = shell_filters(4 * d, settings, shell, amplified_filters)
         self.combine = LinearMap(2 * d, d, dtype=dtype)
         self.reset_parameters()
 
