@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dkmp_plugin.datasets.nearest_distance import median_nearest_distance
 from dkmp_plugin.datasets.trajectory_files import check_molecules_are_whole, select_atoms
 from dkmp_plugin.datasets.unwrapping import gather, molecules_of, residue_pairs
 from dkmp_plugin.models.elements import check_elements
@@ -265,15 +266,12 @@ def _check_unit(positions: np.ndarray, propagated: np.ndarray, bonds: np.ndarray
     """Refuses positions (P, 3) whose bonds (b, 2), or else gaps between propagated atoms, cannot be in nm."""
     if len(bonds) > 0:
         what = "bonds"
-        lengths = np.linalg.norm(positions[bonds[:, 0]] - positions[bonds[:, 1]], axis=1)
+        median = float(np.median(np.linalg.norm(positions[bonds[:, 0]] - positions[bonds[:, 1]], axis=1)))
     elif len(propagated) > 1:
-        from scipy.spatial import cKDTree
-
         what = "distances between neighbouring atoms"
-        lengths = cKDTree(propagated).query(propagated, k=2)[0][:, 1]
+        median = median_nearest_distance(propagated)
     else:
         return
-    median = float(np.median(lengths))
     if not _PLAUSIBLE_LENGTHS[0] <= median <= _PLAUSIBLE_LENGTHS[1]:
         raise ValueError(
             f"positions: the {what} have a median length of {median:.3g} nm, about 0.1 to 0.15 is expected; "
