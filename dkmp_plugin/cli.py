@@ -110,10 +110,10 @@ def _add_bespoke(verbs: Any) -> None:
         "--temperatures", type=float, nargs="+", help="of the sampling in kelvin [300 500 800]"
     )
     for flag, default, text in (
-        ("--train-runs", 6, "training runs per temperature"),
+        ("--train-runs", 6, "training runs per condition (a temperature, or strained)"),
         ("--train-frames", 125, "labels per training run"),
-        ("--val-frames", 50, "labels per validation run"),
-        ("--test-frames", 100, "labels per held-out run"),
+        ("--val-frames", 50, "labels per validation run, one per condition"),
+        ("--test-frames", 100, "labels per held-out run, one per condition"),
         ("--epochs", 16, "of the training"),
         ("--width", 64, "embedding_dimension of the model"),
         ("--seed", 1, "of everything random"),
