@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, List, Optional, Tuple, Type
@@ -67,8 +68,6 @@ def _bespoke_settings(arguments: argparse.Namespace) -> "BespokeSettings":
 
 
 def _bespoke(arguments: argparse.Namespace) -> int:
-    from contextlib import nullcontext
-
     for package in ("openmm", "tblite"):
         require(package, "dkmp bespoke")
     from dkmp_plugin.bespoke.pipeline import make_potential
@@ -111,10 +110,10 @@ def _add_bespoke(verbs: Any) -> None:
         "--temperatures", type=float, nargs="+", help="of the sampling in kelvin [300 500 800]"
     )
     for flag, default, text in (
-        ("--train-runs", 6, "training runs per temperature"),
+        ("--train-runs", 6, "training runs per condition (a temperature, or strained)"),
         ("--train-frames", 125, "labels per training run"),
-        ("--val-frames", 50, "labels per validation run"),
-        ("--test-frames", 100, "labels per held-out run"),
+        ("--val-frames", 50, "labels per validation run, one per condition"),
+        ("--test-frames", 100, "labels per held-out run, one per condition"),
         ("--epochs", 16, "of the training"),
         ("--width", 64, "embedding_dimension of the model"),
         ("--seed", 1, "of everything random"),

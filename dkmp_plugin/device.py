@@ -68,6 +68,3 @@ def synchronize(device: torch.device) -> None:
     """Wait for what was started on a device, before reading a clock."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-__all__ = ["available_device", "resolve_device", "synchronize", "why_no_gpu"]

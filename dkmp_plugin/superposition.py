@@ -1,5 +1,7 @@
 """Rigid superposition of structures (Kabsch 1976, doi:10.1107/S0567739476001873)."""
 
+from typing import Tuple
+
 import numpy as np
 
 # Frames that are turned together; bounds what double precision costs in memory.
@@ -49,7 +51,7 @@ def remove_drift(positions: np.ndarray) -> np.ndarray:
     return moved
 
 
-def _center(frames: np.ndarray) -> tuple:
+def _center(frames: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
     """Frames (T, n, 3) about their centroids, and these (T, 1, 3), in double precision."""
     double = frames.astype(np.float64)
     centroids = double.mean(axis=1, keepdims=True)

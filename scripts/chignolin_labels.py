@@ -14,6 +14,5 @@ def write_labelled(path: Path, atomic_numbers: np.ndarray, positions: np.ndarray
     energies, forces = label_conformations(
         atomic_numbers, positions, charge=-2, solvent="water", progress=tqdm
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replaced_on_success(path) as temporary, temporary.open("wb") as file:
         np.savez(file, z=atomic_numbers, R=positions, E=energies, F=forces)

@@ -18,8 +18,8 @@ from typing import Any, Dict
 import yaml
 from shared_data import data_folder
 
+from dkmp_plugin.config import PARTITIONS
 from dkmp_plugin.files import replaced_on_success
-from dkmp_plugin.models.partition import PARTITIONS
 from dkmp_plugin.training.torchmd_train import run_training, write_configuration
 
 ROOT = Path(__file__).resolve().parents[1]

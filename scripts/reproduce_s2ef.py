@@ -308,8 +308,7 @@ def print_table(protocol: Protocol, arguments: argparse.Namespace) -> None:
         raise SystemExit(f"{arguments.results} has no results of protocol {protocol.version}; train first")
     print(markdown(results))
     if arguments.csv is not None:
-        with replaced_on_success(arguments.csv) as temporary:
-            write_csv(temporary, results)
+        write_csv(arguments.csv, results)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """The HTML page about one bespoke potential."""
 
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, List, Tuple
 
 from dkmp_plugin.bespoke.settings import BespokeSettings
 from dkmp_plugin.datasets.label_file import LabelledConformations, read_label_file
@@ -33,7 +33,7 @@ def write_page(settings: BespokeSettings, output: Path, evaluation: Dict[str, An
 
 
 def _runs_table(labels: LabelledConformations) -> Table:
-    groups: Dict[Any, list] = {}
+    groups: Dict[Tuple[str, str], List[Dict[str, Any]]] = {}
     for entry in labels.sampling["runs"]:
         groups.setdefault((entry["split"], entry["condition"]), []).append(entry)
     rows = [

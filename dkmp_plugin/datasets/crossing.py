@@ -9,8 +9,6 @@ from torch import Tensor
 from dkmp_plugin.datasets.run import Run, same_atoms
 from dkmp_plugin.superposition import superpose
 
-__all__ = ["Crossing"]
-
 
 class Crossing:
     """Blends a frame with its counterpart in another run, and their futures with another weight.

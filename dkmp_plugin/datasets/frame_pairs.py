@@ -47,7 +47,7 @@ class FramePairs(Dataset):
         self,
         runs: Tuple[Sequence[Run], Sequence[Run], Sequence[Run]],
         sampling: Sampling,
-        metadata: Optional[dict] = None,
+        metadata: Optional[Dict[str, Any]] = None,
     ) -> None:
         super().__init__()
         if not runs[0]:
@@ -67,7 +67,7 @@ class FramePairs(Dataset):
         self.sampling = sampling
         self._crossing = Crossing(list(runs[0]), lag) if sampling.augment_crossing > 0 else None
         self._mean = torch.from_numpy(mean_structure(runs[0])) if sampling.reference == "mean" else None
-        self._ranks: dict = {}
+        self._ranks: Dict[Tuple[int, int], Tensor] = {}
         self._items: List[Tuple[int, int]] = []
         self.split_indices = self._split(runs)
         self._num_training = len(self.split_indices[0])

@@ -223,29 +223,42 @@ def merge_runs(parts: Sequence[LabelledConformations]) -> LabelledConformations:
             occurs twice, or no training run.
     """
     if not parts:
-        raise ValueError("no label sets to merge; expected at least one")
+        raise ValueError("no label set was given, at least one is expected; name those to merge")
     first = parts[0]
     for part in parts[1:]:
         for name in ("energy_unit", "level_of_theory", "total_charge"):
             if getattr(part, name) != getattr(first, name):
                 raise ValueError(
-                    f"cannot merge: {name} {getattr(part, name)!r} and {getattr(first, name)!r} differ"
+                    f"label sets with {name} {getattr(first, name)!r} and {getattr(part, name)!r} were "
+                    "given, the same in all is expected; merge those that agree"
                 )
         if not np.array_equal(part.atomic_numbers, first.atomic_numbers):
-            raise ValueError("cannot merge label sets of different molecules or atom orders")
+            raise ValueError(
+                "label sets of different molecules or orders of atoms were given, one molecule in one order "
+                "is expected; keep each in a file of its own"
+            )
     runs = [entry for part in parts for entry in part.sampling.get("runs", [])]
     indices = [entry["index"] for entry in runs]
     if len(set(indices)) != len(indices):
-        raise ValueError(f"cannot merge: a run index occurs twice in {indices}")
+        raise ValueError(
+            f"a run index occurs twice in {indices}, each is expected once; number the runs of all parts "
+            "together"
+        )
     run = np.concatenate([part.run for part in parts])
     energies = np.concatenate([part.energies for part in parts])
     training_runs = [entry["index"] for entry in runs if entry["split"] == "train"]
     training = np.isin(run, training_runs)
     if not training.any():
-        raise ValueError("cannot merge: no run has split 'train', nothing to fit the reference energies on")
+        raise ValueError(
+            "no run has split 'train', at least one is expected, to fit the reference energies to; make one "
+            "a training run"
+        )
     boxes = [part.boxes for part in parts if part.boxes is not None]
     if boxes and len(boxes) != len(parts):
-        raise ValueError("cannot merge periodic and non-periodic label sets")
+        raise ValueError(
+            "some label sets have boxes, others have none, the same in all is expected; keep them in two "
+            "files"
+        )
     return LabelledConformations(
         atomic_numbers=first.atomic_numbers,
         positions=np.concatenate([part.positions for part in parts]),

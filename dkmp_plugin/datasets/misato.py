@@ -9,6 +9,7 @@ import numpy as np
 
 from dkmp_plugin.datasets.arguments import check_boolean, check_whole_number
 from dkmp_plugin.datasets.frame_pairs import FramePairs
+from dkmp_plugin.datasets.nearest_distance import median_nearest_distance
 from dkmp_plugin.datasets.sampling import Sampling
 
 SOURCE = (
@@ -201,12 +202,10 @@ def _shape(source: _File, name: str) -> Tuple[int, int]:
 
 def _check_units(sample: _Complex) -> None:
     """Neighbouring atoms are about 1 Å apart; in nm they would be 0.1 apart."""
-    from scipy.spatial import cKDTree
-
     positions = sample.positions[0]
     if len(positions) < 2:
         return
-    nearest = float(np.median(cKDTree(positions).query(positions, k=2)[0][:, 1]))
+    nearest = median_nearest_distance(positions)
     if not 0.6 <= nearest <= 4.0:
         raise ValueError(
             f"{sample.name}: neighbouring atoms are {nearest:.3g} apart, about 1 to 1.5 Å is expected; the "

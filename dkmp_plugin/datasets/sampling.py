@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 from dkmp_plugin.datasets.arguments import check_boolean, check_whole_number
 
-__all__ = ["REFERENCES", "Sampling"]
-
 REFERENCES = ("none", "first", "mean")
 
 

@@ -104,7 +104,10 @@ def select_atoms(topology: Any, selection: str) -> np.ndarray:
             f"language ({error})"
         ) from error
     if len(atoms) == 0:
-        raise ValueError(f"selection: {selection!r} matches none of the {topology.n_atoms} atoms")
+        raise ValueError(
+            f"selection: {selection!r} matches none of the {topology.n_atoms} atoms, at least one is "
+            "expected; correct it, or give the topology that it was written for"
+        )
     return np.asarray(atoms)
 
 
@@ -178,7 +181,7 @@ def read_frames(
             check_bonds(str(path), ANGSTROM_PER_NANOMETER * chunk.xyz, bonds, box, num_frames)
         num_frames += len(chunk)
     if not positions:
-        raise ValueError(f"{path} holds no frames")
+        raise ValueError(f"{path} holds no frames, at least one is expected; copy the file again")
     together = np.concatenate(positions).astype(np.float32)
     return together, np.concatenate(times), _box_of_every_frame(path, np.concatenate(boxes))
 
@@ -359,7 +362,7 @@ def load_runs(
     if wanted is None:
         return _long_enough(name, runs, min_frames) if len(runs) > 1 else runs
     if wanted >= len(runs):
-        raise ValueError(f"{path}: the file holds runs #0 to #{len(runs) - 1}")
+        raise ValueError(f"{path}: the file holds runs #0 to #{len(runs) - 1}; name one of them, or the file")
     return [runs[wanted]]
 
 

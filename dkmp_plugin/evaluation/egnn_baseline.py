@@ -5,7 +5,7 @@ The layers are those of the package ``egnn-pytorch``; here is only what trains t
 
 import math
 import time
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 import torch
@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from dkmp_plugin.datasets.frame_pairs import FramePairs
 from dkmp_plugin.ops import distance_ranks
 from dkmp_plugin.optional import require
-
-__all__ = ["EGNNBaseline", "EGNNPredictor", "train_egnn"]
 
 
 class EGNNBaseline(nn.Module):
@@ -91,7 +89,7 @@ def train_egnn(
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)
     train = data.split_indices[0]
     start, steps = time.process_time(), 0
-    order: list = []
+    order: List[int] = []
     while (used := time.process_time() - start) < cpu_seconds or steps == 0:
         if not order:
             order = train[torch.randperm(len(train))].tolist()

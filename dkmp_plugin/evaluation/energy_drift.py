@@ -50,7 +50,10 @@ def nve_drift(
     """
     time, energy = np.asarray(time, dtype=float), np.asarray(energy, dtype=float)
     if time.ndim != 1 or time.shape != energy.shape:
-        raise ValueError(f"times {time.shape} and energies {energy.shape} must be two equal rows")
+        raise ValueError(
+            f"times have shape {time.shape} and energies {energy.shape}, two equal rows are expected: one "
+            "energy for each time"
+        )
     if num_blocks < 3 or len(time) < SAMPLES_PER_BLOCK * num_blocks:
         raise ValueError(
             f"{len(time)} samples in {num_blocks} blocks were given, at least 3 blocks of 2 samples are "

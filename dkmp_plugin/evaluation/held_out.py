@@ -15,7 +15,7 @@ from dkmp_plugin.evaluation.html_page import Table
 from dkmp_plugin.evaluation.metrics import energy_force_errors, trivial_baseline
 from dkmp_plugin.evaluation.prediction import predict
 from dkmp_plugin.models.elements import check_elements
-from dkmp_plugin.training.checkpoint import read_contents
+from dkmp_plugin.training.checkpoint import read_contents, recorded_dataset, recorded_energy_unit
 from dkmp_plugin.units import energy_factor
 
 
@@ -93,8 +93,7 @@ def _declared_data(checkpoint: Union[str, Path]) -> Dict[str, Any]:
             f"{checkpoint} holds a 'dkmp-r' model, which predicts structures; one of energies and forces is "
             "expected. Evaluate this one with dkmp rollout"
         )
-    declared = dict(contents.get("dkmp_plugin", {}).get("dataset", {}))
-    unit = contents["hyper_parameters"].get("energy_unit") or declared.get("energy_unit")
+    declared, unit = recorded_dataset(contents), recorded_energy_unit(contents)
     return {**declared, "energy_unit": unit} if unit else declared
 
 

@@ -151,7 +151,10 @@ def run_nve(
         RuntimeError: another process runs in the folder.
     """
     if save_interval % record_interval:
-        raise ValueError(f"save_interval {save_interval} is no multiple of record_interval {record_interval}")
+        raise ValueError(
+            f"save_interval: {save_interval} was given, a multiple of record_interval ({record_interval}) is "
+            "expected"
+        )
     folder = Path(folder)
     num_steps = round(1000.0 * duration / time_step)
     with only_here(folder):

@@ -97,7 +97,10 @@ def roll_out(predictor: Predictor, start: np.ndarray, num_steps: int) -> np.ndar
         previous = frames[-2] if step > 0 else None
         frames.append(np.asarray(predictor(frames[-1], previous), dtype=np.float32))
         if not np.isfinite(frames[-1]).all():
-            raise ValueError(f"the rollout holds NaN or infinite positions from step {step + 1} on")
+            raise ValueError(
+                f"the rollout holds NaN or infinite positions from step {step + 1} on; start from a "
+                "structure like those of the training, or train the model longer"
+            )
     return np.stack(frames)
 
 
@@ -286,7 +289,8 @@ def write_trajectory(path: Union[str, Path], positions: np.ndarray, topology: An
     check_trajectory_suffix(path)
     if positions.shape[1] != topology.n_atoms:
         raise ValueError(
-            f"{positions.shape[1]} atoms per frame are given, the topology has {topology.n_atoms}"
+            f"{positions.shape[1]} atoms per frame were given, the topology has {topology.n_atoms}; give the "
+            "topology of these atoms (topology.subset of a selection)"
         )
     with replaced_on_success(path) as temporary:
         mdtraj.Trajectory(positions / ANGSTROM_PER_NANOMETER, topology).save(str(temporary))

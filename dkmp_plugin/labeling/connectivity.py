@@ -56,7 +56,16 @@ def _name(numbers: np.ndarray, atom: int) -> str:
     return f"{chemical_symbols[numbers[atom]]}{atom + 1}"
 
 
-def _neighbors(num_atoms: int, bonds: Bonds) -> List[List[int]]:
+def bonded_neighbors(num_atoms: int, bonds: Bonds) -> List[List[int]]:
+    """The atoms that each atom is bonded to.
+
+    Args:
+        num_atoms: N.
+        bonds: Pairs of atoms.
+
+    Returns:
+        N lists, in the order of the bonds.
+    """
     neighbors: List[List[int]] = [[] for _ in range(num_atoms)]
     for first, second in bonds:
         neighbors[first].append(second)
@@ -66,7 +75,7 @@ def _neighbors(num_atoms: int, bonds: Bonds) -> List[List[int]]:
 
 def _carriers(numbers: np.ndarray, bonds: Bonds) -> Dict[int, int]:
     """The one heavy atom that each hydrogen is bonded to; without those in bridges and in H2."""
-    neighbors = _neighbors(len(numbers), bonds)
+    neighbors = bonded_neighbors(len(numbers), bonds)
     return {
         atom: others[0]
         for atom, others in enumerate(neighbors)
@@ -90,7 +99,7 @@ def _after_moves(bonds: Bonds, carriers: Dict[int, int], moves: Dict[int, int]) 
 
 def _signature(numbers: np.ndarray, bonds: Bonds) -> List[str]:
     """The same for graphs of the same molecule: each atom's surroundings, whatever the order of the atoms."""
-    neighbors = _neighbors(len(numbers), bonds)
+    neighbors = bonded_neighbors(len(numbers), bonds)
     labels = [str(number) for number in numbers]
     for _ in labels:
         surroundings = [

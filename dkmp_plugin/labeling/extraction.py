@@ -71,9 +71,15 @@ def total_charge(system: openmm.System, atoms: Sequence[int]) -> int:
     """
     charge = force_field_charge(system, atoms)
     if charge is None:
-        raise ValueError("the System has no NonbondedForce, so the molecule's charge is unknown")
+        raise ValueError(
+            "the System has no NonbondedForce, which tells the molecule's charge; make it from the "
+            "topology's force field, charges included"
+        )
     if abs(charge - round(charge)) > CHARGE_ROUNDING:
-        raise ValueError(f"the atoms carry a total charge of {charge:.3f}, expected a whole number")
+        raise ValueError(
+            f"the atoms carry a total charge of {charge:.3f}, a whole number is expected; take all atoms of "
+            "the molecule"
+        )
     return round(charge)
 
 

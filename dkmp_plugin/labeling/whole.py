@@ -1,8 +1,10 @@
 """Makes a molecule whole that the periodic box of a simulation cut apart."""
 
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Optional, Sequence, Set, Tuple
 
 import numpy as np
+
+from dkmp_plugin.labeling.connectivity import bonded_neighbors
 
 # No covalent bond is that long, and half a box that holds a molecule in water is longer.
 _LONGEST_BOND = 5.0  # Å
@@ -25,13 +27,10 @@ def make_whole(
     Raises:
         ValueError: If a bond is cut and there is no box, or none that makes it whole.
     """
-    neighbors: Dict[int, List[int]] = {atom: [] for atom in range(len(positions))}
-    for first, second in bonds:
-        neighbors[first].append(second)
-        neighbors[second].append(first)
+    neighbors = bonded_neighbors(len(positions), bonds)
     shifted = positions.copy()
-    placed: set = set()
-    for start in neighbors:
+    placed: Set[int] = set()
+    for start in range(len(positions)):
         waiting = [] if start in placed else [start]
         placed.add(start)
         while waiting:

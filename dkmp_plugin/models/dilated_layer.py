@@ -9,7 +9,7 @@ from torchmdnet.models.utils import act_class_mapping
 from dkmp_plugin.models.initial_weights import reset_linear_maps
 from dkmp_plugin.models.layer_settings import LayerSettings
 from dkmp_plugin.models.linear_map import LinearMap
-from dkmp_plugin.models.radial import RadialFilters
+from dkmp_plugin.models.radial import RadialFilters, shell_filters
 from dkmp_plugin.models.radius_shell import RadiusShell
 from dkmp_plugin.ops import degree_gates, degree_invariants, linear
 
@@ -60,18 +60,7 @@ class DilatedMessages(nn.Module):
         self.num_heads = settings.num_heads
         self.attention = attention
         self.shell = shell
-        self.filters = RadialFilters(
-            (4 if attention else 3) * d,
-            settings.rbf_type,
-            settings.num_rbf,
-            shell.start,
-            shell.end,
-            shell.cutoff,
-            settings.trainable_rbf,
-            amplified_filters,
-            shell.spline_degree,
-            dtype,
-        )
+        self.filters = shell_filters((4 if attention else 3) * d, settings, shell, amplified_filters)
         self.norm = nn.LayerNorm(d, dtype=dtype)
         if attention:
             self.query_key = LinearMap(d, 2 * d, dtype=dtype)

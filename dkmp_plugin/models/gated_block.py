@@ -8,8 +8,6 @@ from torchmdnet.models.utils import GatedEquivariantBlock
 
 from dkmp_plugin.models.initial_weights import reset_linear_maps
 
-__all__ = ["GatedBlock", "replace_gated_blocks"]
-
 
 def norm_of_components(vector: Tensor, softening: float = 0.0) -> Tensor:
     """Euclidean norm over the components; its gradient at zero is zero.

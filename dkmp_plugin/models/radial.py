@@ -13,6 +13,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from dkmp_plugin.models.layer_settings import LayerSettings
+from dkmp_plugin.models.radius_shell import RadiusShell
 from dkmp_plugin.ops.reference.message import spline_weights
 
 # In Å. Filters cannot vary faster than this, whatever the radial basis.
@@ -171,3 +173,28 @@ class RadialFilters(nn.Module):
             Shape (n, F): the table that ``dkmp_plugin.ops.dilated_message`` takes.
         """
         return self.gain * self.linear(self.projection @ self.basis(self.samples))
+
+
+def shell_filters(
+    num_filters: int, settings: LayerSettings, shell: RadiusShell, amplified: bool
+) -> RadialFilters:
+    """The radial filters of a layer on its shell.
+
+    Args:
+        num_filters: Number of filters.
+        settings: What the layers of the model share.
+        shell: The shell.
+        amplified: Of :class:`RadialFilters`.
+    """
+    return RadialFilters(
+        num_filters,
+        settings.rbf_type,
+        settings.num_rbf,
+        shell.start,
+        shell.end,
+        shell.cutoff,
+        settings.trainable_rbf,
+        amplified,
+        shell.spline_degree,
+        settings.dtype,
+    )

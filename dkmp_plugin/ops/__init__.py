@@ -343,6 +343,9 @@ def degree_norm(vector: Tensor, weight: Tensor, offset: float) -> Tensor:
     With the mean P over an atom's channels of the squared lengths of its features of one degree, these become
     w v / sqrt(P + offset): smooth where features vanish, and none grows beyond sqrt(d) w.
 
+    Models now use :func:`degree_norm_through` and :func:`degree_norm_apart_through`; files that were exported
+    before these call this and :func:`degree_norm_apart`.
+
     Args:
         vector: (N, 8, d) spherical features, three components of degree 1, five of degree 2.
         weight: (2, d) factors of both degrees.

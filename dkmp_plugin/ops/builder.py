@@ -29,8 +29,6 @@ from typing import Dict, Iterator, List, Optional, Tuple
 
 import torch
 
-__all__ = ["Build", "BuildError", "build", "cache_folder", "find_compiler", "source_folder"]
-
 _LIBRARY_NAME = "libdkmp_plugin_ops.so"
 _COMPILER_NOTE = "compiler.txt"
 _COMMON_FLAGS = (

@@ -36,9 +36,8 @@ def load() -> OpsStatus:
     except (BuildError, OSError) as error:
         warnings.warn(
             "dkmp_plugin runs without its native ops, many times slower and with more memory: "
-            f"{error}. After fixing this, 'python -m dkmp_plugin.ops.build' builds them (and anew where the "
-            "library does not load); "
-            "DKMP_PLUGIN_NATIVE=0 silences this warning.",
+            f"{error}. After fixing this, run 'python -m dkmp_plugin.ops.build', which builds them, and "
+            "builds anew a library that does not load; DKMP_PLUGIN_NATIVE=0 silences this warning.",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -15,6 +15,7 @@ from dkmp_plugin.simulation.force_options import ForceOptions
 from dkmp_plugin.simulation.model_source import load_model
 from dkmp_plugin.simulation.neighbor_reuse import ReusingModel
 from dkmp_plugin.simulation.periodic_box import refuse_placeholder
+from dkmp_plugin.simulation.precision import torch_dtype
 from dkmp_plugin.simulation.total_charge import check_charge, check_charge_of_atoms
 from dkmp_plugin.units import energy_factor
 
@@ -78,7 +79,7 @@ class DKMPCalculator(Calculator):
         # Freezing computes once what depends on the weights alone, the radial filters of every layer, and
         # binds all to the device: the module must be there before.
         self.model = torchscript.freeze(model.to(device))
-        self._dtype = torch.float64 if self.info.dtype == "float64" else torch.float32
+        self._dtype = torch_dtype(self.info.dtype)
         self._electronvolt = energy_factor(self.info.energy_unit, "eV")
 
     def __getstate__(self) -> Dict[str, Any]:

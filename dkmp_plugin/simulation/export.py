@@ -13,11 +13,11 @@ from dkmp_plugin.device import resolve_device
 from dkmp_plugin.files import check_is_no_folder, check_keeps_inputs
 from dkmp_plugin.simulation import torchscript
 from dkmp_plugin.simulation.model_file import ModelInfo, save_model_file
+from dkmp_plugin.simulation.precision import torch_dtype
 from dkmp_plugin.simulation.torchscript_file import is_exported
 from dkmp_plugin.training.checkpoint import load_checkpoint, trained_dtype
 from dkmp_plugin.units import kilojoule_per_mole
 
-_DTYPES = {"float32": torch.float32, "float64": torch.float64}
 # Of the deviation of the training energies: a mean this small is what rounding leaves of none.
 _NO_MEAN = 1e-3
 
@@ -81,8 +81,8 @@ def script_checkpoint(
     checkpoint_path: Union[str, Path], *, dtype: Optional[str] = None, device: str = "cpu"
 ) -> Tuple[torch.jit.ScriptModule, ModelInfo]:
     """The exported module and its description, without writing a file (see :func:`export_model`)."""
-    if dtype is not None and dtype not in _DTYPES:
-        raise ValueError(f"dtype: {dtype!r} was given, 'float32' or 'float64' is expected")
+    if dtype is not None:
+        torch_dtype(dtype)  # refuses others, before the checkpoint is read
     place = resolve_device(device)
     if is_exported(Path(checkpoint_path)):
         raise ValueError(
@@ -98,7 +98,7 @@ def script_checkpoint(
     _check_is_potential(model, hyper_parameters, checkpoint_path)
     dtype = trained_dtype(hyper_parameters) if dtype is None else dtype
     info = _describe(model, hyper_parameters, dataset, dtype, checkpoint_path)
-    energy_model = EnergyModel(model).to(device=place, dtype=_DTYPES[dtype]).eval()
+    energy_model = EnergyModel(model).to(device=place, dtype=torch_dtype(dtype)).eval()
     for parameter in energy_model.parameters():
         parameter.requires_grad_(False)
     try:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from dkmp_plugin.simulation import torchscript
 from dkmp_plugin.simulation.model_file import ModelInfo
+from dkmp_plugin.simulation.precision import torch_dtype
 from dkmp_plugin.units import ANGSTROM_PER_NANOMETER, kilojoule_per_mole
 
 
@@ -31,7 +32,7 @@ class OpenMMEnergy(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
-        self.dtype = torch.float64 if info.dtype == "float64" else torch.float32
+        self.dtype = torch_dtype(info.dtype)
         self.length_scale = ANGSTROM_PER_NANOMETER
         self.energy_scale = kilojoule_per_mole(info.energy_unit)
         self.is_subset = atoms is not None

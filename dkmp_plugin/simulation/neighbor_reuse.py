@@ -1,13 +1,13 @@
 """Neighbours of one step used again in the next ones, as long as no atom has moved far (Verlet list)."""
 
-from typing import Any, Optional, Tuple
+from typing import Optional, Tuple
 
 import torch
 from torch import Tensor, nn
 
 from dkmp_plugin.ops import edge_vectors, radius_shells
 from dkmp_plugin.ops.reference.graph import in_shell
-from dkmp_plugin.simulation.model_file import constant_box
+from dkmp_plugin.simulation.model_file import ModelInfo, constant_box
 
 
 class NeighborList(nn.Module):
@@ -136,7 +136,7 @@ class ReusingModel(nn.Module):
 
     box: Tensor
 
-    def __init__(self, model: torch.jit.ScriptModule, info: Any, skin: float) -> None:
+    def __init__(self, model: torch.jit.ScriptModule, info: ModelInfo, skin: float) -> None:
         super().__init__()
         graph = model.model.representation_model.distance
         if not hasattr(graph, "edges_given"):

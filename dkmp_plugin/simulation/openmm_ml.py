@@ -4,7 +4,7 @@ openmm-ml imports every registered potential when it is imported itself, so this
 """
 
 from pathlib import Path
-from typing import Any, Iterable, List, Optional, Set, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Set, Tuple
 
 from openmmml.mlpotential import MLPotentialImpl, MLPotentialImplFactory
 
@@ -231,7 +231,7 @@ def _add_molecules(topology: Any, system: Any, indices: Optional[List[int]], for
     system.addForce(molecules)
 
 
-def _refuse_unknown(args: dict, where: str, known: str) -> None:
+def _refuse_unknown(args: Dict[str, Any], where: str, known: str) -> None:
     if args:
         raise ValueError(
             f"{where}: unknown argument {', '.join(sorted(args))}; the potential 'dkmp' takes {known}"

@@ -39,6 +39,3 @@ def refuse_placeholder(vectors: np.ndarray, remedy: str) -> None:
             f"the periodic box is {width:.2f} Å wide, at least {_NARROWEST} Å is expected: some files hold a "
             f"box of 1 Å where there is none; {remedy}"
         )
-
-
-__all__ = ["box_width", "refuse_placeholder"]

@@ -5,12 +5,13 @@ must not drive any other integrator, and the System holds nothing else.
 """
 
 from pathlib import Path
-from typing import Any, Iterable, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterable, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dkmp_plugin.datasets.nearest_distance import median_nearest_distance
 from dkmp_plugin.datasets.trajectory_files import check_molecules_are_whole, select_atoms
 from dkmp_plugin.datasets.unwrapping import gather, molecules_of, residue_pairs
 from dkmp_plugin.models.elements import check_elements
@@ -18,6 +19,7 @@ from dkmp_plugin.models.reference_structure import check_same_atoms
 from dkmp_plugin.optional import require
 from dkmp_plugin.simulation.force_module import scripted
 from dkmp_plugin.simulation.modelled_atoms import modelled_atoms
+from dkmp_plugin.simulation.precision import torch_dtype
 from dkmp_plugin.simulation.propagator_file import load_propagator
 from dkmp_plugin.simulation.stack import require_torchforce
 from dkmp_plugin.training.checkpoint import trained_rerank_interval
@@ -135,7 +137,7 @@ class DKMPPropagator:
         _check_unit(self.start, self.start[self.atoms], bonds)
         _check_molecules(self.start, self.atoms, bonds)
         _gather_molecules(self.start, topology, self.atoms, bonds)
-        dtype = torch.float64 if self.info.dtype == "float64" else torch.float32
+        dtype = torch_dtype(self.info.dtype)
         self.memory = np.zeros(len(self.start))
         self.memory[self.atoms] = predictor.memory_factors(torch.tensor(atomic_numbers)).detach().numpy()
         start = torch.from_numpy(self.start[self.atoms] * ANGSTROM_PER_NANOMETER).to(dtype)
@@ -189,7 +191,7 @@ class DKMPPropagator:
         integrator.addComputePerDof("v", "0")
         return integrator
 
-    def create_simulation(self, platform: Any = None, properties: Optional[dict] = None) -> Any:
+    def create_simulation(self, platform: Any = None, properties: Optional[Dict[str, str]] = None) -> Any:
         """A ready ``openmm.app.Simulation`` at the start positions: add reporters, then ``step(n)``.
 
         Args:
@@ -264,15 +266,12 @@ def _check_unit(positions: np.ndarray, propagated: np.ndarray, bonds: np.ndarray
     """Refuses positions (P, 3) whose bonds (b, 2), or else gaps between propagated atoms, cannot be in nm."""
     if len(bonds) > 0:
         what = "bonds"
-        lengths = np.linalg.norm(positions[bonds[:, 0]] - positions[bonds[:, 1]], axis=1)
+        median = float(np.median(np.linalg.norm(positions[bonds[:, 0]] - positions[bonds[:, 1]], axis=1)))
     elif len(propagated) > 1:
-        from scipy.spatial import cKDTree
-
         what = "distances between neighbouring atoms"
-        lengths = cKDTree(propagated).query(propagated, k=2)[0][:, 1]
+        median = median_nearest_distance(propagated)
     else:
         return
-    median = float(np.median(lengths))
     if not _PLAUSIBLE_LENGTHS[0] <= median <= _PLAUSIBLE_LENGTHS[1]:
         raise ValueError(
             f"positions: the {what} have a median length of {median:.3g} nm, about 0.1 to 0.15 is expected; "

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import dkmp_plugin.ops  # noqa: F401  (registers the operators that exported models call)
 from dkmp_plugin.files import check_is_no_folder, check_keeps_inputs
 from dkmp_plugin.simulation import torchscript
+from dkmp_plugin.simulation.precision import torch_dtype
 from dkmp_plugin.simulation.torchscript_file import (
     PROPAGATOR,
     is_checkpoint,
@@ -21,7 +22,6 @@ from dkmp_plugin.simulation.torchscript_file import (
 from dkmp_plugin.training.checkpoint import check_propagates, load_checkpoint, trained_dtype
 
 FORMAT_VERSION = 1
-_DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ def script_propagator(
     checkpoint: Union[str, Path], dtype: Optional[str] = None
 ) -> Tuple[torch.jit.ScriptModule, PropagatorInfo]:
     """The scripted model of a checkpoint, without writing a file (see :func:`export_propagator`)."""
-    if dtype is not None and dtype not in _DTYPES:
-        raise ValueError(f"dtype: {dtype!r} was given, 'float32' or 'float64' is expected")
+    if dtype is not None:
+        torch_dtype(dtype)  # refuses others, before the checkpoint is read
     model, hyper_parameters, dataset = load_checkpoint(checkpoint)
     if hyper_parameters["model"] != "dkmp-r":
         raise ValueError(
@@ -100,7 +100,7 @@ def script_propagator(
     check_propagates(checkpoint, model.representation_model, dataset)
     dtype = trained_dtype(hyper_parameters) if dtype is None else dtype
     predictor = DisplacementPredictor(model.representation_model, model.output_model)
-    predictor = predictor.to(_DTYPES[dtype]).eval()
+    predictor = predictor.to(torch_dtype(dtype)).eval()
     for parameter in predictor.parameters():
         parameter.requires_grad_(False)
     return torchscript.script(predictor), _describe(model.representation_model, dtype, dataset)

@@ -8,7 +8,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Dict, List, Optional
 
-# Measured: other combinations crash the process or fail at run time (DESIGN, section 2).
+# Measured: other combinations crash the process or fail at run time.
 TORCHFORCE_PINS = {"torch": "2.9", "openmm": "8.4", "openmmtorch": "1.5"}
 _INSTALL = "pip install 'dkmp-plugin[torchforce]'"
 # The first series in which PythonForce takes a subset of the particles and clones without crashing.

@@ -72,8 +72,7 @@ def load_checkpoint(path: Union[str, Path]) -> Tuple[TorchMD_Net, Dict[str, Any]
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(f"{path}: the weights do not fit the hyper-parameters: {error}") from error
-    dataset = contents.get("dkmp_plugin", {}).get("dataset", {})
-    return model.eval(), hyper_parameters, dict(dataset)
+    return model.eval(), hyper_parameters, recorded_dataset(contents)
 
 
 def check_propagates(path: Union[str, Path], representation: Any, dataset: Dict[str, Any]) -> None:
@@ -116,6 +115,15 @@ def trained_rerank_interval(dataset: Dict[str, Any]) -> int:
     return max(1, interval // dataset["lag"]) if interval > 0 else 0
 
 
+def recorded_dataset(contents: Mapping[str, Any]) -> Dict[str, Any]:
+    """What the training dataset declared about itself; empty where a checkpoint does not say.
+
+    Args:
+        contents: What the checkpoint holds, of whatever model.
+    """
+    return dict(contents.get("dkmp_plugin", {}).get("dataset", {}))
+
+
 def recorded_energy_unit(contents: Mapping[str, Any]) -> Optional[str]:
     """The unit of the energies that a checkpoint was trained on; None where it does not say.
 
@@ -123,7 +131,7 @@ def recorded_energy_unit(contents: Mapping[str, Any]) -> Optional[str]:
         contents: What the checkpoint holds, of whatever model.
     """
     configured = contents.get("hyper_parameters", {}).get("energy_unit")
-    return configured or contents.get("dkmp_plugin", {}).get("dataset", {}).get("energy_unit")
+    return configured or recorded_dataset(contents).get("energy_unit")
 
 
 def read_contents(path: Path, *, lazily: bool = False) -> Any:

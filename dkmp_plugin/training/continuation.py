@@ -5,7 +5,12 @@ from pathlib import Path
 from typing import Any, Mapping, Optional
 
 from dkmp_plugin.config import defaults
-from dkmp_plugin.training.checkpoint import DISPLACED_OVER, read_contents, recorded_energy_unit
+from dkmp_plugin.training.checkpoint import (
+    DISPLACED_OVER,
+    read_contents,
+    recorded_dataset,
+    recorded_energy_unit,
+)
 
 
 def refuse_other_optimization(given: Mapping[str, Any], of_checkpoint: Mapping[str, Any]) -> None:
@@ -49,7 +54,7 @@ def refuse_other_energies(
             f"the energies of the training data are in {unit}, but the checkpoint to go on from was trained "
             f"on energies in {before}; convert the data, or train anew"
         )
-    charge, charge_before = metadata.get("total_charge"), _recorded(checkpoint).get("total_charge")
+    charge, charge_before = metadata.get("total_charge"), recorded_dataset(checkpoint).get("total_charge")
     if charge is not None and charge_before is not None and charge != charge_before:
         raise ValueError(
             f"the structures of the training data have the total charge {charge}, but the checkpoint to go "
@@ -68,7 +73,7 @@ def refuse_other_displacements(metadata: Mapping[str, Any], checkpoint: Mapping[
     Raises:
         ValueError: ``lag`` or ``stride`` is another. What either side does not say is not compared.
     """
-    recorded = _recorded(checkpoint)
+    recorded = recorded_dataset(checkpoint)
     for key in DISPLACED_OVER:
         given, before = metadata.get(key), recorded.get(key)
         if given is not None and before is not None and given != before:
@@ -106,7 +111,3 @@ def warn_of_other_energy_unit(metadata: Mapping[str, Any], given: Mapping[str, A
 
 def _energy_unit(metadata: Mapping[str, Any], given: Mapping[str, Any]) -> Optional[str]:
     return given.get("energy_unit") or metadata.get("energy_unit")
-
-
-def _recorded(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
-    return checkpoint.get("dkmp_plugin", {}).get("dataset", {})

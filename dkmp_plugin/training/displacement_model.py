@@ -1,4 +1,4 @@
-"""DKMP^R with its head, as torchmd-net trains it."""
+"""The whole model of DKMP^R: ranks, reference, memory and pushforward around the network and its head."""
 
 from typing import Dict, Optional, Tuple
 

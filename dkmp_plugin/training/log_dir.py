@@ -9,7 +9,12 @@ from typing import Any, Dict, List, Optional, Tuple, Union
 
 import numpy as np
 
-from dkmp_plugin.training.checkpoint import DISPLACED_OVER, read_contents, recorded_energy_unit
+from dkmp_plugin.training.checkpoint import (
+    DISPLACED_OVER,
+    read_contents,
+    recorded_dataset,
+    recorded_energy_unit,
+)
 
 # ModelCheckpoint of torchmd-train: epoch=12-val_loss=0.1234-test_loss=0.0000.ckpt, or with train_loss
 _EPOCH = re.compile(r"epoch=(\d+)-")
@@ -115,7 +120,7 @@ def _meaning_of_loss(checkpoint: Path) -> Optional[List[Any]]:
     except ValueError:
         return None
     hyper_parameters = contents.get("hyper_parameters", {})
-    dataset = contents.get("dkmp_plugin", {}).get("dataset", {})
+    dataset = recorded_dataset(contents)
     return [
         *(hyper_parameters.get(key) for key in _MEANING),
         recorded_energy_unit(contents),

@@ -13,6 +13,7 @@ from typing import Any, Dict, Optional
 
 from dkmp_plugin.config import DKMP_MODELS, add_arguments, defaults, ignored_keys, validate_training
 from dkmp_plugin.training.dataset_arguments import parsed_arguments
+from dkmp_plugin.training.dataset_checks import check_dataset_fits
 from dkmp_plugin.training.dataset_splits import use_split_of_dataset
 from dkmp_plugin.training.schedules import FALLS, falling_schedule, plateau_schedule
 from dkmp_plugin.training.split_file import check_split_file, refuse_partial_split
@@ -30,14 +31,11 @@ def extend_models(module: Any) -> None:
 
 def extend_output_modules(module: Any) -> None:
     """torchmdnet.models.output_modules: the structure-to-structure head."""
-    from dkmp_plugin.training import output_heads
+    from dkmp_plugin.training.displacement import Displacement
 
-    for name in output_heads.__all__:
-        head = getattr(output_heads, name)
-        setattr(module, name, head)
-        setattr(module, "Equivariant" + name, head)
-        if name not in module.__all__:
-            module.__all__.append(name)
+    module.Displacement = module.EquivariantDisplacement = Displacement
+    if "Displacement" not in module.__all__:
+        module.__all__.append("Displacement")
 
 
 def extend_datasets(module: Any) -> None:
@@ -192,18 +190,7 @@ def extend_data_module(module: Any) -> None:
             # the earlier run, and Lightning refuses to log two versions: the final test would not start.
             self._log_hyperparams = False
             metadata = getattr(self.dataset, "metadata", None) or {}
-            largest, max_z = max(metadata.get("elements") or [0]), self.hparams.get("max_z")
-            if max_z is not None and largest >= max_z:
-                raise ValueError(
-                    f"max_z: {max_z} was given, but the dataset has atoms of atomic number "
-                    f"{largest}; give max_z: {largest + 1} or more"
-                )
-            declared, asked = metadata.get("energy_unit"), self.hparams.get("energy_unit")
-            if declared is not None and asked is not None and declared != asked:
-                raise ValueError(
-                    f"energy_unit: {asked!r} was given, but the dataset's energies are in {declared!r}; "
-                    "remove energy_unit from the configuration or correct it"
-                )
+            check_dataset_fits(metadata, self.hparams)
             if is_first:
                 warn_of_other_energy_unit(metadata, self.hparams)
         return result

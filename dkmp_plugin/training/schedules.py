@@ -3,6 +3,7 @@
 import math
 from typing import Any, Callable, Dict
 
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 # From one to zero, over the training's progress from zero to one.
@@ -12,7 +13,7 @@ FALLS: Dict[str, Callable[[float], float]] = {
 }
 
 
-def falling_schedule(optimizer: Any, hyper_parameters: Any, num_steps: int) -> Any:
+def falling_schedule(optimizer: Optimizer, hyper_parameters: Any, num_steps: int) -> Dict[str, Any]:
     """From lr to lr_min as ``lr_schedule`` says; during the warm-up torchmd-net sets the rate itself.
 
     Args:
@@ -31,8 +32,13 @@ def falling_schedule(optimizer: Any, hyper_parameters: Any, num_steps: int) -> A
     return {"scheduler": LambdaLR(optimizer, factor), "interval": "step", "frequency": 1}
 
 
-def plateau_schedule(optimizer: Any, hyper_parameters: Any) -> Any:
-    """torchmd-net's own schedule for another optimiser."""
+def plateau_schedule(optimizer: Optimizer, hyper_parameters: Any) -> ReduceLROnPlateau:
+    """torchmd-net's own schedule for another optimiser.
+
+    Args:
+        optimizer: The other one.
+        hyper_parameters: With ``lr_factor``, ``lr_patience`` and ``lr_min``.
+    """
     return ReduceLROnPlateau(
         optimizer,
         "min",

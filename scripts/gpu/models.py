@@ -1,7 +1,6 @@
 """Whole models on the GPU: energies and forces, or displacements, against float64 on the CPU."""
 
 import copy
-import io
 from typing import Any, Dict, Optional, Tuple
 
 import torch
@@ -95,10 +94,8 @@ class Bound(torch.nn.Module):
 
 def bound(model: torch.jit.ScriptModule, numbers: Tensor, device: str, dtype: torch.dtype) -> Any:
     """A frozen copy on a device."""
-    buffer = io.BytesIO()
-    torchscript.save(torchscript.script(Bound(model, numbers).eval()), buffer)
-    buffer.seek(0)
-    return torchscript.freeze(torchscript.load(buffer, device).to(dtype))
+    saved = torchscript.to_bytes(torchscript.script(Bound(model, numbers).eval()))
+    return torchscript.freeze(torchscript.from_bytes(saved, device).to(dtype))
 
 
 def check_potential(model: torch.jit.ScriptModule, numbers: Tensor, positions: Tensor, device: str) -> str:

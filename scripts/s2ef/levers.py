@@ -57,7 +57,6 @@ def train(arguments: argparse.Namespace) -> None:
         "validation": dataclasses.asdict(training.errors(structures["validation"])),
     }
     path = arguments.results / f"{row.name}__{arguments.name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replaced_on_success(path) as temporary:
         temporary.write_text(json.dumps(result, indent=1) + "\n")
     print(f"written: {path}: {result['validation']}")

@@ -21,16 +21,8 @@ from s2ef.relative_energies import RelativeEnergyLoss
 from s2ef.structures import Scaling, Structures, shuffled_batches
 
 _SECONDS_BETWEEN_CHECKPOINTS = 30.0
-
-
 # How the learning rate was found changes nothing in a training at that rate.
 _OF_THE_SEARCH = ("learning_rates", "learning_rate_search_epochs")
-
-
-def _of_training(settings: Dict[str, Any]) -> Dict[str, Any]:
-    return {key: value for key, value in settings.items() if key not in _OF_THE_SEARCH}
-
-
 # An epoch's mean loss over the lowest one of all epochs before. Losses fluctuate by less than ten; a model
 # that has collapsed (it predicts no forces any more) does not come back.
 _COLLAPSED = 100.0
@@ -343,6 +335,10 @@ class Training:
         if "relative_energy_loss" in state:
             self.relative_energy_loss.load_state_dict(state["relative_energy_loss"])
         print(f"resumed at step {self.progress.step}, {self.progress.cpu_seconds:.0f} CPU s", flush=True)
+
+
+def _of_training(settings: Dict[str, Any]) -> Dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in _OF_THE_SEARCH}
 
 
 def train_to_the_end(

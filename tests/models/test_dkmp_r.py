@@ -5,9 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dkmp_plugin.config import PARTITIONS
 from dkmp_plugin.models import DKMPR
 from dkmp_plugin.models.neighbor_distances import neighbor_distances
-from dkmp_plugin.models.partition import PARTITIONS, rank_columns
+from dkmp_plugin.models.partition import rank_columns
 from dkmp_plugin.models.spatial_order import spatial_order
 from dkmp_plugin.training.displacement import Displacement
 from dkmp_plugin.training.displacement_model import DisplacementModel, batched_ranks
