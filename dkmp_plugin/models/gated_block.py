@@ -23,10 +23,11 @@ def norm_of_components(vector: Tensor, softening: float = 0.0) -> Tensor:
     squared = (vector * vector).sum(dim=1)
     if softening > 0.0:
         return torch.sqrt(squared + softening * softening) - softening
-    positive = squared > 0
+    # What is no number must not become a length of zero.
+    has_length = squared != 0.0
     # Not torch.linalg.vector_norm: along a dimension that is not the last it is slow on a CPU.
-    length = torch.sqrt(torch.where(positive, squared, torch.ones_like(squared)))
-    return torch.where(positive, length, torch.zeros_like(length))
+    length = torch.sqrt(torch.where(has_length, squared, torch.ones_like(squared)))
+    return torch.where(has_length, length, torch.zeros_like(length))
 
 
 class GatedBlock(nn.Module):

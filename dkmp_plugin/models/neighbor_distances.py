@@ -35,8 +35,8 @@ def neighbor_distances(
     if box is not None:
         vector = _minimum_images(vector, batch, box)
     squared = (vector * vector).sum(2).masked_fill(neighbors < 0, 0.0)
-    # The square root has an infinite slope at 0.
-    apart = squared > 0.0
+    # The square root has an infinite slope at 0. What is no number must not become a distance of zero.
+    apart = squared != 0.0
     length = torch.sqrt(torch.where(apart, squared, torch.ones_like(squared)))
     return torch.where(apart, length, torch.zeros_like(length))
 

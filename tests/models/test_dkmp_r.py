@@ -157,6 +157,12 @@ def test_periodic_images_do_not_matter(molecule):
         assert torch.allclose(neighbor_distances(image, image, columns, batch, lattice), before, atol=1e-9)
 
 
+def test_distances_to_what_is_no_number_are_none_either():
+    pos = torch.tensor([[0.0, 0.0, 0.0], [float("nan"), 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 3.0, 4.0]])
+    distances = neighbor_distances(pos, pos[:1], torch.tensor([[1, 2, 3, -1]]), torch.zeros(1).long(), None)
+    assert distances[0, 0].isnan() and distances[0, 1:].tolist() == [0.0, 5.0, 0.0]
+
+
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_scripted_equals_eager(changes, molecule):
     z, pos = molecule

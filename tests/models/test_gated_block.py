@@ -42,6 +42,13 @@ def test_the_norm_is_twice_differentiable():
     torch.autograd.gradgradcheck(norm_of_components, (v,))
 
 
+@pytest.mark.parametrize("softening", [0.0, 2.0])
+def test_what_is_no_number_has_no_length(softening):
+    v = torch.tensor([[[float("nan")]], [[float("inf")]], [[0.0]]])
+    lengths = norm_of_components(v, softening).flatten()
+    assert lengths[0].isnan() and lengths[1].isinf() and lengths[2] == 0.0
+
+
 def test_a_softened_norm_has_no_cusp():
     v = torch.tensor(
         [[[-1e-3], [0.0]], [[0.0], [0.0]], [[1e-3], [0.0]], [[30.0], [40.0]]], dtype=torch.float64
