@@ -16,8 +16,8 @@ from dkmp_plugin.datasets.run_borders import find_borders, frame_spacing, stores
 from dkmp_plugin.datasets.unwrapping import (
     bonds_of,
     gather,
+    molecules_and_residues,
     molecules_of,
-    residue_pairs,
     step_lengths,
     unwrap,
 )
@@ -331,15 +331,17 @@ def load_runs(
     atoms = select_atoms(topology, selection)
     bonds = bonds_of(topology)
     molecules = molecules_of(bonds, topology.n_atoms)
-    residues = residue_pairs([atom.index for atom in residue.atoms] for residue in topology.residues)
-    together = molecules_of(np.concatenate([bonds, residues]), topology.n_atoms)[atoms]
     # Selections without bonds among themselves, too, belong to molecules that must be whole.
-    bonds = bonds[np.isin(molecules[bonds[:, 0]], molecules[atoms])]
-    positions, times, boxes = read_frames(name, topology, atoms, stride, bonds)
+    must_be_whole = bonds[np.isin(molecules[bonds[:, 0]], molecules[atoms])]
+    positions, times, boxes = read_frames(name, topology, atoms, stride, must_be_whole)
     if periodic and boxes is None:
         raise ValueError(f"{name} has no periodic box; set periodic: false")
     numbers = atomic_numbers(topology, atoms)
     molecules = molecules[atoms]
+    gathers = boxes is not None and not periodic
+    if gathers:
+        residues = ([atom.index for atom in residue.atoms] for residue in topology.residues)
+        together = molecules_and_residues(bonds, residues, topology.n_atoms)[atoms]
     steps = _steps(positions) if boxes is None else step_lengths(positions, boxes, molecules)
     knows_times = stores_times(Path(name), times, stride)
     borders = [0, *find_borders(steps, times, knows_times), len(positions)]
@@ -347,7 +349,7 @@ def load_runs(
     for index, (start, stop) in enumerate(pairwise(borders)):
         if boxes is not None:
             # Each run by itself: the replica before says nothing about the images of its first frame.
-            if not periodic:
+            if gathers:
                 gather(positions[start], boxes[start], molecules, together)
             unwrap(positions[start:stop], boxes[start:stop], molecules)
         runs.append(

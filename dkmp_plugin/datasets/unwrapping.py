@@ -20,15 +20,6 @@ def bonds_of(topology: Any) -> np.ndarray:
     return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
-def residue_pairs(residues: Iterable[Sequence[int]]) -> np.ndarray:
-    """Atoms (p, 2) int64 of one residue, each beside the first, from the indices of every residue's atoms.
-
-    Formats without bonds, such as PDB of ligands and lipids, still tell what belongs together.
-    """
-    pairs = [(atoms[0], atom) for atoms in residues for atom in atoms[1:]]
-    return np.array(pairs, dtype=np.int64).reshape(-1, 2)
-
-
 def molecules_of(bonds: np.ndarray, num_atoms: int) -> np.ndarray:
     """Number (N,) of the molecule of each atom: what bonds connect, or an atom alone.
 
@@ -38,6 +29,22 @@ def molecules_of(bonds: np.ndarray, num_atoms: int) -> np.ndarray:
     """
     graph = coo_matrix((np.ones(len(bonds)), (bonds[:, 0], bonds[:, 1])), shape=(num_atoms, num_atoms))
     return connected_components(graph, directed=False)[1]
+
+
+def molecules_and_residues(
+    bonds: np.ndarray, residues: Iterable[Sequence[int]], num_atoms: int
+) -> np.ndarray:
+    """Number (N,) of what each atom stays together with: what bonds or residues connect.
+
+    Formats without bonds, such as PDB of ligands and lipids, still tell the residues.
+
+    Args:
+        bonds: (b, 2) indices of bonded atoms.
+        residues: Indices of every residue's atoms.
+        num_atoms: N.
+    """
+    pairs = [(atoms[0], atom) for atoms in residues for atom in atoms[1:]]
+    return molecules_of(np.concatenate([bonds, np.array(pairs, dtype=np.int64).reshape(-1, 2)]), num_atoms)
 
 
 class _Centers:

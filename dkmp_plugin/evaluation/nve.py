@@ -167,10 +167,7 @@ def run_nve(
             dynamics.set_state(*state)
         else:
             dynamics.equilibrate(temperature, equilibration, seed)
-            start_energies(folder)
-            step = 0
-            _step_and_record(dynamics, folder, 1, step, time_step)
-            save_state(folder, step, dynamics.get_state())
+            step = _begin(dynamics, folder, time_step)
         shadow = read_energies(folder)["shadow_energy_mev"]
         largest_change = np.abs(np.diff(shadow)).max(initial=0.0)
         latest = shadow[-1]
@@ -204,6 +201,15 @@ def _check_duration(num_steps: int, record_interval: int, time_step: float) -> N
             f"{fewest * time_step / 1000.0:g} ps is expected: a drift needs {NUM_BLOCKS * SAMPLES_PER_BLOCK} "
             f"rows of {record_interval} steps"
         )
+
+
+def _begin(dynamics: VerletDynamics, folder: Path, time_step: float) -> int:
+    """The file of energies with a row for the start, and the state to go on from; returns its step."""
+    start_energies(folder)
+    step = 0
+    _step_and_record(dynamics, folder, 1, step, time_step)
+    save_state(folder, step, dynamics.get_state())
+    return step
 
 
 def _step_and_record(

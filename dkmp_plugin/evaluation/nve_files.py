@@ -36,12 +36,12 @@ def check_settings(folder: Path, settings: Dict[str, Any]) -> None:
         if STRUCTURE_HASH not in stored:
             # The run was begun before structures were hashed.
             wanted.pop(STRUCTURE_HASH, None)
-        changed = [
-            f"{name} {stored.get(name)!r}, now {wanted.get(name)!r}"
-            for name in sorted({*stored, *wanted})
-            if stored.get(name) != wanted.get(name)
-        ]
-        if changed:
+        if stored != wanted:
+            sides = [
+                (name, stored.get(name, "nothing"), wanted.get(name, "nothing"))
+                for name in {**stored, **wanted}
+            ]
+            changed = [f"{name} {before!r}, now {now!r}" for name, before, now in sides if before != now]
             raise ValueError(
                 f"{folder} holds a run with other settings ({path.name}: {'; '.join(changed)}); continue "
                 "with those, or give another folder"

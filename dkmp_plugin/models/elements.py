@@ -65,10 +65,8 @@ def _reduced(composition: Mapping[str, int]) -> Dict[str, int]:
 def _formula(composition: Mapping[str, int]) -> str:
     """In Hill's order: carbon, hydrogen, then the others by their symbols."""
     counts = {_symbols([int(number)]): count for number, count in composition.items()}
-    first = ["C", "H"] if "C" in counts else []
-    order = sorted(
-        counts, key=lambda symbol: (first.index(symbol) if symbol in first else len(first), symbol)
-    )
+    first = ("C", "H") if "C" in counts else ()
+    order = sorted(counts, key=lambda symbol: (symbol not in first, symbol))
     return "".join(f"{symbol}{counts[symbol] if counts[symbol] > 1 else ''}" for symbol in order)
 
 

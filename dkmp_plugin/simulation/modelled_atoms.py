@@ -45,7 +45,7 @@ def modelled_atoms(topology: Any, atoms: Optional[Iterable[int]]) -> Tuple[Optio
     return indices, [atom.element.atomic_number for atom in chosen]
 
 
-def warn_of_free_valences(topology: Any, indices: List[int]) -> None:
+def warn_of_free_valences(topology: Any, indices: List[int], stacklevel: int = 2) -> None:
     """Warn where modelled atoms are bonded to others and the cut bonds are not capped by hydrogens.
 
     From 1.8 on openmm-ml caps them: hydrogens that the topology bonds to nothing are among the atoms.
@@ -53,6 +53,7 @@ def warn_of_free_valences(topology: Any, indices: List[int]) -> None:
     Args:
         topology: ``openmm.app.Topology``.
         indices: The modelled atoms.
+        stacklevel: As of ``warnings.warn``, seen from the caller.
     """
     modelled, cut, bonded = set(indices), [], set()
     for first, second in topology.bonds():
@@ -68,5 +69,5 @@ def warn_of_free_valences(topology: Any, indices: List[int]) -> None:
             f"of residue {first.residue.name} {first.residue.id}), which openmm-ml before 1.8 does not cap: "
             "the model sees free valences, which its training data hardly had; model whole molecules, or use "
             "the stack 'latest', where hydrogens cap such bonds",
-            stacklevel=4,  # whoever calls createMixedSystem
+            stacklevel=stacklevel + 1,
         )

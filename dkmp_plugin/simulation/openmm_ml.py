@@ -16,6 +16,10 @@ _BACKENDS = ("auto", "torchforce", "pythonforce")
 # caps cut bonds with.
 _USED_BY_OPENMM_ML = ("linkAtomDistances",) if hasattr(MLPotentialImpl, "getSupportedEmbeddings") else ()
 
+# As warnings' stacklevel: _checked_atoms, addForces, openmm-ml, then whoever calls createSystem or
+# createMixedSystem.
+_FROM_CHECKS_TO_USER = 4
+
 
 class DKMPPotentialImplFactory(MLPotentialImplFactory):
     """Creates :class:`DKMPPotentialImpl` for ``MLPotential("dkmp", modelPath=None, ...)``."""
@@ -128,24 +132,11 @@ class DKMPPotentialImpl(MLPotentialImpl):
             )
         import torch
 
-        from dkmp_plugin.models.elements import check_elements, warn_of_other_composition
         from dkmp_plugin.simulation.model_source import load_model
-        from dkmp_plugin.simulation.modelled_atoms import modelled_atoms, warn_of_free_valences
         from dkmp_plugin.simulation.periodic_box import refuse_placeholder
-        from dkmp_plugin.simulation.total_charge import check_charge, check_force_field_charge
 
         model, info = load_model(self.model_path)
-        indices, atomic_numbers = modelled_atoms(topology, atoms)
-        _check_number_of_atoms(topology, system)
-        _check_virtual_sites(system, indices)
-        if indices is not None:
-            warn_of_free_valences(topology, indices)
-        check_elements(atomic_numbers, info.elements, self.model_path.name)
-        # Whoever calls createSystem or createMixedSystem is told.
-        warn_of_other_composition(atomic_numbers, info.compositions, self.model_path.name, stacklevel=3)
-        check_charge(charge, info, self.model_path)
-        if indices is not None and charge is None and info.total_charge is not None:
-            check_force_field_charge(system, indices, info, self.model_path)
+        indices, atomic_numbers = _checked_atoms(topology, system, atoms, charge, info, self.model_path)
         source, box = _periodic_box(topology, system, indices is not None)
         periodic = box is not None
         if periodic and indices is not None:
@@ -236,6 +227,32 @@ def _refuse_unknown(args: Dict[str, Any], where: str, known: str) -> None:
         raise ValueError(
             f"{where}: unknown argument {', '.join(sorted(args))}; the potential 'dkmp' takes {known}"
         )
+
+
+def _checked_atoms(
+    topology: Any, system: Any, atoms: Optional[Iterable[int]], charge: Any, info: Any, path: Path
+) -> Tuple[Optional[List[int]], List[int]]:
+    """Indices of the atoms to model, None for all, and their elements; all as of ``addForces``.
+
+    Raises:
+        ValueError: the model of the file ``path`` does not know them or their charge, or a model can not move
+            them.
+    """
+    from dkmp_plugin.models.elements import check_elements, warn_of_other_composition
+    from dkmp_plugin.simulation.modelled_atoms import modelled_atoms, warn_of_free_valences
+    from dkmp_plugin.simulation.total_charge import check_charge, check_force_field_charge
+
+    indices, atomic_numbers = modelled_atoms(topology, atoms)
+    _check_number_of_atoms(topology, system)
+    _check_virtual_sites(system, indices)
+    if indices is not None:
+        warn_of_free_valences(topology, indices, _FROM_CHECKS_TO_USER)
+    check_elements(atomic_numbers, info.elements, path.name)
+    warn_of_other_composition(atomic_numbers, info.compositions, path.name, _FROM_CHECKS_TO_USER)
+    check_charge(charge, info, path)
+    if indices is not None and charge is None and info.total_charge is not None:
+        check_force_field_charge(system, indices, info, path)
+    return indices, atomic_numbers
 
 
 def _check_number_of_atoms(topology: Any, system: Any) -> None:

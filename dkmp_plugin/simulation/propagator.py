@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dkmp_plugin.datasets.nearest_distance import median_nearest_distance
 from dkmp_plugin.datasets.trajectory_files import check_molecules_are_whole, select_atoms
-from dkmp_plugin.datasets.unwrapping import gather, molecules_of, residue_pairs
+from dkmp_plugin.datasets.unwrapping import gather, molecules_and_residues, molecules_of
 from dkmp_plugin.models.elements import check_elements
 from dkmp_plugin.models.reference_structure import check_same_atoms
 from dkmp_plugin.optional import require
@@ -254,9 +254,9 @@ def _gather_molecules(positions: np.ndarray, topology: Any, atoms: Sequence[int]
     if vectors is None:
         return
     box = np.array([list(vector) for vector in vectors.value_in_unit(unit.nanometer)])
-    residues = residue_pairs([atom.index for atom in residue.atoms()] for residue in topology.residues())
+    residues = ([atom.index for atom in residue.atoms()] for residue in topology.residues())
     molecules = molecules_of(bonds, len(positions))[list(atoms)]
-    together = molecules_of(np.concatenate([bonds, residues]), len(positions))[list(atoms)]
+    together = molecules_and_residues(bonds, residues, len(positions))[list(atoms)]
     frame = ANGSTROM_PER_NANOMETER * positions[list(atoms)]
     gather(frame, ANGSTROM_PER_NANOMETER * box, molecules, together)
     positions[list(atoms)] = frame / ANGSTROM_PER_NANOMETER

@@ -11,6 +11,7 @@ from dkmp_plugin.training.checkpoint import (
     recorded_dataset,
     recorded_energy_unit,
 )
+from dkmp_plugin.training.dataset_checks import disagree
 
 
 def refuse_other_optimization(given: Mapping[str, Any], of_checkpoint: Mapping[str, Any]) -> None:
@@ -49,13 +50,13 @@ def refuse_other_energies(
         ValueError: The energy unit or the total charge is another.
     """
     unit, before = _energy_unit(metadata, given), recorded_energy_unit(checkpoint)
-    if unit is not None and before is not None and unit != before:
+    if disagree(unit, before):
         raise ValueError(
             f"the energies of the training data are in {unit}, but the checkpoint to go on from was trained "
             f"on energies in {before}; convert the data, or train anew"
         )
     charge, charge_before = metadata.get("total_charge"), recorded_dataset(checkpoint).get("total_charge")
-    if charge is not None and charge_before is not None and charge != charge_before:
+    if disagree(charge, charge_before):
         raise ValueError(
             f"the structures of the training data have the total charge {charge}, but the checkpoint to go "
             f"on from was trained on structures of charge {charge_before}, and models do not see charges; "
@@ -76,7 +77,7 @@ def refuse_other_displacements(metadata: Mapping[str, Any], checkpoint: Mapping[
     recorded = recorded_dataset(checkpoint)
     for key in DISPLACED_OVER:
         given, before = metadata.get(key), recorded.get(key)
-        if given is not None and before is not None and given != before:
+        if disagree(given, before):
             raise ValueError(
                 f"{key}: {given} was given in dataset_arg, but the checkpoint to go on from was trained with "
                 f"{before}: displacements would be over another time; give that, or reset_trainer: true to "
@@ -101,7 +102,7 @@ def warn_of_other_energy_unit(metadata: Mapping[str, Any], given: Mapping[str, A
         # torchmd-net loads the weights next, and says so.
         return
     unit = _energy_unit(metadata, given)
-    if unit is not None and before is not None and unit != before:
+    if disagree(unit, before):
         warnings.warn(
             f"{weights} was trained on energies in {before}, the training data are in {unit}: the model "
             "starts a factor off; convert the data, or give data in the same unit",

@@ -3,6 +3,11 @@
 from typing import Any, Mapping
 
 
+def disagree(first: Any, second: Any) -> bool:
+    """Whether both sides say something, and not the same: what one does not say, None, is not compared."""
+    return first is not None and second is not None and first != second
+
+
 def check_dataset_fits(metadata: Mapping[str, Any], hyper_parameters: Mapping[str, Any]) -> None:
     """Refuse a dataset with elements that the model has no place for, or energies in another unit than said.
 
@@ -22,7 +27,7 @@ def check_dataset_fits(metadata: Mapping[str, Any], hyper_parameters: Mapping[st
             f"{largest}; give max_z: {largest + 1} or more"
         )
     declared, asked = metadata.get("energy_unit"), hyper_parameters.get("energy_unit")
-    if declared is not None and asked is not None and declared != asked:
+    if disagree(declared, asked):
         raise ValueError(
             f"energy_unit: {asked!r} was given, but the dataset's energies are in {declared!r}; "
             "remove energy_unit from the configuration or correct it"
