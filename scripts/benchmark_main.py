@@ -19,15 +19,16 @@ import statistics
 import subprocess
 import sys
 import time
-import typing
 import warnings
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Tuple
+from typing import Any, Callable, Dict, Iterator, List
 
 import numpy as np
 import torch
 from measuring import interleaved, peak_rise, row
+from s2ef.models import build_model
 from shared_data import data_folder
+from torchmdnet_settings import TORCHMDNET_SETTINGS
 
 from dkmp_plugin.config import REVISIONS
 
@@ -88,36 +89,14 @@ def benchmark_simulation(rounds: int, threads: int) -> None:
 # --- Energy and forces against peers ---------------------------------------------------------------------
 
 
+# Of all models of the tables of energies and forces.
+SIZE: Dict[str, Any] = {"embedding_dimension": 128, "num_layers": 6, "num_rbf": 32, "cutoff_upper": 5.0}
+
+
 def torchmdnet_model(architecture: str, **changes: Any) -> torch.nn.Module:
     from torchmdnet.models.model import create_model
 
-    settings = {
-        "model": architecture,
-        "embedding_dimension": 128,
-        "num_layers": 6,
-        "revision": REVISIONS[-1],
-        "num_rbf": 32,
-        "rbf_type": "expnorm",
-        "trainable_rbf": False,
-        "activation": "silu",
-        "attn_activation": "silu",
-        "neighbor_embedding": True,
-        "distance_influence": "both",
-        "aggr": "add",
-        "cutoff_lower": 0.0,
-        "cutoff_upper": 5.0,
-        "max_z": 100,
-        "max_num_neighbors": 128,
-        "num_heads": 8,
-        "derivative": True,
-        "atom_filter": -1,
-        "prior_model": None,
-        "output_model": "Scalar",
-        "reduce_op": "add",
-        "precision": 32,
-        "vector_cutoff": True,
-        **changes,
-    }
+    settings = {**TORCHMDNET_SETTINGS, **SIZE, "model": architecture, "revision": REVISIONS[-1], **changes}
     return create_model(settings).eval()
 
 
@@ -142,61 +121,6 @@ def exported_dkmp(z: torch.Tensor, pos: torch.Tensor, **settings: Any) -> Callab
     return run
 
 
-class PaiNN:
-    """schnetpack's PaiNN, d=128, 6 layers, 5 Å, with a neighbour search by all distances.
-
-    Raises:
-        ImportError: schnetpack is not installed.
-    """
-
-    cutoff = 5.0
-
-    def __init__(self) -> None:
-        import torch.utils.data.dataloader as dataloader
-
-        # schnetpack 2.1.1 imports a private name that newer torch has moved.
-        dataloader.T_co = typing.TypeVar("T_co", covariant=True)
-        import schnetpack
-        from schnetpack import properties
-
-        self.properties = properties
-        self.model = schnetpack.model.NeuralNetworkPotential(
-            representation=schnetpack.representation.PaiNN(
-                n_atom_basis=128,
-                n_interactions=6,
-                radial_basis=schnetpack.nn.GaussianRBF(n_rbf=32, cutoff=self.cutoff),
-                cutoff_fn=schnetpack.nn.CosineCutoff(self.cutoff),
-            ),
-            input_modules=[schnetpack.atomistic.PairwiseDistances()],
-            output_modules=[
-                schnetpack.atomistic.Atomwise(n_in=128, output_key="energy"),
-                schnetpack.atomistic.Forces(energy_key="energy", force_key="forces"),
-            ],
-        ).eval()
-
-    def __call__(
-        self, z: torch.Tensor, pos: torch.Tensor, batch: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Energies (B,) and forces (N, 3)."""
-        names = self.properties
-        distances = torch.cdist(pos, pos) + 1e3 * (batch[:, None] != batch)
-        receivers, senders = (distances <= self.cutoff).fill_diagonal_(False).nonzero(as_tuple=True)
-        sizes = torch.bincount(batch)
-        inputs = {
-            names.Z: z,
-            names.R: pos.clone(),
-            names.idx_i: receivers,
-            names.idx_j: senders,
-            names.offsets: torch.zeros(len(receivers), 3),
-            names.idx_m: batch,
-            names.n_atoms: sizes,
-            names.cell: torch.zeros(len(sizes), 3, 3),
-            names.pbc: torch.zeros(3 * len(sizes), dtype=torch.bool),
-        }
-        result = self.model(inputs)
-        return result["energy"], result["forces"]
-
-
 def benchmark_potential(rounds: int, threads: int) -> None:
     structure = load_structure("chignolin.pdb")
     z = torch.tensor([atom.element.atomic_number for atom in structure.topology.atoms])
@@ -208,7 +132,7 @@ def benchmark_potential(rounds: int, threads: int) -> None:
         "dkmp-c, 8 Å, 2 shells": exported_dkmp(z, pos, cutoff_upper=8.0, num_shells=2),
     }
     try:
-        peer = PaiNN()
+        peer = build_model("painn", SIZE).eval()
         contestants["PaiNN (schnetpack), 5 Å"] = lambda: peer(z, pos, batch)[1]
     except ImportError as error:
         print(f"PaiNN is left out: {error}; see scripts/install_benchmark_peers.sh")
@@ -254,9 +178,8 @@ def benchmark_training(rounds: int, threads: int) -> None:
     dkmp = torchmdnet_model("dkmp-c", cutoff_upper=12.0, max_num_neighbors=0).train()
     contestants = {"dkmp-c, 12 Å": training_step(dkmp, dkmp.parameters(), z, pos, batch)}
     try:
-        peer = PaiNN()
-        peer.model.train()
-        contestants["PaiNN (schnetpack), 5 Å"] = training_step(peer, peer.model.parameters(), z, pos, batch)
+        peer = build_model("painn", SIZE)
+        contestants["PaiNN (schnetpack), 5 Å"] = training_step(peer, peer.parameters(), z, pos, batch)
     except ImportError as error:
         print(f"PaiNN is left out: {error}; see scripts/install_benchmark_peers.sh")
     times = interleaved(contestants, rounds, follow_themselves=True)

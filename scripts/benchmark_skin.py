@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
 from shared_data import data_folder
+from torchmdnet_settings import TORCHMDNET_SETTINGS
 
 from dkmp_plugin.simulation.stack import prepare_backend
 
@@ -49,14 +50,9 @@ def random_model(folder: Path) -> Path:
     """An exported dkmp-c with the settings of examples/dkmp.yaml and random weights."""
     torch.manual_seed(1)
     settings: Dict[str, Any] = {
+        **TORCHMDNET_SETTINGS,
         **yaml.safe_load((ROOT / "examples/dkmp.yaml").read_text()),
         "max_num_neighbors": 0,
-        "max_z": 20,
-        "cutoff_lower": 0.0,
-        "trainable_rbf": False,
-        "atom_filter": -1,
-        "prior_model": None,
-        "reduce_op": "add",
         "energy_unit": "kcal/mol",
     }
     model = create_model(settings)

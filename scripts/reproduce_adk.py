@@ -23,13 +23,8 @@ from dkmp_plugin.datasets import REGISTRY
 from dkmp_plugin.datasets.adk import dims_test_files
 from dkmp_plugin.datasets.frame_pairs import random_rotation
 from dkmp_plugin.datasets.run import Run
-from dkmp_plugin.datasets.trajectory_files import (
-    atomic_numbers,
-    load_runs,
-    load_topology,
-    select_atoms,
-    split_run,
-)
+from dkmp_plugin.datasets.trajectory_files import atomic_numbers, load_topology, select_atoms
+from dkmp_plugin.datasets.trajectory_runs import load_runs, split_run
 from dkmp_plugin.evaluation.egnn_baseline import EGNNPredictor, train_egnn
 from dkmp_plugin.evaluation.rollout import (
     FramePredictor,

@@ -21,6 +21,7 @@ from s2ef.models import TORCHMDNET_MODELS, build_model
 from shared_data import data_folder
 from torch import Tensor, nn
 from torchmdnet.models.model import create_model
+from torchmdnet_settings import TORCHMDNET_SETTINGS
 from tqdm import tqdm
 
 from dkmp_plugin.config import REVISIONS
@@ -29,28 +30,20 @@ from dkmp_plugin.files import replaced_on_success
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMON: Dict[str, Any] = {
+    **TORCHMDNET_SETTINGS,
     "num_layers": 4,
     "embedding_dimension": 32,
     "num_heads": 4,
     "num_rbf": 16,
-    "rbf_type": "expnorm",
-    "trainable_rbf": False,
-    "activation": "silu",
-    "cutoff_lower": 0.0,
-    "max_z": 20,
     "max_num_neighbors": 0,
     "derivative": False,
-    "atom_filter": -1,
-    "prior_model": None,
-    "output_model": "Scalar",
-    "reduce_op": "add",
     "precision": 64,
 }
-LOCAL: Dict[str, Any] = {"cutoff_upper": 5.0, "max_num_neighbors": 64, "neighbor_embedding": True}
+LOCAL: Dict[str, Any] = {"cutoff_upper": 5.0, "max_num_neighbors": 64}
 MODELS: Dict[str, Dict[str, Any]] = {
     "dkmp-c, 12 Å, one pass": {"model": "dkmp-c", "revision": REVISIONS[-1], "cutoff_upper": 12.0},
     "equivariant-transformer, 5 Å": {**LOCAL, **EQUIVARIANT_TRANSFORMER},
-    "graph-network, 5 Å": {**LOCAL, "model": "graph-network", "aggr": "add"},
+    "graph-network, 5 Å": {**LOCAL, "model": "graph-network"},
 }
 BIN = 2.0  # Å
 

@@ -10,7 +10,8 @@ from dkmp_plugin.datasets.frame_pairs import FramePairs
 from dkmp_plugin.datasets.run import Run
 from dkmp_plugin.datasets.sampling import Sampling
 from dkmp_plugin.datasets.trajectory import refuse_shared_runs, superpose_runs, without_drift
-from dkmp_plugin.datasets.trajectory_files import load_runs, load_topology
+from dkmp_plugin.datasets.trajectory_files import load_topology
+from dkmp_plugin.datasets.trajectory_runs import load_runs
 from dkmp_plugin.optional import require
 
 PROTOCOLS = ("dims", "equilibrium")

@@ -5,7 +5,8 @@ from typing import Any, Callable, Mapping, Optional
 
 import numpy as np
 
-from dkmp_plugin.datasets.energy_forces import EnergyForces, add_selection, read_splits
+from dkmp_plugin.datasets.energy_forces import EnergyForces
+from dkmp_plugin.datasets.file_selections import add_selection, read_splits
 from dkmp_plugin.datasets.labelled_structures import LabelledStructures
 from dkmp_plugin.datasets.npz import open_archive
 from dkmp_plugin.units import ANGSTROM_PER_BOHR, energy_factor

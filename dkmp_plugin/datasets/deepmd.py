@@ -6,7 +6,8 @@ from typing import List, Mapping, Optional, Tuple
 import numpy as np
 from torchmdnet.utils import ATOMIC_NUMBERS
 
-from dkmp_plugin.datasets.energy_forces import EnergyForces, Files, read_splits
+from dkmp_plugin.datasets.energy_forces import EnergyForces
+from dkmp_plugin.datasets.file_selections import Files, read_splits
 from dkmp_plugin.datasets.labelled_structures import (
     LabelledStructures,
     join_structures,
@@ -155,7 +156,7 @@ class DKMPDeePMD(EnergyForces):
         reference_energies: see :class:`EnergyForces`.
 
     Raises:
-        ValueError: see :func:`read_deepmd` and :func:`dkmp_plugin.datasets.energy_forces.read_splits`.
+        ValueError: see :func:`read_deepmd` and :func:`dkmp_plugin.datasets.file_selections.read_splits`.
     """
 
     def __init__(

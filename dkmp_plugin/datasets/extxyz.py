@@ -6,7 +6,8 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 
-from dkmp_plugin.datasets.energy_forces import EnergyForces, Files, read_splits
+from dkmp_plugin.datasets.energy_forces import EnergyForces
+from dkmp_plugin.datasets.file_selections import Files, read_splits
 from dkmp_plugin.datasets.label_checks import check_total_charge
 from dkmp_plugin.datasets.labelled_structures import LabelledStructures, selected_indices
 from dkmp_plugin.datasets.xyz_frames import read_xyz_frames
@@ -215,7 +216,7 @@ class DKMPExtXYZ(EnergyForces):
 
     Raises:
         ValueError: see :func:`read_extxyz`, :func:`read_isolated_atoms` and
-            :func:`dkmp_plugin.datasets.energy_forces.read_splits`.
+            :func:`dkmp_plugin.datasets.file_selections.read_splits`.
     """
 
     def __init__(

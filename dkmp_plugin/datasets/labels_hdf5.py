@@ -2,7 +2,8 @@
 
 from typing import Any, Optional, Tuple
 
-from dkmp_plugin.datasets.energy_forces import EnergyForces, SplitIndices
+from dkmp_plugin.datasets.energy_forces import EnergyForces
+from dkmp_plugin.datasets.file_selections import SplitIndices
 from dkmp_plugin.datasets.label_file import (
     LabelledConformations,
     read_label_file,

@@ -7,7 +7,8 @@ from typing import Any, Callable, Dict, Mapping, Optional, Sequence
 import numpy as np
 from torchmdnet.utils import ATOMIC_NUMBERS
 
-from dkmp_plugin.datasets.energy_forces import EnergyForces, Files, add_selection, read_splits
+from dkmp_plugin.datasets.energy_forces import EnergyForces
+from dkmp_plugin.datasets.file_selections import Files, add_selection, read_splits
 from dkmp_plugin.datasets.labelled_structures import LabelledStructures, structures_of_one_molecule
 
 # How sGDML, and after it MD17 and MD22, name the arrays.
@@ -129,7 +130,7 @@ class DKMPNPZ(EnergyForces):
         reference_energies: see :class:`EnergyForces`.
 
     Raises:
-        ValueError: see :func:`read_npz` and :func:`dkmp_plugin.datasets.energy_forces.read_splits`.
+        ValueError: see :func:`read_npz` and :func:`dkmp_plugin.datasets.file_selections.read_splits`.
     """
 
     def __init__(

@@ -10,7 +10,8 @@ from dkmp_plugin.datasets.arguments import check_boolean
 from dkmp_plugin.datasets.frame_pairs import FramePairs, refuse_with_boxes
 from dkmp_plugin.datasets.run import Run, holds_start_of, same_atoms
 from dkmp_plugin.datasets.sampling import Sampling
-from dkmp_plugin.datasets.trajectory_files import load_runs, load_topology, split_run
+from dkmp_plugin.datasets.trajectory_files import load_topology
+from dkmp_plugin.datasets.trajectory_runs import load_runs, split_run
 
 SUPERPOSITIONS = ("none", "runs", "frames")
 

@@ -1,7 +1,6 @@
-"""Reads and checks molecular-dynamics trajectories: topology + frames -> runs of selected atoms."""
+"""Reads topologies and trajectories, in any format of mdtraj, and refuses what is damaged."""
 
 import warnings
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Iterator, List, Optional, Tuple, Union
 
@@ -9,18 +8,9 @@ import numpy as np
 
 from dkmp_plugin.datasets.arguments import check_whole_number
 from dkmp_plugin.datasets.atom_order import check_atom_order, check_xyz_order
+from dkmp_plugin.datasets.bond_lengths import check_bonds
 from dkmp_plugin.datasets.dcd import check_dcd_is_whole
 from dkmp_plugin.datasets.netcdf import check_netcdf_is_whole
-from dkmp_plugin.datasets.run import Run
-from dkmp_plugin.datasets.run_borders import find_borders, frame_spacing, stores_times
-from dkmp_plugin.datasets.unwrapping import (
-    bonds_of,
-    gather,
-    molecules_and_residues,
-    molecules_of,
-    step_lengths,
-    unwrap,
-)
 from dkmp_plugin.datasets.xyz import check_xyz_is_whole
 from dkmp_plugin.optional import require
 from dkmp_plugin.units import ANGSTROM_PER_NANOMETER
@@ -38,12 +28,7 @@ SELECTIONS = {
         "resname POT or resname 'Na+' or resname 'Cl-' or resname 'K+')"
     ),
 }
-# Typical lengths in Å of covalent bonds and of the gap between neighbouring selected atoms.
-_BOND_RANGE = (0.7, 2.6)
-# Topologies with guessed bonds hold a few wrong ones of 4 to 6 Å; a molecule cut by the box is longer.
-_LONGEST_BOND = 10.0
 _CHUNK_FRAMES = 100
-_NAMED_RUNS = 10
 _HDF5_SUFFIXES = (".h5", ".hdf5", ".lh5")
 # For formats of which mdtraj reads a truncated file without an error.
 _CHECKS_OF_LENGTH = {
@@ -223,166 +208,3 @@ def _box_of_every_frame(path: Path, boxes: np.ndarray) -> Optional[np.ndarray]:
             stacklevel=3,
         )
     return boxes if has_box.all() else None
-
-
-def check_bonds(
-    name: str,
-    positions: np.ndarray,
-    bonds: np.ndarray,
-    boxes: Optional[np.ndarray] = None,
-    first_frame: int = 0,
-) -> None:
-    """Refuses frames that cannot be what they claim to be.
-
-    Args:
-        name: What to call the frames in errors.
-        positions: (T, N, 3) in Å.
-        bonds: (b, 2) indices of bonded atoms; may be empty.
-        boxes: (T, 3, 3) in Å, or None.
-        first_frame: What to call the first frame in errors.
-
-    Raises:
-        ValueError: bonds of impossible length (unit mix-up), or molecules cut by the box.
-    """
-    if len(bonds) == 0:
-        return
-    lengths = np.linalg.norm(positions[:, bonds[:, 0]] - positions[:, bonds[:, 1]], axis=2)
-    median = float(np.median(lengths[0]))
-    if not _BOND_RANGE[0] <= median <= _BOND_RANGE[1]:
-        raise ValueError(
-            f"{name}: its bonds have a median length of {median:.3g} Å, about 1 to 1.5 is expected; the file "
-            "mixes nm and Å, or the topology belongs to another system"
-        )
-    check_molecules_are_whole(name, lengths, bonds, boxes, first_frame)
-
-
-def check_molecules_are_whole(
-    name: str,
-    lengths: np.ndarray,
-    bonds: np.ndarray,
-    boxes: Optional[np.ndarray] = None,
-    first_frame: int = 0,
-) -> None:
-    """Refuses bonds that are too long for any molecule.
-
-    Args:
-        name: What to call the frames in errors.
-        lengths: (T, b) of the bonds in Å; there is at least one.
-        bonds: (b, 2) indices of bonded atoms.
-        boxes: (T, 3, 3) in Å, or None.
-        first_frame: What to call the first frame in errors.
-
-    Raises:
-        ValueError: a molecule is cut by the box.
-    """
-    # Atoms that are not kept may be missing in some frames (NaN).
-    frame, bond = np.unravel_index(int(np.argmax(np.nan_to_num(lengths))), lengths.shape)
-    longest = _LONGEST_BOND
-    if boxes is not None:
-        longest = min(longest, 0.5 * float(np.linalg.norm(boxes, axis=2).min()))
-    if lengths[frame, bond] > longest:
-        raise ValueError(
-            f"{name}: in frame {first_frame + frame} atoms {bonds[bond, 0]} and {bonds[bond, 1]} are bonded "
-            f"but {lengths[frame, bond]:.1f} Å apart: a molecule is cut by the periodic box; make molecules "
-            "whole (mdtraj: trajectory.image_molecules(), GROMACS: trjconv -pbc whole)"
-        )
-
-
-def _steps(positions: np.ndarray) -> np.ndarray:
-    """Root mean square displacement (T - 1,) from each frame to the next."""
-    return np.array([np.sqrt(np.square(after - before).mean()) for before, after in pairwise(positions)])
-
-
-def split_run(path: Union[str, Path]) -> Tuple[str, Optional[int]]:
-    """Name of the file and which of its runs is meant by ``FILE#2``; None where nothing says so."""
-    name, _, wanted = str(path).rpartition("#")
-    if not wanted.isdigit() or Path(path).is_file():
-        return str(path), None
-    return name, int(wanted)
-
-
-def load_runs(
-    path: PathLike,
-    topology: Any,
-    selection: str = "full",
-    stride: int = 1,
-    periodic: bool = False,
-    min_frames: int = 1,
-) -> List[Run]:
-    """All uninterrupted runs of one trajectory file.
-
-    Where the file has boxes, molecules are followed across their borders; see :func:`unwrap`. Unless the
-    boxes are kept, they start from the images nearest to the largest molecule; see :func:`gather`.
-
-    Args:
-        path: trajectory in any format mdtraj reads; ``FILE#2`` takes only the third run in it.
-        topology: mdtraj topology of the whole system.
-        selection: see :func:`select_atoms`.
-        stride: keep every stride-th frame.
-        periodic: keep the boxes.
-        min_frames: of several runs, shorter ones are left out with a warning, unless ``FILE#2`` names one.
-
-    Raises:
-        ValueError: see :func:`read_frames`, :func:`check_bonds`, :func:`select_atoms`; no such run; or all of
-            several runs are too short.
-        MissingPackageError: see :func:`read_frames`.
-    """
-    name, wanted = split_run(path)
-    atoms = select_atoms(topology, selection)
-    bonds = bonds_of(topology)
-    molecules = molecules_of(bonds, topology.n_atoms)
-    # Selections without bonds among themselves, too, belong to molecules that must be whole.
-    must_be_whole = bonds[np.isin(molecules[bonds[:, 0]], molecules[atoms])]
-    positions, times, boxes = read_frames(name, topology, atoms, stride, must_be_whole)
-    if periodic and boxes is None:
-        raise ValueError(f"{name} has no periodic box; set periodic: false")
-    numbers = atomic_numbers(topology, atoms)
-    molecules = molecules[atoms]
-    gathers = boxes is not None and not periodic
-    if gathers:
-        residues = ([atom.index for atom in residue.atoms] for residue in topology.residues)
-        together = molecules_and_residues(bonds, residues, topology.n_atoms)[atoms]
-    steps = _steps(positions) if boxes is None else step_lengths(positions, boxes, molecules)
-    knows_times = stores_times(Path(name), times, stride)
-    borders = [0, *find_borders(steps, times, knows_times), len(positions)]
-    runs = []
-    for index, (start, stop) in enumerate(pairwise(borders)):
-        if boxes is not None:
-            # Each run by itself: the replica before says nothing about the images of its first frame.
-            if gathers:
-                gather(positions[start], boxes[start], molecules, together)
-            unwrap(positions[start:stop], boxes[start:stop], molecules)
-        runs.append(
-            Run(
-                Path(name).name if len(borders) == 2 else f"{Path(name).name}#{index}",
-                numbers,
-                positions[start:stop],
-                boxes[start:stop] if periodic and boxes is not None else None,
-                frame_spacing(times[start:stop]) if knows_times else None,
-            )
-        )
-    if wanted is None:
-        return _long_enough(name, runs, min_frames) if len(runs) > 1 else runs
-    if wanted >= len(runs):
-        raise ValueError(f"{path}: the file holds runs #0 to #{len(runs) - 1}; name one of them, or the file")
-    return [runs[wanted]]
-
-
-def _long_enough(path: str, runs: List[Run], min_frames: int) -> List[Run]:
-    """The runs of a file that have at least so many frames; a warning names the others."""
-    kept = [run for run in runs if len(run.positions) >= min_frames]
-    if not kept:
-        longest = max(len(run.positions) for run in runs)
-        raise ValueError(
-            f"{path} is interrupted {len(runs) - 1} times, and its longest run has {longest} frames, at "
-            f"least {min_frames} are needed; lower lag, or give a trajectory with fewer gaps"
-        )
-    short = [f"{run.name} ({len(run.positions)})" for run in runs if len(run.positions) < min_frames]
-    if short:
-        named = ", ".join(short[:_NAMED_RUNS]) + (", ..." if len(short) > _NAMED_RUNS else "")
-        warnings.warn(
-            f"{path}: {len(short)} of its {len(runs)} runs have fewer than the {min_frames} frames that are "
-            f"needed and are left out: {named}",
-            stacklevel=3,
-        )
-    return kept

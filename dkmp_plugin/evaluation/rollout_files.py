@@ -5,7 +5,8 @@ from typing import Any, Dict, List, Optional, Union
 
 from dkmp_plugin.datasets.run import Run
 from dkmp_plugin.datasets.run_borders import same_spacing
-from dkmp_plugin.datasets.trajectory_files import load_runs, load_topology, select_atoms, split_run
+from dkmp_plugin.datasets.trajectory_files import load_topology, select_atoms
+from dkmp_plugin.datasets.trajectory_runs import load_runs, split_run
 from dkmp_plugin.evaluation.rollout import (
     FramePredictor,
     RolloutReport,

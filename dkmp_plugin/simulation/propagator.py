@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dkmp_plugin.datasets.bond_lengths import check_molecules_are_whole
 from dkmp_plugin.datasets.nearest_distance import median_nearest_distance
-from dkmp_plugin.datasets.trajectory_files import check_molecules_are_whole, select_atoms
+from dkmp_plugin.datasets.trajectory_files import select_atoms
 from dkmp_plugin.datasets.unwrapping import gather, molecules_and_residues, molecules_of
 from dkmp_plugin.models.elements import check_elements
 from dkmp_plugin.models.reference_structure import check_same_atoms

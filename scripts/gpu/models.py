@@ -1,10 +1,11 @@
 """Whole models on the GPU: energies and forces, or displacements, against float64 on the CPU."""
 
 import copy
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Optional, Tuple
 
 import torch
 from torch import Tensor
+from torchmdnet_settings import TORCHMDNET_SETTINGS
 
 from dkmp_plugin.models.radial import RadialFilters
 from dkmp_plugin.simulation import torchscript
@@ -18,20 +19,6 @@ from gpu.measure import wall_seconds, worst_error
 
 # Calls until TorchScript compiles nothing any more.
 _WARM_UP_CALLS = 10
-# What torchmd-net's configuration would hold; the rest is said where a model is made.
-_SETTINGS: Dict[str, Any] = {
-    "num_rbf": 32,
-    "rbf_type": "expnorm",
-    "trainable_rbf": False,
-    "activation": "silu",
-    "cutoff_lower": 0.0,
-    "max_z": 100,
-    "num_heads": 8,
-    "atom_filter": -1,
-    "prior_model": None,
-    "reduce_op": "add",
-    "precision": 32,
-}
 
 
 def grid_structure(num_atoms: int, spacing: float) -> Tuple[Tensor, Tensor]:
@@ -55,7 +42,7 @@ def random_potential() -> torch.jit.ScriptModule:
     """DKMP^C as large as one for chignolin: random weights, radial filters as large as trained ones'."""
     torch.manual_seed(1)
     settings = {
-        **_SETTINGS,
+        **TORCHMDNET_SETTINGS,
         "model": "dkmp-c",
         "revision": 6,
         "cutoff_upper": 12.0,
@@ -152,7 +139,7 @@ def random_propagator(**changes: Any) -> Any:
     """DKMP^R, float32, whose head has been given weights (a fresh one predicts zero)."""
     torch.manual_seed(2)
     settings = {
-        **_SETTINGS,
+        **TORCHMDNET_SETTINGS,
         "model": "dkmp-r",
         "num_layers": 3,
         "embedding_dimension": 64,

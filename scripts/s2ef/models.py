@@ -10,6 +10,7 @@ from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
+from torchmdnet_settings import TORCHMDNET_SETTINGS
 
 from dkmp_plugin.graph import radius_shells
 
@@ -23,26 +24,8 @@ TORCHMDNET_MODELS = {
     "tensornet-large": "tensornet",
     "graph-network": "graph-network",
 }
-# torchmd-net's own defaults where neither the protocol nor the model says otherwise.
-_TORCHMDNET_DEFAULTS: Dict[str, Any] = {
-    "cutoff_lower": 0.0,
-    "rbf_type": "expnorm",
-    "trainable_rbf": False,
-    "activation": "silu",
-    "attn_activation": "silu",
-    "neighbor_embedding": True,
-    "distance_influence": "both",
-    "aggr": "add",
-    "equivariance_invariance_group": "O(3)",
-    "vector_cutoff": True,
-    "max_z": 20,
-    "max_num_neighbors": 128,
-    "derivative": True,
-    "atom_filter": -1,
-    "prior_model": None,
-    "output_model": "Scalar",
-    "reduce_op": "add",
-}
+# Elements that every model's embedding holds.
+_MAX_Z = 20
 
 
 class TorchMDNetModel(nn.Module):
@@ -54,7 +37,9 @@ class TorchMDNetModel(nn.Module):
 
         # The comparison's optimisers (s2ef.training) are not those of dkmp-c's configuration.
         of_model = {key: value for key, value in settings.items() if key != "optimizer"}
-        self.model = create_model({**_TORCHMDNET_DEFAULTS, **of_model, "model": TORCHMDNET_MODELS[name]})
+        self.model = create_model(
+            {**TORCHMDNET_SETTINGS, "max_z": _MAX_Z, **of_model, "model": TORCHMDNET_MODELS[name]}
+        )
 
     def forward(
         self, z: Tensor, pos: Tensor, batch: Tensor, box: Optional[Tensor] = None
@@ -94,7 +79,7 @@ class ViSNetModel(nn.Module):
             num_layers=settings["num_layers"],
             hidden_channels=settings["embedding_dimension"],
             num_rbf=settings["num_rbf"],
-            max_z=_TORCHMDNET_DEFAULTS["max_z"],
+            max_z=_MAX_Z,
             cutoff=settings["cutoff_upper"],
             derivative=True,
         )

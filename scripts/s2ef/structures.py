@@ -9,8 +9,8 @@ from shared_data import data_folder
 from torch import Tensor
 
 from dkmp_plugin.datasets.deepmd import read_deepmd
-from dkmp_plugin.datasets.energy_forces import StructureFile, read_splits
 from dkmp_plugin.datasets.extxyz import read_extxyz
+from dkmp_plugin.datasets.file_selections import StructureFile, read_splits
 from dkmp_plugin.datasets.npz import SGDML_KEYS, read_npz
 from dkmp_plugin.datasets.reference_energies import fit_reference_energies
 from s2ef.protocol import Row

@@ -17,7 +17,8 @@ from dkmp_plugin.datasets.frame_pairs import FramePairs, random_rotation
 from dkmp_plugin.datasets.run import Run
 from dkmp_plugin.datasets.run_borders import find_borders
 from dkmp_plugin.datasets.sampling import Sampling
-from dkmp_plugin.datasets.trajectory_files import load_runs, load_topology, select_atoms
+from dkmp_plugin.datasets.trajectory_files import load_topology, select_atoms
+from dkmp_plugin.datasets.trajectory_runs import load_runs
 from dkmp_plugin.datasets.unwrapping import gather, unwrap
 from dkmp_plugin.ops.reference.ranks import distance_ranks
 from dkmp_plugin.superposition import superpose
