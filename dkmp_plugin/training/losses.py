@@ -16,7 +16,7 @@ _TRUNCATION = 3.0
 # chignolin have a fifth more error, twice it changes nothing.
 _ELASTIC_WEIGHT = 3.0
 # Weight of the energies' mean error in a batch, whose gradient otherwise is the largest and noisiest of all.
-_MEAN_ERROR = 0.1
+MEAN_ERROR_WEIGHT = 0.1
 
 
 def norm_loss(prediction: Tensor, target: Tensor) -> Tensor:
@@ -49,13 +49,14 @@ def relative_norm_loss(prediction: Tensor, target: Tensor) -> Tensor:
         target: The same shape.
 
     Returns:
-        Scalar, in the unit of the arguments; :func:`norm_loss` of a single energy.
+        Scalar, in the unit of the arguments; :func:`norm_loss` of a single energy, which training replaces
+        (:class:`dkmp_plugin.training.relative_energies.RelativeEnergyLoss`).
     """
     if len(prediction) < 2:
         return norm_loss(prediction, target)
     error = prediction - target
     mean = error.mean(dim=0)
-    return (error - mean).abs().mean() + _MEAN_ERROR * mean.abs().mean()
+    return (error - mean).abs().mean() + MEAN_ERROR_WEIGHT * mean.abs().mean()
 
 
 def neighborhood_sums(values: Tensor, pos: Tensor, batch: Tensor, box: Optional[Tensor] = None) -> Tensor:
@@ -138,7 +139,11 @@ LOSSES: Dict[str, Callable[..., Tensor]] = {norm_loss.__name__: norm_loss, **LOS
 
 
 def loss_of_structures(
-    name: str, pos: Tensor, batch: Tensor, box: Optional[Tensor] = None
+    name: str,
+    pos: Tensor,
+    batch: Tensor,
+    box: Optional[Tensor] = None,
+    single_energy: Optional[Callable[[Tensor], Tensor]] = None,
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """One of ``LOSSES_OF_STRUCTURES`` as torchmd-net calls a loss, of predictions and targets alone.
 
@@ -147,14 +152,17 @@ def loss_of_structures(
         pos: Positions in Å, shape (N, 3).
         batch: System of each atom, shape (N,), non-decreasing.
         box: Box vectors as rows in Å, shape (3, 3) or (B, 3, 3), or None.
+        single_energy: The loss of the energy's error, shape (1,), where there is one structure.
 
     Returns:
         The loss: of values per atom, shape (N, 3), as named; of energies, shape (B, 1),
-        :func:`relative_norm_loss`.
+        :func:`relative_norm_loss`, of one ``single_energy`` where that is given.
     """
 
     def loss(prediction: Tensor, target: Tensor) -> Tensor:
         if prediction.shape != pos.shape:
+            if single_energy is not None and prediction.shape == (1, 1):
+                return single_energy((prediction - target).flatten())
             return relative_norm_loss(prediction, target)
         return LOSSES_OF_STRUCTURES[name](prediction, target, pos, batch, box)
 

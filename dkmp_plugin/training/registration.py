@@ -18,6 +18,9 @@ from dkmp_plugin.training.dataset_splits import use_split_of_dataset
 from dkmp_plugin.training.schedules import FALLS, falling_schedule, plateau_schedule
 from dkmp_plugin.training.split_file import check_split_file, refuse_partial_split
 
+# Attribute of torchmd-net's module, and key of its checkpoints: the loss that remembers the energies before.
+_SINGLE_ENERGIES = "dkmp_plugin_single_energies"
+
 
 def _is_dkmp(args: Any) -> bool:
     model = args["model"] if isinstance(args, dict) else getattr(args, "model", None)
@@ -91,11 +94,15 @@ def extend_lightning_module(module: Any) -> None:
 
         if _is_dkmp(self.hparams):
             checkpoint["dkmp_plugin"] = {"version": __version__, "dataset": _metadata(self.trainer)}
+        if _SINGLE_ENERGIES in vars(self):
+            checkpoint[_SINGLE_ENERGIES] = _single_energy_loss(self).state_dict()
 
     module.LNNP.on_save_checkpoint = on_save_checkpoint
 
     def on_load_checkpoint(self, checkpoint):
         # Without a trainer only the weights are taken over.
+        if self._trainer is not None and _SINGLE_ENERGIES in checkpoint:
+            _single_energy_loss(self).load_state_dict(checkpoint[_SINGLE_ENERGIES])
         if _is_dkmp(self.hparams) and self._trainer is not None:
             refuse_other_optimization(self.hparams, checkpoint["hyper_parameters"])
             refuse_other_energies(_metadata(self.trainer), self.hparams, checkpoint)
@@ -114,7 +121,8 @@ def extend_lightning_module(module: Any) -> None:
     def _compute_losses(self, y, neg_y, batch, loss_fn, loss_name, stage):
         if loss_name in LOSSES_OF_STRUCTURES:
             box = batch.box if "box" in batch else _constant_box(self.hparams, batch.pos)
-            loss_fn = loss_of_structures(loss_name, batch.pos, batch.batch, box)
+            single = _single_energy_loss(self) if stage == "train" else None
+            loss_fn = loss_of_structures(loss_name, batch.pos, batch.batch, box, single)
         return compute_torchmdnet_losses(self, y, neg_y, batch, loss_fn, loss_name, stage)
 
     module.LNNP._compute_losses = _compute_losses
@@ -137,6 +145,17 @@ def extend_lightning_module(module: Any) -> None:
         return optimizers, schedulers
 
     module.LNNP.configure_optimizers = configure_optimizers
+
+
+def _single_energy_loss(lightning_module: Any) -> Any:
+    """The loss of energies in batches of one, which remembers errors and gradients: one for a training."""
+    from dkmp_plugin.training.losses import MEAN_ERROR_WEIGHT
+    from dkmp_plugin.training.relative_energies import RelativeEnergyLoss
+
+    if _SINGLE_ENERGIES not in vars(lightning_module):
+        loss = RelativeEnergyLoss(lightning_module.model, MEAN_ERROR_WEIGHT)
+        setattr(lightning_module, _SINGLE_ENERGIES, loss)
+    return getattr(lightning_module, _SINGLE_ENERGIES)
 
 
 def _metadata(trainer: Any) -> Dict[str, Any]:

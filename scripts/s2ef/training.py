@@ -15,9 +15,9 @@ from dkmp_plugin.evaluation.metrics import EnergyForceErrors, energy_force_error
 from dkmp_plugin.files import replaced_on_success
 from dkmp_plugin.training.losses import LOSSES_OF_STRUCTURES, norm_loss
 from dkmp_plugin.training.muon import MuonWithAdamW
+from dkmp_plugin.training.relative_energies import RelativeEnergyLoss
 from dkmp_plugin.training.schedules import FALLS
 from s2ef.models import build_model
-from s2ef.relative_energies import RelativeEnergyLoss
 from s2ef.structures import Scaling, Structures, shuffled_batches
 
 _SECONDS_BETWEEN_CHECKPOINTS = 30.0

@@ -41,9 +41,9 @@ def protocol_file(tmp_path_factory):
 @pytest.fixture
 def s2ef(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    from s2ef import protocol, relative_energies, structures, table, training
+    from s2ef import protocol, structures, table, training
 
-    modules = (protocol, relative_energies, structures, table, training)
+    modules = (protocol, structures, table, training)
     return {module.__name__.removeprefix("s2ef."): module for module in modules}
 
 
@@ -334,50 +334,6 @@ def test_relative_energies_leave_the_mean_error_to_the_end(protocol_file, s2ef, 
     assert again.progress.cpu_seconds == spent
     assert again.progress.energy_error.item() == run.progress.energy_error.item()
     assert mean_error(again) == pytest.approx(0.0, abs=1e-4)
-
-
-def test_relative_energies_of_single_structures_have_no_common_gradient(s2ef):
-    """Energies that are a common function of the weights plus small ones of their own."""
-    relative_energies = s2ef["relative_energies"]
-    generator = torch.Generator().manual_seed(1)
-    model = torch.nn.Linear(6, 1, bias=False).double()
-    weights = model.weight
-    common = 100.0 * torch.randn(1, 6, generator=generator).double()
-    own = torch.randn(50, 1, 6, generator=generator).double()
-    own -= own.mean(0)
-
-    def gradients(offset, steps, rate):
-        """The last 50 gradients, of one structure after the other, while the weights wander."""
-        torch.nn.init.ones_(weights)
-        loss, kept = relative_energies.RelativeEnergyLoss(model), []
-        walk = torch.Generator().manual_seed(2)
-        for step in range(steps):
-            weights.grad = None
-            error = ((common + own[step % 50]) * weights).sum().reshape(1) + offset
-            loss(error).backward()
-            kept.append((step % 50, weights.grad.clone(), error.detach().item()))
-            with torch.no_grad():
-                weights.add_(rate * torch.randn(1, 6, generator=walk).double())
-        return kept[-50:]
-
-    errors = []
-    for offset in (0.0, 1e4):
-        for i, gradient, error in gradients(offset, 300, 0.01):
-            # The weights' steps move all errors by one, their own parts differ by as much.
-            assert min((gradient - own[i]).norm(), (gradient + own[i]).norm()) < 0.2 * own[i].norm()
-            assert gradient.norm() < 0.05 * common.norm()
-            errors.append(error)
-    assert max(errors) - min(errors) > 9000
-    # The sign is that of the difference to the usual error, whatever the offset.
-    signs = [
-        [float((gradient * own[i]).sum().sign()) for i, gradient, _ in gradients(offset, 300, 0.0)]
-        for offset in (0.0, 1e4)
-    ]
-    assert signs[0] == signs[1]
-    expected = [float((own[i] * weights.detach()).sum().sign()) for i in range(50)]
-    assert sum(a == b for a, b in zip(signs[0], expected, strict=True)) > 40
-    with pytest.raises(ValueError, match="for batches of one, 2 were given"):
-        relative_energies.RelativeEnergyLoss(model)(torch.zeros(2))
 
 
 def test_a_training_that_collapses_is_done_anew_at_half_the_rate(protocol_file, s2ef, tmp_path, monkeypatch):

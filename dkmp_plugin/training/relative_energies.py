@@ -23,11 +23,16 @@ class RelativeEnergyLoss:
 
     Args:
         model: Whose weights are trained.
+        mean_error: Weight of the expected error itself, which would else be left to chance: its absolute
+            value where it is larger than errors usually differ, and its square over that below, so that
+            the pull fades as it vanishes.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, mean_error: float = 0.0) -> None:
         self._weights = [weight for weight in model.parameters() if weight.requires_grad]
+        self._mean_error = mean_error
         self._error: Optional[Tensor] = None
+        self._usual_difference: Optional[Tensor] = None
         self._gradient: List[Tensor] = []
         self._at: List[Tensor] = []
 
@@ -37,11 +42,16 @@ class RelativeEnergyLoss:
         Args:
             error: Predicted less true energy, shape (1,).
 
+        Returns:
+            Scalar, in the unit of the error.
+
         Raises:
             ValueError: not one structure.
         """
-        if len(error) != 1:
-            raise ValueError(f"energy_loss: relative_norm is for batches of one, {len(error)} were given")
+        if error.shape != (1,):
+            raise ValueError(
+                f"error: shape {tuple(error.shape)} was given, (1,) is expected: one structure's"
+            )
         gradient = torch.autograd.grad(
             error.sum(), self._weights, retain_graph=True, allow_unused=True, materialize_grads=True
         )
@@ -56,10 +66,28 @@ class RelativeEnergyLoss:
         self._gradient = [
             old.lerp(new, _LATEST_GRADIENT) for old, new in zip(self._gradient, gradient, strict=True)
         ]
-        return difference.abs().mean()
+        return difference.abs().mean() + self._mean_error * self._size(expected, difference.detach())
+
+    def _size(self, expected: Tensor, difference: Tensor) -> Tensor:
+        """Of the expected error: Huber's function, which bends where errors usually differ."""
+        latest = difference.abs()
+        usual = expected.detach().abs() if self._usual_difference is None else self._usual_difference
+        self._usual_difference = usual.lerp(latest, _LATEST_ERROR)
+        bend = torch.clamp(self._usual_difference, min=torch.finfo(expected.dtype).tiny)
+        size = expected.abs()
+        return torch.where(size < bend, 0.5 * size * (size / bend), size - 0.5 * bend).mean()
 
     def state_dict(self) -> Dict[str, Any]:
-        return {"error": self._error, "gradient": self._gradient, "at": self._at}
+        """What has been learnt about errors and gradients; no weights of the model."""
+        return {
+            "error": self._error,
+            "usual_difference": self._usual_difference,
+            "gradient": self._gradient,
+            "at": self._at,
+        }
 
     def load_state_dict(self, state: Dict[str, Any]) -> None:
+        """Goes on from the ``state_dict`` of a loss for the same model."""
         self._error, self._gradient, self._at = state["error"], state["gradient"], state["at"]
+        # Not in the files of scripts/reproduce_s2ef.py from before there was one.
+        self._usual_difference = state.get("usual_difference")
