@@ -38,6 +38,24 @@ def _info(arguments: argparse.Namespace) -> int:
     return 0 if healthy else 1
 
 
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from dkmp_plugin.datasets.labelled_file import read_labelled
+    from dkmp_plugin.evaluation.labelled_errors import evaluate_labelled, write_errors
+
+    structures = read_labelled(
+        arguments.data,
+        arguments.energy_unit,
+        arguments.energy_key,
+        arguments.forces_key,
+        arguments.stress_key,
+    )
+    errors = evaluate_labelled(arguments.model, structures, arguments.device)
+    print(errors.table())
+    if arguments.output:
+        write_errors(errors, arguments.output)
+    return 0
+
+
 def _rollout(arguments: argparse.Namespace) -> int:
     from dkmp_plugin.evaluation.rollout_files import roll_out_trajectory
 
@@ -151,6 +169,22 @@ def _add_device(verb: argparse.ArgumentParser, what: str) -> None:
     verb.add_argument("--device", default="cpu", help=f"cpu, cuda or cuda:N, of {what} [cpu]")
 
 
+def _add_evaluate(verbs: Any) -> None:
+    evaluate = verbs.add_parser("evaluate", help="errors of a potential on labelled structures")
+    evaluate.add_argument("model", help="model file (.pt) or checkpoint (.ckpt) of dkmp-c")
+    evaluate.add_argument(
+        "data",
+        help="FILE or FILE@start:stop:step: extended XYZ, .npz, label file (.h5) or folder of DeePMD arrays",
+    )
+    evaluate.add_argument("--energy-unit", help="of .npz (needed) and extended XYZ [eV]; forces: per Å")
+    evaluate.add_argument("--energy-key", help="name of the energies in extended XYZ [energy]")
+    evaluate.add_argument("--forces-key", help="name of the forces in extended XYZ [forces]")
+    evaluate.add_argument("--stress-key", help="name of the stresses in extended XYZ [none is read]")
+    evaluate.add_argument("--output", help="file for the numbers (JSON)")
+    _add_device(evaluate, "the model")
+    evaluate.set_defaults(run=_evaluate)
+
+
 def _add_nve(verbs: Any) -> None:
     nve = verbs.add_parser("nve", help="dynamics at constant energy: does a potential conserve it?")
     nve.add_argument(
@@ -204,6 +238,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_device(rollout, "the model")
     rollout.set_defaults(run=_rollout)
     _add_bespoke(verbs)
+    _add_evaluate(verbs)
     _add_nve(verbs)
     return parser
 

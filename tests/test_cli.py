@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from dkmp_plugin import cli
+from dkmp_plugin.bespoke.settings import BespokeSettings
 from dkmp_plugin.datasets.adk import dims_test_files
 from dkmp_plugin.datasets.trajectory_files import load_topology
 from dkmp_plugin.optional import MissingPackageError
@@ -107,3 +108,15 @@ def test_export_to_a_device_that_is_not_there(tmp_path, capsys):
     files = [str(tmp_path / "model.ckpt"), str(tmp_path / "model.pt")]
     assert cli.main(["export", *files, "--device", "npu"]) == 2
     assert "device: 'npu' was given, one of cpu, cuda" in capsys.readouterr().err
+
+
+def test_the_help_of_bespoke_names_the_defaults(capsys):
+    """They stand in the command line again: importing the settings takes seconds."""
+    with pytest.raises(SystemExit):
+        cli.main(["bespoke", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    settings = BespokeSettings("ligand.sdf")
+    for name in ("train_runs", "train_frames", "val_frames", "test_frames", "epochs", "width", "seed"):
+        described = text.split(f"--{name.replace('_', '-')} {name.upper()}")[-1].split(" --")[0]
+        assert f"[{getattr(settings, name)}]" in described, name
+    assert f"[{' '.join(f'{kelvin:g}' for kelvin in settings.temperatures)}]" in text

@@ -55,7 +55,7 @@ def read_splits(
         raise ValueError(
             "dataset_arg: give either files, which torchmd-net splits, or train (and val and test)"
         )
-    selections = [[_split_selection(name) for name in names] for names in parts]
+    selections = [[split_selection(name) for name in names] for names in parts]
     uses = Counter(file for part in selections for file, _ in part)
     whole: Dict[str, StructureFile] = {}
     structures: List[LabelledStructures] = []
@@ -124,7 +124,12 @@ def _refuse_shared(which: str, entry: _Frames, others: List[_Frames]) -> None:
             )
 
 
-def _split_selection(name: str) -> Tuple[str, slice]:
+def split_selection(name: str) -> Tuple[str, slice]:
+    """A name, and which of its structures are meant: all where it carries no selection.
+
+    Raises:
+        ValueError: the selection cannot be read.
+    """
     file, sign, selection = name.rpartition("@")
     # Names of files and folders may hold the sign: a selection has a colon, or is a number by mistake.
     if not sign or (":" not in selection and not selection.isdigit()):

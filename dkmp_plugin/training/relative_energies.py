@@ -23,9 +23,9 @@ class RelativeEnergyLoss:
 
     Args:
         model: Whose weights are trained.
-        mean_error: Weight of the expected error itself, which would else be left to chance: its absolute
-            value where it is larger than errors usually differ, and its square over that below, so that
-            the pull fades as it vanishes.
+        mean_error: Weight of the error itself, whose mean would else be left to chance: its absolute value
+            where it is larger than errors usually differ, and its square over that below, so that the pull
+            fades as the mean vanishes.
     """
 
     def __init__(self, model: nn.Module, mean_error: float = 0.0) -> None:
@@ -66,15 +66,18 @@ class RelativeEnergyLoss:
         self._gradient = [
             old.lerp(new, _LATEST_GRADIENT) for old, new in zip(self._gradient, gradient, strict=True)
         ]
-        return difference.abs().mean() + self._mean_error * self._size(expected, difference.detach())
+        if self._mean_error == 0.0:
+            return difference.abs().mean()
+        # The latest error with the slope of the expected one, which lags behind and would be overshot.
+        latest = expected + difference.detach()
+        return difference.abs().mean() + self._mean_error * self._size(latest, difference.detach())
 
-    def _size(self, expected: Tensor, difference: Tensor) -> Tensor:
-        """Of the expected error: Huber's function, which bends where errors usually differ."""
-        latest = difference.abs()
-        usual = expected.detach().abs() if self._usual_difference is None else self._usual_difference
-        self._usual_difference = usual.lerp(latest, _LATEST_ERROR)
-        bend = torch.clamp(self._usual_difference, min=torch.finfo(expected.dtype).tiny)
-        size = expected.abs()
+    def _size(self, error: Tensor, difference: Tensor) -> Tensor:
+        """Of an error: Huber's function, which bends where errors usually differ."""
+        usual = error.detach().abs() if self._usual_difference is None else self._usual_difference
+        self._usual_difference = usual.lerp(difference.abs(), _LATEST_ERROR)
+        bend = torch.clamp(self._usual_difference, min=torch.finfo(error.dtype).tiny)
+        size = error.abs()
         return torch.where(size < bend, 0.5 * size * (size / bend), size - 0.5 * bend).mean()
 
     def state_dict(self) -> Dict[str, Any]:

@@ -49,7 +49,7 @@ def test_relative_energies_of_single_structures_have_no_common_gradient():
         RelativeEnergyLoss(model)(torch.zeros(2))
 
 
-def test_the_expected_error_is_pulled_to_zero_and_then_left_alone():
+def test_the_mean_error_is_pulled_to_zero_and_then_left_alone():
     """All structures are off by one number, the bias, on which differences do not pull."""
     model = torch.nn.Linear(1, 1).double()
     model.weight.requires_grad_(False)
