@@ -121,7 +121,8 @@ def extend_lightning_module(module: Any) -> None:
     def _compute_losses(self, y, neg_y, batch, loss_fn, loss_name, stage):
         if loss_name in LOSSES_OF_STRUCTURES:
             box = batch.box if "box" in batch else _constant_box(self.hparams, batch.pos)
-            single = _single_energy_loss(self) if stage == "train" else None
+            counts = stage == "train" and self.hparams.y_weight > 0
+            single = _single_energy_loss(self) if counts else None
             loss_fn = loss_of_structures(loss_name, batch.pos, batch.batch, box, single)
         return compute_torchmdnet_losses(self, y, neg_y, batch, loss_fn, loss_name, stage)
 
