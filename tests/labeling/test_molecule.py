@@ -119,6 +119,16 @@ class TestAmber:
             with pytest.raises(ValueError, match=r"bonded but 2\d\.\d Å apart"):
                 read_amber(prmtop, tmp_path / "cut.inpcrd")
 
+    def test_bromine_of_a_prmtop_without_atomic_numbers(self, p_xylene_files, tmp_path):
+        """OpenMM takes BR1 for boron."""
+        prmtop = p_xylene_files[0].with_name("ligand.prmtop")
+        text = prmtop.read_text()
+        assert "%FLAG ATOMIC_NUMBER" not in text
+        text = text.replace("C8  H1  ", "C8  BR1 ").replace("1.00800000E+00", "7.99000000E+01", 1)
+        (tmp_path / "bromide.prmtop").write_text(text)
+        bromide = read_amber(tmp_path / "bromide.prmtop", prmtop.with_name("ligand.crd"))
+        assert bromide.atomic_numbers.tolist() == [6] * 8 + [35] + [1] * 9
+
     def test_bad_input(self, p_xylene_files, tmp_path):
         prmtop, coordinates = p_xylene_files
         with pytest.raises(ValueError, match=r"163 residues; name the ligand's.*TMP"):
