@@ -19,7 +19,7 @@ from dkmp_plugin.datasets.label_file import (
     merge_runs,
     write_label_file,
 )
-from dkmp_plugin.files import replaced_on_success
+from dkmp_plugin.files import only_here, replaced_on_success
 from dkmp_plugin.labeling import gfn2
 from dkmp_plugin.labeling.executors import TaskMap, in_this_process
 from dkmp_plugin.labeling.molecule import Molecule
@@ -146,18 +146,21 @@ def run_campaign(
     Raises:
         ValueError: the dynamics failed, or too many conformations have no converged labels.
         OSError: files cannot be written, or those of another plan cannot be removed.
+        RuntimeError: another process labels for the same file.
     """
     output = Path(output)
     folder = _runs_folder(output)
-    folders = {run.index: _run_folder(folder, molecule, run) for run in runs}
-    total = sum(run.num_frames for run in runs)
-    with tqdm(total=total, desc="sampling", unit="frame", disable=not progress) as bar:
-        _sample(molecule, runs, folders, task_map, bar)
-    with tqdm(total=total, desc="labelling", unit="frame", disable=not progress) as bar:
-        _label(molecule, runs, folders, task_map, bar)
-    labels = merge_runs([_finished_run(molecule, run, folders[run.index]) for run in runs])
-    labels.sampling["description"] = molecule.source
-    write_label_file(output, labels)
+    # Frames of another process would replace those that are labelled here.
+    with only_here(folder):
+        folders = {run.index: _run_folder(folder, molecule, run) for run in runs}
+        total = sum(run.num_frames for run in runs)
+        with tqdm(total=total, desc="sampling", unit="frame", disable=not progress) as bar:
+            _sample(molecule, runs, folders, task_map, bar)
+        with tqdm(total=total, desc="labelling", unit="frame", disable=not progress) as bar:
+            _label(molecule, runs, folders, task_map, bar)
+        labels = merge_runs([_finished_run(molecule, run, folders[run.index]) for run in runs])
+        labels.sampling["description"] = molecule.source
+        write_label_file(output, labels)
     remove_runs(output)
     return labels
 

@@ -98,6 +98,22 @@ def test_runs_planned_otherwise_and_other_molecules_are_done_again(tmp_path, run
     assert sorted(entry["seed"] for entry in labels.sampling["runs"]) == [run.seed for run in other]
 
 
+def test_a_second_campaign_for_the_same_file_is_kept_out(tmp_path, runs, water):
+    """Its frames would replace those that this one has labelled."""
+    output = tmp_path / "labels.h5"
+    other = plan_runs({"train": (3,)}, temperatures=(300.0,), seed=99, **SHORT)
+
+    def with_another(function, arguments):
+        with pytest.raises(RuntimeError, match="another process works in"):
+            run_campaign(water, other, output, progress=False)
+        yield from in_this_process(function, arguments)
+
+    labels = run_campaign(water, runs, output, task_map=with_another, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["labels.h5"]
+    straight = run_campaign(water, runs, tmp_path / "straight.h5", progress=False)
+    np.testing.assert_array_equal(labels.positions, straight.positions)
+
+
 def test_a_folder_of_another_plan_that_cannot_be_removed_is_an_error(tmp_path, runs, water):
     """shutil.rmtree refuses links to folders, such as those of a faster disk."""
     elsewhere = tmp_path / "scratch"
