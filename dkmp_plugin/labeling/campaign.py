@@ -24,6 +24,7 @@ from dkmp_plugin.labeling import gfn2
 from dkmp_plugin.labeling.executors import TaskMap, in_this_process
 from dkmp_plugin.labeling.molecule import Molecule
 from dkmp_plugin.labeling.sampling import sample_gfn2, sample_langevin, strain
+from dkmp_plugin.seeds import check_seed
 
 # More than this share of conformations without converged labels says that the sampling is wrong.
 MAX_FAILED = 0.05
@@ -76,7 +77,19 @@ def plan_runs(
         seed: of the first run; each further run takes the next number.
         steps_between_frames: of every run.
         equilibration_steps: of every run.
+
+    Raises:
+        ValueError: a split without runs, a run without frames, an impossible temperature or seed.
     """
+    # Not after hours of sampling.
+    for split, replicas in frames_per_run.items():
+        if not replicas or min(replicas) < 1:
+            raise ValueError(
+                f"{split}: runs of {list(replicas)} frames were given, at least one run of at least one "
+                "frame is expected for each split"
+            )
+    if not temperatures or not all(0 < kelvin < float("inf") for kelvin in temperatures):
+        raise ValueError(f"temperatures: {temperatures} was given, positive numbers are expected")
     conditions = [(temperature, False) for temperature in temperatures] + [(min(temperatures), True)]
     runs: List[SamplingRun] = []
     for split, replicas in frames_per_run.items():
@@ -95,6 +108,8 @@ def plan_runs(
                         equilibration_steps=equilibration_steps,
                     )
                 )
+    for run in runs:
+        check_seed(run.seed)
     return runs
 
 

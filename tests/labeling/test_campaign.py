@@ -48,6 +48,21 @@ def test_plan_gives_every_condition_to_every_split(runs):
     assert len({run.seed for run in runs}) == len(runs) == 12
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"frames_per_run": {"train": (3,), "test": (0,)}}, r"test: runs of \[0\] frames were given"),
+        ({"frames_per_run": {"train": (), "val": (2,)}}, r"train: runs of \[\] frames were given"),
+        ({"temperatures": (300.0, -5.0)}, "positive numbers are expected"),
+        ({"temperatures": ()}, "positive numbers are expected"),
+        ({"seed": 2**31 - 1}, "seed: 2147483648 was given"),
+    ],
+)
+def test_impossible_plans_are_refused_before_anything_is_sampled(changes, message):
+    with pytest.raises(ValueError, match=message):
+        plan_runs(**{"frames_per_run": {"train": (3,)}, "temperatures": (300.0,), "seed": 5, **changes})
+
+
 # 12 runs are sampled; their 30 frames make 18 chunks of at most two.
 @pytest.mark.parametrize("finished", [5, 20])
 def test_campaign_goes_on_where_it_stopped(tmp_path, runs, water, finished):
