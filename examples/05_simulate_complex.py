@@ -168,11 +168,16 @@ def simulate(arguments: argparse.Namespace) -> None:
     """
     folder = arguments.complex + ("-quick" if arguments.quick else "")
     output = arguments.output or Path("runs/demo") / folder
-    model = arguments.model or ligand_potential(arguments, output / "ligand")
     steps, interval = arguments.steps, arguments.report_interval
     iterations = arguments.minimization_iterations
     if arguments.quick:
         steps, interval, iterations = 20, 10, 5
+    if not 1 <= interval <= steps:
+        raise ValueError(
+            f"--steps {steps} and --report-interval {interval} were given, an interval from 1 to the number "
+            "of steps is expected: without a frame there is nothing to summarise"
+        )
+    model = arguments.model or ligand_potential(arguments, output / "ligand")
     files, prepare = COMPLEXES[arguments.complex]
     chosen = setup(arguments)
     settings = {

@@ -10,6 +10,7 @@ from openmm import app, unit
 from dkmp_plugin.labeling.extraction import (
     atomic_numbers,
     complete_elements,
+    correct_guessed_elements,
     extract_molecule,
     residue_atoms,
     total_charge,
@@ -20,6 +21,7 @@ from dkmp_plugin.labeling.whole import make_whole
 # Where coordinates are looked for, beside the prmtop.
 _COORDINATE_SUFFIXES = (".inpcrd", ".crd", ".rst7", ".pdb")
 _BEGINNINGS_OF_A_PRMTOP = (b"%VERSION", b"%FLAG")
+_ATOMIC_NUMBERS = b"%FLAG ATOMIC_NUMBER"
 
 
 def read_amber(
@@ -58,6 +60,8 @@ def read_amber(
         residue = names[0]
     atoms = residue_atoms(topology, residue)
     system = parameters.createSystem(nonbondedMethod=app.NoCutoff, constraints=None, rigidWater=False)
+    if _ATOMIC_NUMBERS not in prmtop.read_bytes():
+        correct_guessed_elements(topology, system)
     complete_elements(topology, system)
     positions, box = read_positions(coordinates or coordinates_beside(prmtop), topology, prmtop)
     return Molecule(

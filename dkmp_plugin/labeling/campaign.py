@@ -19,11 +19,12 @@ from dkmp_plugin.datasets.label_file import (
     merge_runs,
     write_label_file,
 )
-from dkmp_plugin.files import replaced_on_success
+from dkmp_plugin.files import only_here, replaced_on_success
 from dkmp_plugin.labeling import gfn2
 from dkmp_plugin.labeling.executors import TaskMap, in_this_process
 from dkmp_plugin.labeling.molecule import Molecule
 from dkmp_plugin.labeling.sampling import sample_gfn2, sample_langevin, strain
+from dkmp_plugin.seeds import check_seed
 
 # More than this share of conformations without converged labels says that the sampling is wrong.
 MAX_FAILED = 0.05
@@ -76,7 +77,19 @@ def plan_runs(
         seed: of the first run; each further run takes the next number.
         steps_between_frames: of every run.
         equilibration_steps: of every run.
+
+    Raises:
+        ValueError: a split without runs, a run without frames, an impossible temperature or seed.
     """
+    # Not after hours of sampling.
+    for split, replicas in frames_per_run.items():
+        if not replicas or min(replicas) < 1:
+            raise ValueError(
+                f"{split}: runs of {list(replicas)} frames were given, at least one run of at least one "
+                "frame is expected for each split"
+            )
+    if not temperatures or not all(0 < kelvin < float("inf") for kelvin in temperatures):
+        raise ValueError(f"temperatures: {temperatures} was given, positive numbers are expected")
     conditions = [(temperature, False) for temperature in temperatures] + [(min(temperatures), True)]
     runs: List[SamplingRun] = []
     for split, replicas in frames_per_run.items():
@@ -95,6 +108,8 @@ def plan_runs(
                         equilibration_steps=equilibration_steps,
                     )
                 )
+    for run in runs:
+        check_seed(run.seed)
     return runs
 
 
@@ -146,18 +161,21 @@ def run_campaign(
     Raises:
         ValueError: the dynamics failed, or too many conformations have no converged labels.
         OSError: files cannot be written, or those of another plan cannot be removed.
+        RuntimeError: another process labels for the same file.
     """
     output = Path(output)
     folder = _runs_folder(output)
-    folders = {run.index: _run_folder(folder, molecule, run) for run in runs}
-    total = sum(run.num_frames for run in runs)
-    with tqdm(total=total, desc="sampling", unit="frame", disable=not progress) as bar:
-        _sample(molecule, runs, folders, task_map, bar)
-    with tqdm(total=total, desc="labelling", unit="frame", disable=not progress) as bar:
-        _label(molecule, runs, folders, task_map, bar)
-    labels = merge_runs([_finished_run(molecule, run, folders[run.index]) for run in runs])
-    labels.sampling["description"] = molecule.source
-    write_label_file(output, labels)
+    # Frames of another process would replace those that are labelled here.
+    with only_here(folder):
+        folders = {run.index: _run_folder(folder, molecule, run) for run in runs}
+        total = sum(run.num_frames for run in runs)
+        with tqdm(total=total, desc="sampling", unit="frame", disable=not progress) as bar:
+            _sample(molecule, runs, folders, task_map, bar)
+        with tqdm(total=total, desc="labelling", unit="frame", disable=not progress) as bar:
+            _label(molecule, runs, folders, task_map, bar)
+        labels = merge_runs([_finished_run(molecule, run, folders[run.index]) for run in runs])
+        labels.sampling["description"] = molecule.source
+        write_label_file(output, labels)
     remove_runs(output)
     return labels
 

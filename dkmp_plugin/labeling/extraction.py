@@ -1,6 +1,6 @@
 """Cuts one molecule out of an OpenMM System, force-field terms and all."""
 
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 import openmm
 from openmm import app, unit
@@ -55,11 +55,54 @@ def complete_elements(topology: app.Topology, system: openmm.System) -> List[str
         mass = system.getParticleMass(atom.index).value_in_unit(unit.dalton)
         if atom.element is not None or mass == 0:
             continue
-        element = app.Element.getByMass(mass)
-        if element is not None and abs(element.mass.value_in_unit(unit.dalton) - mass) < 0.1:
+        element = _element_of_mass(mass)
+        if element is not None:
             atom.element = element
             completed.append(atom.name)
     return completed
+
+
+def correct_guessed_elements(topology: app.Topology, system: openmm.System) -> List[str]:
+    """Replaces elements that OpenMM guessed from atom names and the masses contradict, in place.
+
+    For Amber files without the section ATOMIC_NUMBER: there BR1 is boron to OpenMM, SE1 sulfur and a nitrogen
+    called NA sodium. Where hydrogen masses are repartitioned, only atoms that are too heavy are replaced: of
+    the others some have the mass of another element.
+
+    Args:
+        topology: of the whole system.
+        system: its masses.
+
+    Returns:
+        Names of the atoms that were given another element.
+    """
+    guessed = [
+        (atom, system.getParticleMass(atom.index).value_in_unit(unit.dalton))
+        for atom in topology.atoms()
+        if atom.element is not None
+    ]
+    repartitioned = any(
+        atom.element is app.element.hydrogen and 1.5 < mass < _HEAVIEST_HYDROGEN for atom, mass in guessed
+    )
+    corrected = []
+    for atom, mass in guessed:
+        too_heavy = mass - atom.element.mass.value_in_unit(unit.dalton) > _HEAVIEST_HYDROGEN
+        element = _element_of_mass(mass) if too_heavy or not repartitioned else None
+        if element not in (None, atom.element):
+            atom.element = element
+            corrected.append(atom.name)
+    return corrected
+
+
+# In Da, where masses are repartitioned.
+_HEAVIEST_HYDROGEN = 4.5
+
+
+def _element_of_mass(mass: float) -> Optional[app.Element]:
+    element = app.Element.getByMass(mass)
+    if element is None or abs(element.mass.value_in_unit(unit.dalton) - mass) >= 0.1:
+        return None
+    return element
 
 
 def total_charge(system: openmm.System, atoms: Sequence[int]) -> int:

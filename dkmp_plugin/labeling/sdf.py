@@ -2,7 +2,7 @@
 
 from itertools import islice
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, List, NoReturn, Union
 
 import numpy as np
 
@@ -15,7 +15,8 @@ def read_sdf(path: Union[str, Path], *, num_conformers: int = 10, seed: int = 1)
 
     Hydrogens that the file leaves out are added. Conformers: ETKDGv3 (Wang et al.,
     doi:10.1021/acs.jcim.0c00025), relaxed with MMFF94 where it has parameters; the structure in the
-    file, where it has three dimensions, is the first and decides between stereoisomers.
+    file, where it has three dimensions, is the first and decides between stereoisomers; it is the only one
+    where RDKit cannot tell which of them it is.
 
     Args:
         path: An SDF (or mol) file with one molecule.
@@ -35,13 +36,17 @@ def read_sdf(path: Union[str, Path], *, num_conformers: int = 10, seed: int = 1)
     check_elements(numbers, str(path))
     _check_closed_shell(molecule, path)
     given = molecule.GetNumConformers() and molecule.GetConformer().Is3D()
-    if not given:
-        _check_stereo(molecule, path)
+    if given:
+        _take_stereo_of_structure(molecule)
+    # RDKit would embed stereoisomers at random: conformers of several molecules.
+    undecided = _undecided_stereo(molecule)
+    if undecided and not given:
+        _refuse_undecided(molecule, undecided, path)
     structures = [molecule.GetConformer().GetPositions()] if given else []
     options = rdDistGeom.ETKDGv3()
     options.randomSeed = seed  # type: ignore[assignment]
-    wanted = max(1, num_conformers - len(structures))
-    identifiers = list(rdDistGeom.EmbedMultipleConfs(molecule, wanted, options))
+    wanted = 0 if undecided else max(1, num_conformers - len(structures))
+    identifiers = list(rdDistGeom.EmbedMultipleConfs(molecule, wanted, options)) if wanted else []
     if not identifiers and not structures:
         raise ValueError(f"{path}: RDKit found no three-dimensional structure; give one in the file")
     if identifiers and rdForceFieldHelpers.MMFFHasAllMoleculeParams(molecule):
@@ -50,7 +55,7 @@ def read_sdf(path: Union[str, Path], *, num_conformers: int = 10, seed: int = 1)
     charge = sum(atom.GetFormalCharge() for atom in molecule.GetAtoms())
     formula = rdMolDescriptors.CalcMolFormula(molecule)
     return Molecule(
-        name=molecule.GetProp("_Name") or path.stem,
+        name=_title(molecule) or path.stem,
         atomic_numbers=np.array(numbers, dtype=np.int64),
         conformers=np.array(structures),
         charge=charge,
@@ -58,6 +63,13 @@ def read_sdf(path: Union[str, Path], *, num_conformers: int = 10, seed: int = 1)
         source=f"{formula} of {path.name}, sampled with GFN2-xTB from {len(structures)} conformers",
         bonds=tuple((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in molecule.GetBonds()),
     )
+
+
+def _title(molecule: Any) -> str:
+    try:
+        return molecule.GetProp("_Name")
+    except UnicodeDecodeError:
+        return ""  # in Latin-1, say: nothing else of the file depends on it
 
 
 def _read_one(path: Path) -> Any:
@@ -109,8 +121,20 @@ def _check_closed_shell(molecule: Any, path: Path) -> None:
         )
 
 
-def _check_stereo(molecule: Any, path: Path) -> None:
-    """RDKit would embed stereoisomers at random: conformers of several molecules."""
+def _take_stereo_of_structure(molecule: Any) -> None:
+    """Also what the file marks as open: RDKit writes double bonds of unspecified stereo as crossed ones."""
+    from rdkit import Chem
+
+    for bond in molecule.GetBonds():
+        if bond.GetStereo() == Chem.BondStereo.STEREOANY:
+            bond.SetStereo(Chem.BondStereo.STEREONONE)
+        bond.SetBondDir(Chem.BondDir.NONE)
+        bond.ClearProp("_UnknownStereo")  # of wavy bonds
+    Chem.AssignStereochemistryFrom3D(molecule)
+
+
+def _undecided_stereo(molecule: Any) -> List[Any]:
+    """What tells stereoisomers apart and is not specified; nothing where only one isomer exists."""
     from rdkit import Chem
     from rdkit.Chem import EnumerateStereoisomers
 
@@ -120,13 +144,15 @@ def _check_stereo(molecule: Any, path: Path) -> None:
         if element.specified != Chem.StereoSpecified.Specified
     ]
     if not unspecified:
-        return
+        return []
     # Bridges and cages leave no choice at some centres: what counts is how many isomers exist in space.
     options = EnumerateStereoisomers.StereoEnumerationOptions(tryEmbedding=True, unique=True)
     isomers = list(islice(EnumerateStereoisomers.EnumerateStereoisomers(molecule, options=options), 2))
-    if len(isomers) < 2:
-        return
-    names = ", ".join(_name_stereo(molecule, element) for element in unspecified)
+    return unspecified if len(isomers) > 1 else []
+
+
+def _refuse_undecided(molecule: Any, undecided: List[Any], path: Path) -> NoReturn:
+    names = ", ".join(_name_stereo(molecule, element) for element in undecided)
     raise ValueError(
         f"{path} leaves open which stereoisomer is meant ({names}, counted from 1), one molecule "
         "is expected; specify them (wedges, double bonds drawn cis or trans), or give a structure "

@@ -58,6 +58,9 @@ class RelativeEnergyLoss:
         weights = [weight.detach().clone() for weight in self._weights]
         if self._error is None:
             self._error, self._gradient, self._at = error.detach(), list(gradient), weights
+        elif self._error.device != error.device:
+            # A checkpoint is read onto the CPU, before the model goes to its device.
+            self._move(error.device)
         expected = self._error
         for weight, at, slope in zip(self._weights, self._at, self._gradient, strict=True):
             expected = expected + ((weight - at) * slope).sum()
@@ -79,6 +82,14 @@ class RelativeEnergyLoss:
         bend = torch.clamp(self._usual_difference, min=torch.finfo(error.dtype).tiny)
         size = error.abs()
         return torch.where(size < bend, 0.5 * size * (size / bend), size - 0.5 * bend).mean()
+
+    def _move(self, device: torch.device) -> None:
+        if self._error is not None:
+            self._error = self._error.to(device)
+        if self._usual_difference is not None:
+            self._usual_difference = self._usual_difference.to(device)
+        self._gradient = [slope.to(device) for slope in self._gradient]
+        self._at = [weight.to(device) for weight in self._at]
 
     def state_dict(self) -> Dict[str, Any]:
         """What has been learnt about errors and gradients; no weights of the model."""

@@ -79,6 +79,15 @@ def test_does_not_go_on_with_other_settings(host_guest):
     assert (output / "checkpoint.chk").read_bytes() == before
 
 
+@pytest.mark.parametrize(("steps", "interval"), [(99, 100), (10, 0), (-5, 1)])
+def test_steps_without_a_frame_are_refused_before_the_work(script, monkeypatch, capsys, steps, interval):
+    given = ["host-guest", "--steps", str(steps), "--report-interval", str(interval)]
+    monkeypatch.setattr(sys, "argv", [SCRIPT.name, *given])
+    monkeypatch.setattr(script, "make_potential", lambda *_: pytest.fail("the work has begun"))
+    assert script.main() == 2
+    assert f"--steps {steps} and --report-interval {interval} were given" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def script():
     """The example as a module."""

@@ -48,6 +48,21 @@ def test_plan_gives_every_condition_to_every_split(runs):
     assert len({run.seed for run in runs}) == len(runs) == 12
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"frames_per_run": {"train": (3,), "test": (0,)}}, r"test: runs of \[0\] frames were given"),
+        ({"frames_per_run": {"train": (), "val": (2,)}}, r"train: runs of \[\] frames were given"),
+        ({"temperatures": (300.0, -5.0)}, "positive numbers are expected"),
+        ({"temperatures": ()}, "positive numbers are expected"),
+        ({"seed": 2**31 - 1}, "seed: 2147483648 was given"),
+    ],
+)
+def test_impossible_plans_are_refused_before_anything_is_sampled(changes, message):
+    with pytest.raises(ValueError, match=message):
+        plan_runs(**{"frames_per_run": {"train": (3,)}, "temperatures": (300.0,), "seed": 5, **changes})
+
+
 # 12 runs are sampled; their 30 frames make 18 chunks of at most two.
 @pytest.mark.parametrize("finished", [5, 20])
 def test_campaign_goes_on_where_it_stopped(tmp_path, runs, water, finished):
@@ -96,6 +111,22 @@ def test_runs_planned_otherwise_and_other_molecules_are_done_again(tmp_path, run
     labels = run_campaign(moved, other, output, task_map=again, progress=False)
     assert again.done.count("sample_run") == len(other)
     assert sorted(entry["seed"] for entry in labels.sampling["runs"]) == [run.seed for run in other]
+
+
+def test_a_second_campaign_for_the_same_file_is_kept_out(tmp_path, runs, water):
+    """Its frames would replace those that this one has labelled."""
+    output = tmp_path / "labels.h5"
+    other = plan_runs({"train": (3,)}, temperatures=(300.0,), seed=99, **SHORT)
+
+    def with_another(function, arguments):
+        with pytest.raises(RuntimeError, match="another process works in"):
+            run_campaign(water, other, output, progress=False)
+        yield from in_this_process(function, arguments)
+
+    labels = run_campaign(water, runs, output, task_map=with_another, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["labels.h5"]
+    straight = run_campaign(water, runs, tmp_path / "straight.h5", progress=False)
+    np.testing.assert_array_equal(labels.positions, straight.positions)
 
 
 def test_a_folder_of_another_plan_that_cannot_be_removed_is_an_error(tmp_path, runs, water):

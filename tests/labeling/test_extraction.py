@@ -9,6 +9,7 @@ from openmm import app, unit
 from dkmp_plugin.labeling.extraction import (
     atomic_numbers,
     complete_elements,
+    correct_guessed_elements,
     extract_molecule,
     residue_atoms,
     total_charge,
@@ -82,6 +83,30 @@ def test_elements_from_masses():
     assert complete_elements(topology, system) == ["N1", "CL1"]
     symbols = [atom.element and atom.element.symbol for atom in topology.atoms()]
     assert symbols == ["N", "Cl", None, None, None]
+
+
+@pytest.mark.parametrize("hydrogen_mass", [1.008, 3.024])
+def test_elements_that_openmm_guessed_from_names(hydrogen_mass):
+    """The first letter, as a rule; repartitioned masses of hydroxyl oxygen and amide nitrogen mislead."""
+    taken = hydrogen_mass - 1.008
+    topology = app.Topology()
+    residue = topology.addResidue("MOL", topology.addChain())
+    system = openmm.System()
+    for name, guessed, mass in (
+        ("BR1", "B", 79.90),
+        ("SE1", "S", 78.96),
+        ("O1", "O", 16.00 - taken),
+        ("N1", "N", 14.01 - taken),
+        ("H1", "H", hydrogen_mass),
+        ("X1", None, 12.01),
+        ("NA", "Na", 14.01),
+    ):
+        topology.addAtom(name, guessed and app.Element.getBySymbol(guessed), residue)
+        system.addParticle(mass)
+    corrected = ["BR1", "SE1"] + (["NA"] if taken == 0 else [])
+    assert correct_guessed_elements(topology, system) == corrected
+    symbols = [atom.element and atom.element.symbol for atom in topology.atoms()]
+    assert symbols == ["Br", "Se", "O", "N", "H", None, "N" if taken == 0 else "Na"]
 
 
 def test_cmap_terms_of_the_surroundings_are_left_out():

@@ -119,6 +119,16 @@ class TestAmber:
             with pytest.raises(ValueError, match=r"bonded but 2\d\.\d Å apart"):
                 read_amber(prmtop, tmp_path / "cut.inpcrd")
 
+    def test_bromine_of_a_prmtop_without_atomic_numbers(self, p_xylene_files, tmp_path):
+        """OpenMM takes BR1 for boron."""
+        prmtop = p_xylene_files[0].with_name("ligand.prmtop")
+        text = prmtop.read_text()
+        assert "%FLAG ATOMIC_NUMBER" not in text
+        text = text.replace("C8  H1  ", "C8  BR1 ").replace("1.00800000E+00", "7.99000000E+01", 1)
+        (tmp_path / "bromide.prmtop").write_text(text)
+        bromide = read_amber(tmp_path / "bromide.prmtop", prmtop.with_name("ligand.crd"))
+        assert bromide.atomic_numbers.tolist() == [6] * 8 + [35] + [1] * 9
+
     def test_bad_input(self, p_xylene_files, tmp_path):
         prmtop, coordinates = p_xylene_files
         with pytest.raises(ValueError, match=r"163 residues; name the ligand's.*TMP"):
@@ -298,6 +308,48 @@ class TestSdf:
         ]
         signs = np.sign(volumes).reshape(-1, 2)
         assert len(signs) > 1 and (signs == signs[0]).all()
+
+    @pytest.mark.parametrize("mark", ["crossed", "wavy"])
+    def test_it_does_so_where_bonds_are_marked_as_open(self, tmp_path, mark):
+        """As RDKit's own files of a SMILES without stereo, whose double bonds are crossed."""
+        Chem = pytest.importorskip("rdkit.Chem", reason="RDKit is not installed (extra `bespoke`)")
+        from rdkit.Chem import rdDistGeom
+
+        molecule = Chem.AddHs(Chem.MolFromSmiles("CC=NC" if mark == "crossed" else "CC(F)Cl"))
+        assert rdDistGeom.EmbedMolecule(molecule, randomSeed=1) == 0
+        text = Chem.MolToMolBlock(molecule, includeStereo=False)
+        if mark == "crossed":
+            assert "  2  3  2  3\n" in text
+            atoms = (0, 1, 2, 3)
+        else:
+            text = text.replace("  1  2  1  0\n", "  2  1  1  4\n")
+            assert "  2  1  1  4\n" in text
+            atoms = (0, 2, 3, 1)
+        (tmp_path / "given.sdf").write_text(text)
+        read = read_sdf(tmp_path / "given.sdf", num_conformers=8)
+        assert len(read.conformers) == 8
+        first, second, third, fourth = (read.conformers[:, atom] for atom in atoms)
+        if mark == "crossed":
+            normals = np.cross(first - second, third - second), np.cross(second - third, fourth - third)
+            signs = np.sign((normals[0] * normals[1]).sum(axis=1))
+        else:
+            signs = np.sign(((first - fourth) * np.cross(second - fourth, third - fourth)).sum(axis=1))
+        assert (signs == signs[0]).all()
+
+    def test_stereo_that_the_structure_leaves_open(self, tmp_path):
+        """RDKit does not see that of phosphorus: its conformers would be of either enantiomer."""
+        Chem = pytest.importorskip("rdkit.Chem", reason="RDKit is not installed (extra `bespoke`)")
+        from rdkit.Chem import rdDistGeom
+
+        molecule = Chem.AddHs(Chem.MolFromSmiles("CP(F)CC"))
+        assert rdDistGeom.EmbedMolecule(molecule, randomSeed=1) == 0
+        Chem.MolToMolFile(molecule, str(tmp_path / "given.sdf"))
+        assert len(read_sdf(tmp_path / "given.sdf", num_conformers=4).conformers) == 1
+
+    def test_a_title_in_another_encoding(self, sdf):
+        path = sdf("CO")
+        path.write_bytes("Stoß".encode("latin-1") + path.read_bytes())
+        assert read_sdf(path, num_conformers=1).name == "ligand"
 
     def test_bad_files(self, sdf, tmp_path):
         with pytest.raises(ValueError, match="no such file; an SDF"):

@@ -85,3 +85,16 @@ def test_it_goes_on_from_its_state():
         return found
 
     assert continued(True) == continued(False)
+
+
+def test_its_state_follows_the_model_to_another_device():
+    """Lightning reads checkpoints onto the CPU, and may move the model to its GPU later: here to ``meta``."""
+    here = torch.nn.Linear(4, 1)
+    loss = RelativeEnergyLoss(here, 0.1)
+    loss(here(torch.ones(4)))
+    elsewhere = torch.nn.Linear(4, 1, device="meta")
+    resumed = RelativeEnergyLoss(elsewhere, 0.1)
+    resumed.load_state_dict(loss.state_dict())
+    for _ in range(2):
+        value = resumed(elsewhere(torch.ones(4, device="meta")))
+        assert value.shape == () and value.device.type == "meta"
