@@ -25,17 +25,12 @@ class RelativeEnergyLoss:
         model: Whose weights are trained.
         mean_error: Weight of the error itself, whose mean would else be left to chance: its absolute value
             where it is larger than errors usually differ, and its square over that below, so that the pull
-            fades as the mean vanishes. It is on weights that are a single number, the bias of the last map,
-            alone, or on all where there is none.
+            fades as the mean vanishes. The bias of the last map alone cannot follow: all weights are pulled.
     """
 
     def __init__(self, model: nn.Module, mean_error: float = 0.0) -> None:
         self._weights = [weight for weight in model.parameters() if weight.requires_grad]
         self._mean_error = mean_error
-        single = [weight.numel() == 1 for weight in self._weights]
-        # Muon and Adam make a full step of any pull, however weak: of all weights together it moves energies
-        # by tens of kcal/mol to and fro.
-        self._pulled = single if any(single) else [True] * len(single)
         self._error: Optional[Tensor] = None
         self._usual_difference: Optional[Tensor] = None
         self._gradient: List[Tensor] = []
@@ -76,10 +71,8 @@ class RelativeEnergyLoss:
         ]
         if self._mean_error == 0.0:
             return difference.abs().mean()
-        latest = error.detach()
-        for weight, slope, pulled in zip(self._weights, gradient, self._pulled, strict=True):
-            if pulled:
-                latest = latest + ((weight - weight.detach()) * slope).sum()
+        # The latest error with the slope of the expected one, which lags behind and would be overshot.
+        latest = expected + difference.detach()
         return difference.abs().mean() + self._mean_error * self._size(latest, difference.detach())
 
     def _size(self, error: Tensor, difference: Tensor) -> Tensor:
