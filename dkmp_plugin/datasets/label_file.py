@@ -13,7 +13,7 @@ conformations. So the file also carries one constant per element, and what a mod
 
 import json
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Union
 
@@ -26,6 +26,7 @@ from dkmp_plugin.datasets.label_checks import (
     check_finite,
     check_total_charge,
 )
+from dkmp_plugin.datasets.labelled_structures import LabelledStructures, structures_of_one_molecule
 from dkmp_plugin.datasets.reference_energies import check_reference_energies, fit_reference_energies
 from dkmp_plugin.files import replaced_on_success
 
@@ -272,6 +273,19 @@ def merge_runs(parts: Sequence[LabelledConformations]) -> LabelledConformations:
         reference_energies=fit_reference_energies(first.atomic_numbers, energies[training]),
         boxes=np.concatenate(boxes) if boxes else None,
     )
+
+
+def structures_of(labels: LabelledConformations) -> LabelledStructures:
+    """The conformations as the structures of any other file."""
+    structures = structures_of_one_molecule(
+        labels.atomic_numbers,
+        labels.positions,
+        labels.energies,
+        labels.forces,
+        labels.energy_unit,
+        labels.boxes,
+    )
+    return replace(structures, total_charge=labels.total_charge)
 
 
 def split_indices(labels: LabelledConformations) -> Dict[str, np.ndarray]:

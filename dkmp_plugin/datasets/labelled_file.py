@@ -1,14 +1,13 @@
 """Labelled structures of one file, whatever its format."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Optional, Union
 
 from dkmp_plugin.datasets.deepmd import read_deepmd
 from dkmp_plugin.datasets.extxyz import read_extxyz
 from dkmp_plugin.datasets.file_selections import StructureFile, split_selection
-from dkmp_plugin.datasets.label_file import read_label_file
-from dkmp_plugin.datasets.labelled_structures import LabelledStructures, structures_of_one_molecule
+from dkmp_plugin.datasets.label_file import read_label_file, structures_of
+from dkmp_plugin.datasets.labelled_structures import LabelledStructures
 from dkmp_plugin.datasets.npz import SGDML_KEYS, read_npz
 
 _FORMATS = "extended XYZ (.xyz, .extxyz), .npz, a label file (.h5, .hdf5) or a folder of DeePMD arrays"
@@ -59,20 +58,7 @@ def read_labelled(
     elif path.is_dir():
         structures = read_deepmd(path)
     elif suffix in _HDF5_SUFFIXES:
-        structures = _of_label_file(path)
+        structures = structures_of(read_label_file(path))
     else:
         raise ValueError(f"{path}: {_FORMATS} is expected; convert it, for instance with ASE")
     return structures[selection]
-
-
-def _of_label_file(path: Path) -> LabelledStructures:
-    labels = read_label_file(path)
-    structures = structures_of_one_molecule(
-        labels.atomic_numbers,
-        labels.positions,
-        labels.energies,
-        labels.forces,
-        labels.energy_unit,
-        labels.boxes,
-    )
-    return replace(structures, total_charge=labels.total_charge)

@@ -8,8 +8,8 @@ from dkmp_plugin.datasets.label_file import (
     LabelledConformations,
     read_label_file,
     split_indices,
+    structures_of,
 )
-from dkmp_plugin.datasets.labelled_structures import structures_of_one_molecule
 
 
 class DKMPHDF5(EnergyForces):
@@ -33,18 +33,10 @@ class DKMPHDF5(EnergyForces):
 
     def __init__(self, root: str, transform: Optional[Any] = None) -> None:
         labels = read_label_file(root)
-        structures = structures_of_one_molecule(
-            labels.atomic_numbers,
-            labels.positions,
-            labels.energies,
-            labels.forces,
-            labels.energy_unit,
-            labels.boxes,
-        )
         split, problem = _split_of_runs(labels)
         self.split_problem = None if problem is None else f"{root}: {problem}"
         super().__init__(
-            structures,
+            structures_of(labels),
             split,
             level_of_theory=labels.level_of_theory,
             total_charge=labels.total_charge,
