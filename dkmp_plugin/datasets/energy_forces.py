@@ -9,7 +9,7 @@ from torch_geometric.data import Data, Dataset
 
 from dkmp_plugin.datasets.arguments import check_arguments
 from dkmp_plugin.datasets.file_selections import SplitIndices
-from dkmp_plugin.datasets.label_checks import check_total_charge
+from dkmp_plugin.datasets.label_checks import check_length_unit, check_total_charge
 from dkmp_plugin.datasets.labelled_structures import LabelledStructures
 from dkmp_plugin.datasets.reference_energies import (
     check_reference_energies,
@@ -18,6 +18,8 @@ from dkmp_plugin.datasets.reference_energies import (
 
 # A model of more is no longer that of these molecules.
 _MOST_COMPOSITIONS = 20
+# To tell their unit of length.
+_STRUCTURES_LOOKED_AT = 20
 
 
 class EnergyForces(Dataset):
@@ -46,7 +48,8 @@ class EnergyForces(Dataset):
         transform: Applied to each item.
 
     Raises:
-        ValueError: reference energies that lack an element, or a charge other than the structures'.
+        ValueError: reference energies that lack an element, a charge other than the structures', or positions
+            that cannot be in Å.
     """
 
     def __new__(cls, *positional: Any, **arguments: Any) -> "EnergyForces":
@@ -74,6 +77,11 @@ class EnergyForces(Dataset):
             "total_charge": _agreed_charge(total_charge, structures.total_charge),
             "elements": structures.elements,
         }
+        some = np.unique(np.linspace(0, len(structures) - 1, _STRUCTURES_LOOKED_AT).astype(int))
+        atoms = [slice(*self._first_atoms[index : index + 2]) for index in some]
+        check_length_unit(
+            [structures.positions[one] for one in atoms], [structures.atomic_numbers[one] for one in atoms]
+        )
         compositions = structures.distinct_compositions()
         if len(compositions) <= _MOST_COMPOSITIONS:
             self.metadata["compositions"] = compositions

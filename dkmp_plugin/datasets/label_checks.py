@@ -1,8 +1,10 @@
 """What labels must be, whatever file they come from: known units and elements, finite, of a whole charge."""
 
+import warnings
 from typing import Any, Optional, Sequence
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from dkmp_plugin.units import ENERGY_UNITS
 
@@ -43,6 +45,44 @@ def check_finite(name: str, values: Optional[np.ndarray], structure_of_row: np.n
         f"{name} hold NaN or infinity in {bad.size} of {structure_of_row[-1] + 1} structures (first: "
         f"{bad[0]}); remove or relabel them"
     )
+
+
+def check_length_unit(positions: Sequence[np.ndarray], atomic_numbers: Sequence[np.ndarray]) -> None:
+    """Tell nm and bohr from Å: a model of either is useless in simulations, and its errors do not show it.
+
+    Warns where hydrogens are as far from their nearest atoms as in bohr, or in hydrides of metals.
+
+    Args:
+        positions: (N, 3) of some structures.
+        atomic_numbers: (N,) of the same.
+
+    Raises:
+        ValueError: Neighbouring atoms are closer than in any molecule or crystal.
+    """
+    several = [index for index, numbers in enumerate(atomic_numbers) if len(numbers) > 1]
+    if not several:
+        return
+    nearest = np.concatenate([cKDTree(positions[i]).query(positions[i], k=2)[0][:, 1] for i in several])
+    numbers = np.concatenate([atomic_numbers[index] for index in several])
+    median = float(np.median(nearest))
+    if median < _CLOSEST_NEIGHBORS:
+        raise ValueError(
+            f"positions: neighbouring atoms are {median:.2g} Å apart (median), 1 to 3 is expected; they may "
+            "be in nm: convert them to Å, and forces to energies per Å"
+        )
+    of_hydrogens = nearest[numbers == 1]
+    if of_hydrogens.size and np.median(of_hydrogens) > _LONGEST_BOND_OF_HYDROGEN:
+        warnings.warn(
+            f"hydrogen atoms are {np.median(of_hydrogens):.2f} Å from their nearest atoms (median), 1 is "
+            "usual in molecules; if positions are in bohr, convert them to Å, and forces to energies per Å",
+            stacklevel=4,
+        )
+
+
+# In Å. Neighbours have at least 0.7, and 0.07 to 0.3 in nm. Bonds of hydrogen reach 1.5 in silanes; those to
+# C, N and O have 1.8 to 2.1 in bohr.
+_CLOSEST_NEIGHBORS = 0.3
+_LONGEST_BOND_OF_HYDROGEN = 1.7
 
 
 def check_atomic_numbers(elements: Sequence[int]) -> None:

@@ -26,7 +26,7 @@ from dkmp_plugin.datasets import (
 from dkmp_plugin.datasets.energy_forces import EnergyForces
 from dkmp_plugin.datasets.labelled_structures import LabelledStructures, join_structures
 from dkmp_plugin.datasets.xyz_frames import read_xyz_frames
-from tests.conftest import shared_data
+from tests.conftest import ethanol, shared_data
 
 NUMBERS = np.array([8, 1, 1])
 COUNT = 6
@@ -35,7 +35,7 @@ COUNT = 6
 def make_arrays(count=COUNT, atoms=3):
     generator = np.random.default_rng(0)
     return {
-        "positions": generator.normal(size=(count, atoms, 3)) * 3,
+        "positions": generator.normal(size=(count, atoms, 3)) * 0.8,
         "energies": -2000.0 + generator.normal(size=count),
         "forces": generator.normal(size=(count, atoms, 3)),
     }
@@ -100,7 +100,7 @@ def mixture(seed, references, structures):
     return LabelledStructures(
         atom_counts=np.array([len(molecule) for molecule in chosen]),
         atomic_numbers=numbers,
-        positions=generator.normal(size=size),
+        positions=0.7 * generator.normal(size=size),
         energies=energies,
         forces=generator.normal(size=size),
         energy_unit="eV",
@@ -139,7 +139,7 @@ def test_compositions_are_recorded_unless_they_are_many():
     chains = LabelledStructures(
         atom_counts=sizes,
         atomic_numbers=np.ones(sizes.sum(), dtype=int),
-        positions=np.zeros((sizes.sum(), 3)),
+        positions=np.arange(sizes.sum())[:, None] * [1.0, 0.0, 0.0],
         energies=np.zeros(len(sizes)),
         forces=np.zeros((sizes.sum(), 3)),
         energy_unit="eV",
@@ -422,6 +422,19 @@ def test_npz_items(tmp_path):
     np.testing.assert_array_equal(item.neg_dy, arrays["forces"][2])
     assert data.total_energy(item.y).item() == pytest.approx(arrays["energies"][2], abs=1e-9)
     assert "box" not in item
+
+
+def test_positions_in_other_units_are_found_out(tmp_path):
+    """A model of them has small errors, and is useless."""
+    numbers, positions = (values.numpy() for values in ethanol())
+    arrays = {"z": numbers, "E": np.zeros(3), "F": np.zeros((3, 9, 3))}
+    for name, factor in (("nm", 0.1), ("bohr", 1.0 / Bohr), ("right", 1.0)):
+        np.savez(tmp_path / f"{name}.npz", R=factor * np.stack([positions] * 3), **arrays)
+    with pytest.raises(ValueError, match=r"neighbouring atoms are 0\.\d+ Å apart .* may be in nm"):
+        DKMPNPZ(str(tmp_path), "eV", files="nm.npz")
+    with pytest.warns(UserWarning, match=r"hydrogen atoms are [12]\.\d+ Å from .* in bohr"):
+        DKMPNPZ(str(tmp_path), "eV", files="bohr.npz")
+    DKMPNPZ(str(tmp_path), "eV", files="right.npz")
 
 
 def test_npz_with_other_names_and_a_box(tmp_path):
