@@ -4,9 +4,14 @@ import warnings
 from typing import Any, Optional, Sequence
 
 import numpy as np
-from scipy.spatial import cKDTree
 
+from dkmp_plugin.datasets.nearest_distance import nearest_distances
 from dkmp_plugin.units import ENERGY_UNITS
+
+# In Å. Neighbours have at least 0.7, and 0.07 to 0.3 in nm. Bonds of hydrogen reach 1.5 in silanes; those to
+# C, N and O have 1.8 to 2.1 in bohr.
+_CLOSEST_NEIGHBORS = 0.3
+_LONGEST_BOND_OF_HYDROGEN = 1.7
 
 
 def check_energy_unit(energy_unit: str) -> None:
@@ -62,7 +67,7 @@ def check_length_unit(positions: Sequence[np.ndarray], atomic_numbers: Sequence[
     several = [index for index, numbers in enumerate(atomic_numbers) if len(numbers) > 1]
     if not several:
         return
-    nearest = np.concatenate([cKDTree(positions[i]).query(positions[i], k=2)[0][:, 1] for i in several])
+    nearest = np.concatenate([nearest_distances(positions[index]) for index in several])
     numbers = np.concatenate([atomic_numbers[index] for index in several])
     median = float(np.median(nearest))
     if median < _CLOSEST_NEIGHBORS:
@@ -77,12 +82,6 @@ def check_length_unit(positions: Sequence[np.ndarray], atomic_numbers: Sequence[
             "usual in molecules; if positions are in bohr, convert them to Å, and forces to energies per Å",
             stacklevel=4,
         )
-
-
-# In Å. Neighbours have at least 0.7, and 0.07 to 0.3 in nm. Bonds of hydrogen reach 1.5 in silanes; those to
-# C, N and O have 1.8 to 2.1 in bohr.
-_CLOSEST_NEIGHBORS = 0.3
-_LONGEST_BOND_OF_HYDROGEN = 1.7
 
 
 def check_atomic_numbers(elements: Sequence[int]) -> None:
