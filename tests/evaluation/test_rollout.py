@@ -209,6 +209,9 @@ def test_bad_input_of_the_command(checkpoint, tmp_path, capsys):
     assert "no_lag.ckpt does not say over how many frames" in capsys.readouterr().err
     assert main(["rollout", str(checkpoint), top, str(tmp_path / "still.dcd")]) == 2
     assert "still.dcd: nothing moves" in capsys.readouterr().err
+    walked = str(tmp_path / "walk.dcd")
+    assert main(["rollout", str(checkpoint), top, walked, "--output", "."]) == 2
+    assert "a trajectory has one of the suffixes .dcd, .xtc" in capsys.readouterr().err
 
 
 def test_refusals(checkpoint, tmp_path):
