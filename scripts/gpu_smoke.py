@@ -380,7 +380,13 @@ def main() -> int:
         default=[],
         help="only the steps on the GPU whose names begin so, e.g. models ASE",
     )
-    return run(parser.parse_args())
+    arguments = parser.parse_args()
+    for wanted in arguments.only:
+        # Nothing checked would read as nothing failed.
+        if not any(name.startswith(wanted) for name in gpu_steps(arguments)):
+            known = "; ".join(gpu_steps(arguments))
+            parser.error(f"--only: {wanted!r} begins no step's name; the steps are {known}")
+    return run(arguments)
 
 
 if __name__ == "__main__":

@@ -124,11 +124,14 @@ def prepare_chignolin(folder: Path, runs: List[str]) -> None:
         write_start(folder / "start.pdb", pdb.topology, labels.positions[labels.run == 0][-1])
 
 
-def prepare_p_xylene(folder: Path, demo: Path, hard_training: Path) -> None:
-    """Exports of models that exist, GAFF of the ligand, the start."""
+def prepare_p_xylene(folder: Path, demo: Path, hard_training: Path, runs: List[str]) -> None:
+    """Exports of the runs' models, which exist, GAFF of the ligand, the start."""
     folder.mkdir(parents=True, exist_ok=True)
-    export_once(demo / "best.ckpt", folder / "smooth.pt")
-    export_once(best_checkpoint(hard_training), folder / "hard.pt")
+    models = {RUNS[run]["model"] for run in runs}
+    if "smooth.pt" in models:
+        export_once(demo / "best.ckpt", folder / "smooth.pt")
+    if "hard.pt" in models:
+        export_once(best_checkpoint(hard_training), folder / "hard.pt")
     if not (folder / "start.pdb").is_file():
         sys.path.insert(0, str(ROOT / "examples"))
         from t4_lysozyme import load_complex
@@ -232,7 +235,7 @@ def main() -> None:
     if arguments.molecule == "chignolin":
         prepare_chignolin(arguments.output, arguments.runs)
     else:
-        prepare_p_xylene(arguments.output, arguments.demo, arguments.hard_training)
+        prepare_p_xylene(arguments.output, arguments.demo, arguments.hard_training, arguments.runs)
     for name in arguments.runs:
         simulate(name, arguments)
     results = collect(arguments)

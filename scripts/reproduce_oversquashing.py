@@ -1,8 +1,8 @@
-"""Proposition 3.1: |dh_i/dx_s| against the distance of atom s, for dkmp-c and local networks of equal depth.
+"""Proposition 3.1: |dh_i/dx_s| against the distance of atom s, for dkmp-c and local networks.
 
-Chignolin (166 atoms), networks of equal width and depth. Untrained: what the architectures let through.
-Trained (--trained, checkpoints of scripts/reproduce_s2ef.py): what networks that have learnt energies and
-forces make of it. Prints the median over distance bins and draws it.
+Chignolin (166 atoms). Untrained, of equal width and depth: what the architectures let through. Trained
+(--trained, checkpoints of scripts/reproduce_s2ef.py): what networks that have learnt energies and forces make
+of it. Prints the median over distance bins and draws it.
 
     python scripts/reproduce_oversquashing.py --trained runs/s2ef/chignolin-muon-norm__*__epochs.pt
 """
@@ -53,16 +53,19 @@ def parse_arguments() -> argparse.Namespace:
     data = data_folder()
     parser.add_argument("--structure", type=Path, default=data / "chignolin/chignolin.pdb")
     parser.add_argument("--receivers", type=int, default=6, help="atoms i, evenly spread")
-    parser.add_argument("--seeds", type=int, default=2, help="untrained networks of each kind")
+    parser.add_argument("--seeds", type=int, default=2, help="untrained networks of each kind; 0 for none")
     parser.add_argument("--trained", type=Path, nargs="+", default=[], help="ROW__MODEL__BUDGET.pt")
     parser.add_argument("--results", type=Path, default=ROOT / "scripts/results/oversquashing")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.seeds < 1 and not arguments.trained:
+        parser.error("nothing to compare: --seeds is below 1 and there is no --trained")
+    return arguments
 
 
 def untrained(seeds: int) -> Dict[str, List[nn.Module]]:
     """Representation models by the name that the figure shows."""
     networks: Dict[str, List[nn.Module]] = {}
-    for name, changes in MODELS.items():
+    for name, changes in MODELS.items() if seeds > 0 else ():
         networks[name] = []
         for seed in range(seeds):
             torch.manual_seed(seed)
@@ -74,9 +77,10 @@ def trained(checkpoints: List[Path]) -> Dict[str, List[nn.Module]]:
     """Averaged weights of finished trainings, in float64."""
     networks: Dict[str, List[nn.Module]] = {}
     for path in checkpoints:
-        model = path.stem.split("__")[1]
+        row, _, rest = path.stem.partition("__")
+        model, _, budget = rest.partition("__")
         if model not in TORCHMDNET_MODELS:
-            raise SystemExit(f"{path}: {model} is none of {', '.join(TORCHMDNET_MODELS)}")
+            raise SystemExit(f"{path}: {model!r} is none of {', '.join(TORCHMDNET_MODELS)}")
         contents = torch.load(path, weights_only=True)
         network = build_model(model, {**contents["settings"], "precision": 64})
         prefix = "module.model."
@@ -86,9 +90,9 @@ def trained(checkpoints: List[Path]) -> Dict[str, List[nn.Module]]:
             if name.startswith(prefix)
         }
         network.load_state_dict(weights)
-        networks[f"{model}, {contents['settings']['cutoff_upper']:g} Å"] = [
-            network.model.representation_model.eval()
-        ]
+        size = f"{contents['settings']['cutoff_upper']:g} Å, {contents['settings']['num_layers']} layers"
+        # The row and the budget as well: several of them may have trained the same model.
+        networks[f"{row}, equal {budget}: {model}, {size}"] = [network.model.representation_model.eval()]
     return networks
 
 
@@ -110,14 +114,17 @@ def median_response(
 
 
 def print_table(title: str, medians: Dict[str, List[Optional[float]]], edges: np.ndarray) -> None:
-    print(f"{title}\n{'distance, Å':>12s}" + "".join(f"{name:>32s}" for name in medians))
+    width = max(32, *(len(name) + 2 for name in medians))
+    print(f"{title}\n{'distance, Å':>12s}" + "".join(f"{name:>{width}s}" for name in medians))
     for b in range(len(edges) - 1):
         cells = (values[b] for values in medians.values())
-        row = "".join(f"{'-' if cell is None else format(cell, '.1e'):>32s}" for cell in cells)
+        row = "".join(f"{'-' if cell is None else format(cell, '.1e'):>{width}s}" for cell in cells)
         print(f"{edges[b]:5.0f} -{edges[b + 1]:5.0f}{row}")
 
 
-def draw(path: Path, panels: Dict[str, Dict[str, List[Optional[float]]]], edges: np.ndarray) -> None:
+def draw(
+    path: Path, structure: str, panels: Dict[str, Dict[str, List[Optional[float]]]], edges: np.ndarray
+) -> None:
     figure = Figure(figsize=(6 * len(panels), 4.5), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axis, (title, medians) in zip(axes, panels.items(), strict=True):
@@ -126,7 +133,8 @@ def draw(path: Path, panels: Dict[str, Dict[str, List[Optional[float]]]], edges:
             shown = [np.nan if value is None or value == 0.0 else value for value in values]
             axis.semilogy((edges[:-1] + edges[1:]) / 2, shown, "o-", label=name)
         axis.set_xlabel("distance between atoms i and s, Å")
-        axis.set_title(f"chignolin, {title} networks of 4 layers", fontsize="medium")
+        depth = f" of {COMMON['num_layers']} layers" if title == "untrained" else ""
+        axis.set_title(f"{structure}, {title} networks{depth}", fontsize="medium")
         axis.legend(fontsize="small")
     axes[0].set_ylabel("median |dh_i/dx_s| / |dh_i/dx_i|")
     with replaced_on_success(path) as temporary:
@@ -162,7 +170,7 @@ def main() -> None:
             "median": panels,
         }
         temporary.write_text(json.dumps(report, indent=1) + "\n")
-    draw(arguments.results / "jacobian.png", panels, edges)
+    draw(arguments.results / "jacobian.png", arguments.structure.stem, panels, edges)
     print(f"written: {arguments.results}")
 
 

@@ -66,6 +66,13 @@ def energy_force_errors(
 def trivial_baseline(
     training_energies: np.ndarray, energies: np.ndarray, forces: np.ndarray
 ) -> EnergyForceErrors:
-    """Errors of predicting the mean training energy and zero forces; shapes as in energy_force_errors."""
-    mean_energies = np.full_like(energies, training_energies.mean())
+    """Errors of predicting the mean training energy and zero forces; shapes as in energy_force_errors.
+
+    Raises:
+        ValueError: no training energies; and as energy_force_errors.
+    """
+    if len(training_energies) == 0:
+        raise ValueError("no training energies were given; the baseline is their mean")
+    # Of its own type: labels may be whole numbers.
+    mean_energies = np.full(energies.shape, training_energies.mean())
     return energy_force_errors(mean_energies, np.zeros_like(forces), energies, forces)

@@ -96,6 +96,8 @@ def _output_files(output: Optional[Union[str, Path]], runs: List[Run]) -> List[L
     if output is None:
         return []
     path = Path(output)
+    if not path.suffix:  # no trajectory, as check_trajectory_suffix will say; a folder may have no name
+        return [[path]]
     paths = [path]
     if len(runs) > 1:
         # Runs that were too short have left gaps in the numbers.

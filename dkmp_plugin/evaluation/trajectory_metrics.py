@@ -14,6 +14,8 @@ def _check(predicted: np.ndarray, true: np.ndarray) -> None:
             f"predicted frames have shape {predicted.shape}, true ones {true.shape}; "
             "one shape (T, N, 3) is expected"
         )
+    if predicted.size == 0:
+        raise ValueError(f"no frames to compare: predicted and true ones have shape {predicted.shape}")
     if not np.isfinite(predicted).all():
         raise ValueError("predicted frames hold NaN or infinite positions; the model is broken")
 
@@ -75,11 +77,12 @@ def js_tic(
         Divergences in nats, from 0 (equal) to ln 2, for the slowest and the second slowest mode.
 
     Raises:
-        ValueError: too few frames, or shapes that do not match.
+        ValueError: too few frames, shapes that do not match, or a motion that has no two modes.
         MissingPackageError: deeptime is not installed.
     """
     require("deeptime", "js_tic")
     from deeptime.decomposition import TICA
+    from deeptime.numeric import ZeroRankError
     from scipy.spatial.distance import jensenshannon
 
     if predicted.shape[1:] != true.shape[1:] or len(true) <= lag + 2:
@@ -93,8 +96,16 @@ def js_tic(
     _, _, axes = np.linalg.svd(features - mean, full_matrices=False)
     axes = axes[: min(num_principal, len(true) - lag - 1)]
     reduced = (features - mean) @ axes.T
-    modes = TICA(lagtime=lag, dim=2).fit_fetch(reduced)
-    true_modes = modes.transform(reduced)
+    try:
+        modes = TICA(lagtime=lag, dim=2).fit_fetch(reduced)
+        true_modes = modes.transform(reduced)
+    except ZeroRankError:  # nothing moves
+        true_modes = reduced[:, :0]
+    if true_modes.shape[1] < 2:
+        raise ValueError(
+            f"js_tic: the true motion of {true.shape[1]} atoms, superposed, has {true_modes.shape[1]} modes, "
+            "two modes are expected; give more atoms, or a trajectory with more motion"
+        )
     predicted_modes = modes.transform((_aligned_features(predicted, reference) - mean) @ axes.T)
     divergences = []
     for mode in range(2):

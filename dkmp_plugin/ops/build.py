@@ -39,6 +39,8 @@ def main(arguments: Optional[List[str]] = None) -> int:
     parser.add_argument("--force", action="store_true", help="build even if the cache holds the library")
     parser.add_argument("--jobs", type=int, default=None, help="compilers to run at once")
     options = parser.parse_args(arguments)
+    if options.jobs is not None and options.jobs < 1:
+        parser.error(f"argument --jobs: {options.jobs} was given, at least 1 is expected")
     start = time.perf_counter()
     try:
         result = _built_and_loaded(options.jobs, options.force)

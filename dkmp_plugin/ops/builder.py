@@ -104,23 +104,42 @@ def cache_folder() -> Path:
         raise BuildError(f"no folder for the build cache: {error} Set DKMP_PLUGIN_CACHE to one") from error
 
 
+def _words(variable: str) -> List[str]:
+    """The words of an environment variable, quoted as in a shell; none where it is not set.
+
+    Raises:
+        BuildError: a quote is not closed.
+    """
+    text = os.environ.get(variable, "")
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise BuildError(
+            f"{variable}: {text!r} was given, words quoted as in a shell are expected ({error}); correct it"
+        ) from error
+
+
 def find_compiler() -> Tuple[List[str], str]:
     """Command and version line of the C++ compiler: ``$CXX`` (``ccache g++`` too), else g++, c++ or clang++.
 
     Raises:
-        BuildError: none was found.
+        BuildError: none was found that runs.
     """
-    wanted = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "c++", "clang++"]
-    for words in map(shlex.split, wanted):
-        path = shutil.which(words[0]) if words else None
+    given = _words("CXX")
+    wanted = [given] if given else [["g++"], ["c++"], ["clang++"]]
+    for words in wanted:
+        path = shutil.which(words[0])
         if path is not None:
             command = [path, *words[1:]]
-            answer = subprocess.run([*command, "--version"], capture_output=True, text=True)
+            try:
+                answer = subprocess.run([*command, "--version"], capture_output=True, text=True)
+            except OSError:  # a program for another machine, or none at all
+                continue
             if answer.returncode == 0:
                 return command, (answer.stdout.splitlines() or [shlex.join(command)])[0]
     raise BuildError(
-        f"no C++ compiler found (looked for {', '.join(wanted)}); install one, for example with "
-        "'apt-get install g++' or 'conda install gxx', or set CXX"
+        f"no C++ compiler found (looked for {', '.join(map(shlex.join, wanted))}) that runs; install one, "
+        "for example with 'apt-get install g++' or 'conda install gxx', or set CXX"
     )
 
 
@@ -145,7 +164,7 @@ def _torch_flags() -> List[str]:
 
 
 def _extra_flags() -> List[str]:
-    return shlex.split(os.environ.get("DKMP_PLUGIN_CXXFLAGS", ""))
+    return _words("DKMP_PLUGIN_CXXFLAGS")
 
 
 def _sources_key(sources: Path) -> str:

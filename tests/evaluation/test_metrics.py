@@ -24,6 +24,11 @@ def test_baseline_predicts_the_mean_training_energy_and_no_force():
     baseline = trivial_baseline(np.array([0.0, 10.0]), np.array([5.0, 7.0]), forces)
     assert baseline.energy_mae == pytest.approx(1.0)
     assert baseline.force_mae == pytest.approx(4.0)
+    # The mean of whole numbers is none.
+    whole = trivial_baseline(np.array([1, 2]), np.array([1, 2]), forces)
+    assert (whole.energy_mae, whole.energy_rmse) == (0.5, 0.5)
+    with pytest.raises(ValueError, match="no training energies"):
+        trivial_baseline(np.zeros(0), np.array([5.0, 7.0]), forces)
 
 
 def test_shapes_that_differ_and_broken_predictions_are_refused():

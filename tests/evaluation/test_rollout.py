@@ -42,6 +42,8 @@ def test_metrics_by_hand():
         next_mse(rollout, true[:2])
     with pytest.raises(ValueError, match="NaN"):
         next_mse(rollout * np.nan, true)
+    with pytest.raises(ValueError, match="no frames"):
+        average_mse(rollout[:1], true[:1])
 
 
 def test_rollout_is_repeated_prediction_and_rotation_equivariant(predictor):
@@ -97,6 +99,9 @@ def test_js_divergence_of_modes():
     assert 0.3 < still[0] <= math.log(2) + 1e-9
     with pytest.raises(ValueError, match="T > lag"):
         js_tic(run, run[:5], lag=4)
+    for atoms in (1, 2):  # superposed, they have no motion, or one
+        with pytest.raises(ValueError, match="two modes"):
+            js_tic(run[:, :atoms], run[:, :atoms])
 
 
 @pytest.mark.parametrize("suffix", [".dcd", ".xtc", ".pdb"])
@@ -204,6 +209,9 @@ def test_bad_input_of_the_command(checkpoint, tmp_path, capsys):
     assert "no_lag.ckpt does not say over how many frames" in capsys.readouterr().err
     assert main(["rollout", str(checkpoint), top, str(tmp_path / "still.dcd")]) == 2
     assert "still.dcd: nothing moves" in capsys.readouterr().err
+    walked = str(tmp_path / "walk.dcd")
+    assert main(["rollout", str(checkpoint), top, walked, "--output", "."]) == 2
+    assert "a trajectory has one of the suffixes .dcd, .xtc" in capsys.readouterr().err
 
 
 def test_refusals(checkpoint, tmp_path):

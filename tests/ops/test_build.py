@@ -96,6 +96,30 @@ def test_two_builders_at_once_then_the_cache(compiler: str, sources: Path, tmp_p
     assert "no C++ compiler found (looked for no-such-compiler)" in process.communicate(timeout=120)[1]
 
 
+def test_a_compiler_that_cannot_be_started_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a BuildError, and no other error, a library that is in the cache is used all the same."""
+    program = tmp_path / "for-another-machine"
+    program.write_bytes(b"no program of this machine")
+    program.chmod(0o755)
+    monkeypatch.setenv("CXX", str(program))
+    with pytest.raises(builder.BuildError, match=f"no C.. compiler found .looked for {program}. that runs"):
+        builder.find_compiler()
+
+
+@pytest.mark.parametrize("variable", ["CXX", "DKMP_PLUGIN_CXXFLAGS"])
+def test_a_quote_that_is_not_closed_is_named(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package must import all the same: whoever loads the library handles a BuildError."""
+    monkeypatch.setenv(variable, "g++ '-O2")
+    with pytest.raises(builder.BuildError, match=f"{variable}: .* quoted as in a shell"):
+        builder.build(force=True)
+
+
+def test_impossible_number_of_jobs(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        build_command.main(["--jobs", "0"])
+    assert "--jobs: 0 was given, at least 1 is expected" in capsys.readouterr().err
+
+
 def test_compiler_error_is_shown_and_leaves_nothing(compiler: str, sources: Path, tmp_path: Path) -> None:
     (sources / "csrc" / "plain.cpp").write_text("int broken( {")
     process = _start(BUILD, str(sources), environment=_environment(tmp_path / "cache"))

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dkmp_plugin import ops
 from dkmp_plugin.ops import reference
 from dkmp_plugin.ops.reference.ranks import distance_ranks, minimum_image
 
@@ -67,6 +68,14 @@ def test_periodic(shear):
     assert minimum_image(box[0] + box[2], box).abs().max() < 1e-12
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_ties_across_borders_go_to_the_lower_index(dtype):
+    """A crystal's sites: the six nearest of each are equally far, some of them across a border."""
+    sites = torch.cartesian_prod(*[torch.arange(3)] * 3).to(dtype)
+    box = 3.0 * torch.eye(3, dtype=dtype)
+    assert torch.equal(distance_ranks(sites, 6, box=box), sorted_pairs(sites, 6, box))
+
+
 def test_scripted():
     pos = torch.rand(20, 3, generator=torch.Generator().manual_seed(0)) * 5
     scripted = torch.jit.script(distance_ranks)
@@ -90,3 +99,28 @@ def test_no_atoms():
 def test_bad_input(pos, count, batch, message):
     with pytest.raises(ValueError, match=message):
         distance_ranks(pos, count, batch)
+
+
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        (torch.zeros(3, 3), "box is singular"),
+        (torch.full((3, 3), float("nan")), "box holds NaN or infinite"),
+        (torch.ones(3), r"box has shape \[3\]"),
+        (10.0 * torch.eye(3).expand(2, 3, 3), "box holds 2 boxes but batch names system 2"),
+    ],
+)
+@pytest.mark.parametrize("search", [distance_ranks, ops.distance_ranks])
+def test_boxes_that_are_refused(search, box, message):
+    """Datasets without a box write zeros, with which every distance would be NaN."""
+    with pytest.raises(ValueError, match=f"distance_ranks: {message}"):
+        search(torch.rand(4, 3), 2, torch.tensor([0, 0, 2, 2]), box)
+
+
+@pytest.mark.parametrize("search", [distance_ranks, ops.distance_ranks])
+def test_types_that_are_refused(search):
+    with pytest.raises(ValueError, match=r"distance_ranks: pos .*float32 or float64"):
+        search(torch.zeros(4, 3, dtype=torch.int64), 2)
+    for batch in (torch.zeros(4, dtype=torch.int32), torch.full((4,), -1)):
+        with pytest.raises(ValueError, match="distance_ranks: batch"):
+            search(torch.rand(4, 3), 2, batch)

@@ -35,3 +35,8 @@ def test_a_failure_is_reported():
         answer.returncode == 1
         and "FAILED   NVRTC: no kernel file is named no_such_kernel.cu" in answer.stdout
     )
+
+
+def test_a_step_that_does_not_exist_is_no_success():
+    answer = smoke("--only", "models", "no such step")
+    assert answer.returncode == 2 and "--only: 'no such step' begins no step's name" in answer.stderr

@@ -66,28 +66,39 @@ def check_radius_shells_input(
     if batch.numel() > 0 and (int(batch[0]) < 0 or bool((batch[1:] < batch[:-1]).any())):
         raise ValueError("radius_shells: batch must be non-negative and sorted; order the atoms by system")
     if box is not None:
-        _check_box(pos, batch, box)
+        check_box("radius_shells", pos, batch, box)
 
 
-def _check_box(pos: Tensor, batch: Tensor, box: Tensor) -> None:
+def check_box(name: str, pos: Tensor, batch: Tensor, box: Tensor) -> None:
+    """Refuses lattice vectors that an op cannot use.
+
+    Args:
+        name: of the op, for the message.
+        pos: (N, 3).
+        batch: (N,) non-negative and sorted.
+        box: what was given.
+
+    Raises:
+        ValueError: a shape, dtype or value is outside what the ops accept.
+    """
     shape_ok = (box.dim() == 2 or box.dim() == 3) and box.size(-1) == 3 and box.size(-2) == 3
     if not shape_ok:
-        raise ValueError(f"radius_shells: box has shape {list(box.shape)}, expected (3, 3) or (B, 3, 3)")
+        raise ValueError(f"{name}: box has shape {list(box.shape)}, expected (3, 3) or (B, 3, 3)")
     if box.dtype != pos.dtype:
-        raise ValueError("radius_shells: box and pos have different dtypes; convert one with .to(pos.dtype)")
+        raise ValueError(f"{name}: box and pos have different dtypes; convert one with .to(pos.dtype)")
     if box.dim() == 3 and box.size(0) != 1 and batch.numel() > 0 and box.size(0) <= int(batch[-1]):
         raise ValueError(
-            f"radius_shells: box holds {box.size(0)} boxes but batch names system {int(batch[-1])}; "
+            f"{name}: box holds {box.size(0)} boxes but batch names system {int(batch[-1])}; "
             "give one box per system or a single (3, 3) box"
         )
     if not bool(torch.isfinite(box).all()):
-        raise ValueError("radius_shells: box holds NaN or infinite values")
+        raise ValueError(f"{name}: box holds NaN or infinite values")
     boxes = box.detach().reshape(-1, 3, 3).double()
     volume = torch.linalg.det(boxes).abs()
     edges = torch.sqrt((boxes * boxes).sum(-1)).prod(-1)
     if bool((volume <= 1e-6 * edges).any()):
         raise ValueError(
-            "radius_shells: box is singular (its rows, the lattice vectors, span no volume); pass box=None "
+            f"{name}: box is singular (its rows, the lattice vectors, span no volume); pass box=None "
             "for a system without periodic boundaries"
         )
 

@@ -5,6 +5,8 @@ from typing import Optional
 import torch
 from torch import Tensor
 
+from dkmp_plugin.ops.reference.graph import check_box
+
 
 # TorchScript cannot read module constants, so limits are functions.
 def _block_pairs() -> int:
@@ -58,8 +60,8 @@ def minimum_image(vector: Tensor, box: Tensor) -> Tensor:
     Returns:
         (..., 3) in Å.
     """
-    fractional = vector @ torch.linalg.inv(box)
-    wrapped = (fractional - torch.round(fractional)) @ box
+    # Whole lattice vectors are taken off: on a crystal's sites, where distances are equal, that is exact.
+    wrapped = vector - torch.round(vector @ torch.linalg.inv(box)) @ box
     best = wrapped
     best_squared = (wrapped * wrapped).sum(-1, keepdim=True)
     for a in range(-1, 2):
@@ -117,10 +119,12 @@ def distance_ranks(
         (N, M) int64 atom indices, -1 where the system has fewer atoms.
 
     Raises:
-        ValueError: bad shapes, unsorted batch, or positions that are not finite.
+        ValueError: bad shapes or dtypes, unsorted batch, a singular box, or positions that are not finite.
     """
     if pos.dim() != 2 or pos.size(1) != 3:
         raise ValueError(f"distance_ranks: pos has shape {list(pos.shape)}, expected (N, 3)")
+    if pos.dtype != torch.float32 and pos.dtype != torch.float64:
+        raise ValueError("distance_ranks: pos must be float32 or float64; convert it with pos.float()")
     if num_neighbors < 1:
         raise ValueError(f"distance_ranks: num_neighbors is {num_neighbors}, expected at least 1")
     if not bool((pos.abs() <= 1e16).all()):
@@ -134,8 +138,12 @@ def distance_ranks(
         return ranks
     if batch is None:
         batch = torch.zeros(num_atoms, dtype=torch.int64, device=pos.device)
-    if batch.size(0) != num_atoms or bool((batch[1:] < batch[:-1]).any()):
+    if batch.dim() != 1 or batch.size(0) != num_atoms or bool((batch[1:] < batch[:-1]).any()):
         raise ValueError("distance_ranks: batch must hold one non-decreasing system index per atom")
+    if batch.dtype != torch.int64 or int(batch[0]) < 0:
+        raise ValueError("distance_ranks: batch must be int64 and non-negative; convert it with batch.long()")
+    if box is not None:
+        check_box("distance_ranks", pos, batch, box.to(pos.dtype))
     systems, sizes = torch.unique_consecutive(batch, return_counts=True)
     first = 0
     for k in range(systems.size(0)):
