@@ -87,3 +87,24 @@ def test_another_loss_goes_on_from_a_checkpoint(configuration):
     done = torchmd_train("--load-model", checkpoints(path)[-1], "--conf", path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert epochs_logged(path, "elastic_norm_loss") == {0.0}
+
+
+def test_batches_of_one_go_on_with_what_they_have_learnt_of_energies(configuration):
+    key = "dkmp_plugin_single_energies"
+    changes = {"batch_size": 1, "train_loss": "elastic_norm_loss"}
+    path = configuration(num_epochs=1, **changes)
+    assert torchmd_train("--conf", path).returncode == 0
+    [first] = checkpoints(path)
+    learnt = torch.load(first, weights_only=False)[key]
+    assert torch.isfinite(learnt["error"]).all()
+    assert any(slope.any() for slope in learnt["gradient"])
+    path = configuration(num_epochs=2, **changes)
+    gone_on = torchmd_train("--load-model", first, "--conf", path)
+    assert gone_on.returncode == 0, gone_on.stderr
+    assert epochs_logged(path, "elastic_norm_loss") == {1.0}
+    later = torch.load(checkpoints(path)[-1], weights_only=False)[key]
+    assert not torch.equal(later["error"], learnt["error"])
+    # Larger batches have a mean of their own.
+    path = configuration(num_epochs=1, train_loss="elastic_norm_loss")
+    assert torchmd_train("--conf", path).returncode == 0
+    assert key not in torch.load(checkpoints(path)[0], weights_only=False)
