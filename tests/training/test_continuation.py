@@ -104,7 +104,3 @@ def test_batches_of_one_go_on_with_what_they_have_learnt_of_energies(configurati
     assert epochs_logged(path, "elastic_norm_loss") == {1.0}
     later = torch.load(checkpoints(path)[-1], weights_only=False)[key]
     assert not torch.equal(later["error"], learnt["error"])
-    # Larger batches have a mean of their own.
-    path = configuration(num_epochs=1, train_loss="elastic_norm_loss")
-    assert torchmd_train("--conf", path).returncode == 0
-    assert key not in torch.load(checkpoints(path)[0], weights_only=False)
