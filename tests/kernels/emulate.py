@@ -43,7 +43,8 @@ Argument = Union[torch.Tensor, None, int, float]
 
 EMULATOR = Path(__file__).with_name("emulator")
 _WARNINGS = ("-Wall", "-Wno-unknown-pragmas", "-Wno-unused-function", "-Wno-unused-variable")
-_COMPILE = ("-std=c++17", "-g", "-O1", "-fPIC", "-fno-omit-frame-pointer", "-ffp-contract=off")
+# -g1: the lines of reports; all of -g takes a sanitizer build half as long again.
+_COMPILE = ("-std=c++17", "-g1", "-O1", "-fPIC", "-fno-omit-frame-pointer", "-ffp-contract=off")
 # -fno-tree-loop-distribute-patterns: no calls of the memset that sanitizers intercept.
 _SCHEDULER = ("-std=c++17", "-O2", "-fPIC", "-fno-tree-loop-distribute-patterns")
 _SANITIZERS: Mapping[Optional[str], Tuple[Tuple[str, ...], Tuple[str, ...], Mapping[str, str]]] = {
