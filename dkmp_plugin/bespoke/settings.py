@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Optional, Tuple
 from dkmp_plugin.bespoke.training import width_divisor
 from dkmp_plugin.files import replaced_on_success, sha256_of
 from dkmp_plugin.labeling.amber import check_prmtop, coordinates_beside, read_amber
-from dkmp_plugin.labeling.campaign import SamplingRun, plan_runs
+from dkmp_plugin.labeling.campaign import SamplingRun, check_temperatures, plan_runs
 from dkmp_plugin.labeling.molecule import Molecule
 from dkmp_plugin.labeling.sdf import read_sdf
 from dkmp_plugin.seeds import check_seed
@@ -60,8 +60,7 @@ class BespokeSettings:
                 "expected"
             )
         check_seed(self.seed)
-        if not self.temperatures or not all(0 < kelvin < float("inf") for kelvin in self.temperatures):
-            raise ValueError(f"temperatures: {self.temperatures} was given, positive numbers are expected")
+        check_temperatures(self.temperatures)
         if self.from_sdf and (self.residue or self.coordinates):
             raise ValueError("residue and coordinates belong to a prmtop; an SDF file holds one molecule")
 

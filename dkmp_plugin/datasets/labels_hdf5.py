@@ -39,7 +39,6 @@ class DKMPHDF5(EnergyForces):
             structures_of(labels),
             split,
             level_of_theory=labels.level_of_theory,
-            total_charge=labels.total_charge,
             reference_energies=labels.reference_energies,
             transform=transform,
         )

@@ -9,26 +9,12 @@ import numpy as np
 from tqdm import tqdm
 
 from dkmp_plugin.datasets.labelled_structures import LabelledStructures
+from dkmp_plugin.evaluation.metrics import Errors, errors_of
 from dkmp_plugin.files import replaced_on_success
 from dkmp_plugin.optional import require
 from dkmp_plugin.units import energy_factor
 
 _QUANTITY = "{:24s}{:>12s}{:>12s}{:>12s}"
-
-
-@dataclass(frozen=True)
-class Errors:
-    """Of one quantity, predicted less labelled.
-
-    Attributes:
-        mae: Mean absolute error.
-        rmse: Root of the mean squared error.
-        mean: Mean error.
-    """
-
-    mae: float
-    rmse: float
-    mean: float
 
 
 @dataclass(frozen=True)
@@ -100,15 +86,17 @@ def evaluate_labelled(
     references = {int(number): energy for number, energy in calculator.info.reference_energies.items()}
     per_element = np.array([references.get(element, 0.0) for element in structures.elements])
     reference = energy_factor(calculator.info.energy_unit, unit) * structures.composition() @ per_element
-    energy_errors = energies + reference - structures.energies
+    energies, counts = energies + reference, structures.atom_counts
     return LabelledErrors(
         energy_unit=unit,
         structures=len(structures),
         atoms=len(structures.positions),
-        energy=_errors("energies", energy_errors),
-        energy_per_atom=_errors("energies", energy_errors / structures.atom_counts),
-        force=_errors("forces", forces - structures.forces),
-        stress=None if structures.stresses is None else _errors("stresses", stresses - structures.stresses),
+        energy=errors_of("energies", energies, structures.energies),
+        energy_per_atom=errors_of("energies", energies / counts, structures.energies / counts),
+        force=errors_of("forces", forces, structures.forces),
+        stress=(
+            None if structures.stresses is None else errors_of("stresses", stresses, structures.stresses)
+        ),
     )
 
 
@@ -139,13 +127,3 @@ def _predicted(calculator: Any, structures: LabelledStructures) -> Tuple[np.ndar
         if structures.stresses is not None:
             stresses[index] = per_electronvolt * atoms.get_stress(voigt=False)
     return np.array(energies), forces, stresses
-
-
-def _errors(name: str, errors: np.ndarray) -> Errors:
-    if not np.isfinite(errors).all():
-        raise ValueError(f"predicted {name} hold NaN or infinity; the model is broken or was not trained")
-    return Errors(
-        mae=float(np.abs(errors).mean()),
-        rmse=float(np.sqrt(np.square(errors).mean())),
-        mean=float(errors.mean()),
-    )

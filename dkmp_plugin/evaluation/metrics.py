@@ -6,6 +6,47 @@ import numpy as np
 
 
 @dataclass(frozen=True)
+class Errors:
+    """Of one quantity, predicted less labelled.
+
+    Attributes:
+        mae: Mean absolute error.
+        rmse: Root of the mean squared error.
+        mean: Mean error.
+    """
+
+    mae: float
+    rmse: float
+    mean: float
+
+
+def errors_of(name: str, predicted: np.ndarray, labels: np.ndarray) -> Errors:
+    """Compares predictions of one quantity with its labels.
+
+    Args:
+        name: What to call the quantity in errors.
+        predicted: Any shape.
+        labels: The same shape.
+
+    Raises:
+        ValueError: shapes that differ, no labels, or predictions that are NaN or infinite.
+    """
+    if predicted.shape != labels.shape or len(labels) == 0:
+        raise ValueError(
+            f"predicted {name} have shape {predicted.shape}, labels {labels.shape}; "
+            "expected the same shape with at least one conformation"
+        )
+    if not np.isfinite(predicted).all():
+        raise ValueError(f"predicted {name} hold NaN or infinity; the model is broken or was not trained")
+    errors = predicted - labels
+    return Errors(
+        mae=float(np.abs(errors).mean()),
+        rmse=float(np.sqrt(np.square(errors).mean())),
+        mean=float(errors.mean()),
+    )
+
+
+@dataclass(frozen=True)
 class EnergyForceErrors:
     """Errors over M conformations of N atoms, in the unit of the labels (forces: per Å).
 
@@ -41,24 +82,13 @@ def energy_force_errors(
     Raises:
         ValueError: shapes that differ, no conformations, or predictions that are NaN or infinite.
     """
-    for name, predicted, labels in (
-        ("energies", predicted_energies, energies),
-        ("forces", predicted_forces, forces),
-    ):
-        if predicted.shape != labels.shape or len(labels) == 0:
-            raise ValueError(
-                f"predicted {name} have shape {predicted.shape}, labels {labels.shape}; "
-                "expected the same shape with at least one conformation"
-            )
-        if not np.isfinite(predicted).all():
-            raise ValueError(f"predicted {name} hold NaN or infinity; the model is broken or was not trained")
-    energy_errors = predicted_energies - energies
-    force_errors = predicted_forces - forces
+    energy = errors_of("energies", predicted_energies, energies)
+    force = errors_of("forces", predicted_forces, forces)
     return EnergyForceErrors(
-        energy_mae=float(np.abs(energy_errors).mean()),
-        energy_rmse=float(np.sqrt(np.square(energy_errors).mean())),
-        force_mae=float(np.abs(force_errors).mean()),
-        force_rmse=float(np.sqrt(np.square(force_errors).mean())),
+        energy_mae=energy.mae,
+        energy_rmse=energy.rmse,
+        force_mae=force.mae,
+        force_rmse=force.rmse,
         conformations=len(energies),
     )
 

@@ -62,6 +62,16 @@ class SamplingRun:
         return f"{self.temperature:g} K" + (" strained" if self.strained else "")
 
 
+def check_temperatures(temperatures: Sequence[float]) -> None:
+    """Refuse temperatures in kelvin that nothing can be sampled at.
+
+    Raises:
+        ValueError: none, or one that is not positive and finite.
+    """
+    if not temperatures or not all(0 < kelvin < float("inf") for kelvin in temperatures):
+        raise ValueError(f"temperatures: {temperatures} was given, positive numbers are expected")
+
+
 def plan_runs(
     frames_per_run: Mapping[str, Sequence[int]],
     temperatures: Sequence[float],
@@ -88,8 +98,7 @@ def plan_runs(
                 f"{split}: runs of {list(replicas)} frames were given, at least one run of at least one "
                 "frame is expected for each split"
             )
-    if not temperatures or not all(0 < kelvin < float("inf") for kelvin in temperatures):
-        raise ValueError(f"temperatures: {temperatures} was given, positive numbers are expected")
+    check_temperatures(temperatures)
     conditions = [(temperature, False) for temperature in temperatures] + [(min(temperatures), True)]
     runs: List[SamplingRun] = []
     for split, replicas in frames_per_run.items():

@@ -7,6 +7,9 @@ from openmm import app, unit
 
 from dkmp_plugin.force_field_charge import CHARGE_ROUNDING, force_field_charge
 
+# In Da, where masses are repartitioned.
+_HEAVIEST_HYDROGEN = 4.5
+
 
 def residue_atoms(topology: app.Topology, residue_name: str) -> List[int]:
     """Indices of the atoms of the one residue called ``residue_name``, ascending.
@@ -92,10 +95,6 @@ def correct_guessed_elements(topology: app.Topology, system: openmm.System) -> L
             atom.element = element
             corrected.append(atom.name)
     return corrected
-
-
-# In Da, where masses are repartitioned.
-_HEAVIEST_HYDROGEN = 4.5
 
 
 def _element_of_mass(mass: float) -> Optional[app.Element]:
